@@ -1,0 +1,127 @@
+// What every op's bindings need: checks that name the op, dense weights as matrices, and outputs.
+// Python looks for better words for an error (gankernels/ops); these checks keep memory safe.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "common/dtype.h"
+#include "common/matrix.h"
+#include "cpu/pool.h"
+
+namespace gankernels::bindings {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Tensors = std::vector<Tensor>;
+
+inline DType dtype_of(const char* op, const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Half: return DType::kFloat16;
+    default: STD_TORCH_CHECK(false, op, ": expected float32, float64, bfloat16 or float16 tensors");
+  }
+}
+
+inline ScalarType scalar_type(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return ScalarType::Float;
+    case DType::kFloat64: return ScalarType::Double;
+    case DType::kBFloat16: return ScalarType::BFloat16;
+    default: return ScalarType::Half;
+  }
+}
+
+// A contiguous vector of `size` elements of `dtype` on the CPU.
+inline void check_vector(const char* op, const char* name, const Tensor& x, int64_t size,
+                         DType dtype) {
+  STD_TORCH_CHECK(x.is_cpu() && x.scalar_type() == scalar_type(dtype), op, ": expected ", name,
+                  " on the CPU, of the dtype that goes with the weights");
+  STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == size && x.is_contiguous(), op, ": expected ", name,
+                  " to be a contiguous vector of ", size, " elements");
+}
+
+// The weight as a matrix; refuses memory with gaps or overlaps. Dimensions of one element, whose
+// strides mean nothing, are left out.
+inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype) {
+  STD_TORCH_CHECK(w.is_cpu() && w.scalar_type() == scalar_type(dtype), op,
+                  ": expected all weights on the CPU and of one dtype");
+  STD_TORCH_CHECK(w.dim() >= 1 && w.numel() > 0, op, ": expected weights with elements");
+  struct Dim {
+    int64_t size, stride;
+    bool column;
+  };
+  std::vector<Dim> logical;
+  for (int64_t d = 0; d < w.dim(); ++d)
+    if (w.size(d) != 1) logical.push_back({w.size(d), w.stride(d), d > 0});
+  std::vector<Dim> memory = logical;
+  std::sort(memory.begin(), memory.end(),
+            [](const Dim& a, const Dim& b) { return a.stride > b.stride; });
+
+  Matrix m{w.const_data_ptr(), 1, w.size(0), 1, 0, {}, {}};
+  bool row_seen = m.rows == 1;
+  int64_t expected = w.numel();
+  for (const Dim& dim : memory) {
+    expected /= dim.size;
+    STD_TORCH_CHECK(dim.stride == expected, op, ": expected weights whose memory is dense");
+    if (!dim.column)
+      row_seen = true;
+    else
+      (row_seen ? m.inner : m.outer) *= dim.size;
+  }
+  // Column numbers in memory: the strides of the columns' dimensions without the rows between them.
+  bool same = true;
+  int64_t logical_stride = m.cols();
+  for (const Dim& dim : logical) {
+    if (!dim.column) continue;
+    STD_TORCH_CHECK(m.column_dims < kMaxColumnDims, op, ": expected weights of at most ",
+                    kMaxColumnDims + 1, " dimensions");
+    const int64_t stride =
+        m.rows > 1 && dim.stride >= m.rows * m.inner ? dim.stride / m.rows : dim.stride;
+    logical_stride /= dim.size;
+    same &= stride == logical_stride;
+    m.column_size[m.column_dims] = dim.size;
+    m.column_stride[m.column_dims++] = stride;
+  }
+  if (same) m.column_dims = 0;
+  return m;
+}
+
+// An uninitialised tensor laid out as `like`, whose memory is dense; from the pool where it is large.
+inline Tensor dense_like(const Tensor& like) {
+  const size_t bytes = like.numel() * like.element_size();
+  void* memory = bytes < pool::kMinimum ? nullptr : pool::take(bytes);
+  if (!memory) return torch::stable::empty_like(like);
+  return torch::stable::from_blob(memory, like.sizes(), like.strides(), like.device(),
+                                  like.scalar_type(), &pool::give);
+}
+
+// `x` where it has the memory layout of `like`, else a copy that has.
+inline Tensor laid_out_as(const char* op, const char* name, const Tensor& x, const Tensor& like) {
+  STD_TORCH_CHECK(x.is_cpu() && x.scalar_type() == like.scalar_type() && x.dim() == like.dim(), op,
+                  ": expected ", name, " of the weights' dtype and shapes, on the CPU");
+  bool same = true;
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    STD_TORCH_CHECK(x.size(d) == like.size(d), op, ": expected ", name, " of the weights' shapes");
+    same &= x.stride(d) == like.stride(d) || x.size(d) == 1;
+  }
+  if (same) return x;
+  Tensor copy = dense_like(like);
+  torch::stable::copy_(copy, x);
+  return copy;
+}
+
+inline Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
+  return torch::stable::new_empty(like, {size}, scalar_type(dtype));
+}
+
+}  // namespace gankernels::bindings

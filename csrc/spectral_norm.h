@@ -1,0 +1,118 @@
+// Spectral normalisation of any number of weights in one call: the contract between bindings and
+// kernels. W is a weight read as rows x cols, n(x) = x / max(||x||, eps).
+// Miyato et al. 2018 (arXiv 1802.05957), algorithm 1.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "common/matrix.h"
+
+namespace gankernels::spectral_norm {
+
+// Vectors are contiguous and in logical order. "acc" is the accumulation type of the weights' dtype.
+
+struct PowerIterationLayer {
+  Matrix w;
+  void* u;              // rows, of the weight's dtype, moved in place
+  void* v;              // cols, likewise
+  void* u_out;          // rows, acc: a copy of the new u
+  void* v_out;          // cols, acc
+  void* sigma_out;      // acc: u . (W v)
+  int64_t* skipped;     // null: no guard. Else a weight with a zero or non-finite sigma keeps u and v,
+                        // sigma_out becomes 1 and this is incremented
+};
+
+struct PowerIteration {
+  DType dtype;
+  int64_t n;            // steps
+  double eps;
+  bool u_first;         // u <- n(W v), v <- n(W^T u); else v first
+  int threads;
+  int64_t count;
+  const PowerIterationLayer* layers;
+};
+
+struct NormalizeLayer {
+  Matrix w;
+  const void* u;        // rows, acc
+  const void* v;        // cols, acc
+  const void* sigma;    // acc; null: compute u . (W v)
+  void* sigma_out;      // acc
+  void* out;            // W / sigma, laid out as W
+};
+
+// With coefficient = c > 0 the scale of W is min(1, c / sigma); with 0 it is 1 / sigma.
+struct Normalize {
+  DType dtype;
+  double coefficient;
+  int threads;
+  int64_t count;
+  const NormalizeLayer* layers;
+};
+
+// G is the cotangent of W * scale, s that of sigma; u and v are constants:
+// grad = scale G - slope <G, W> u v^T + s u v^T, slope = -d scale / d sigma.
+struct BackwardLayer {
+  Matrix w;
+  const void* g;        // laid out as W
+  const void* u;
+  const void* v;
+  const void* sigma;
+  const void* grad_sigma;  // acc, s; null: 0
+  void* out;            // laid out as W
+};
+
+struct Backward {
+  DType dtype;
+  double coefficient;
+  int threads;
+  int64_t count;
+  const BackwardLayer* layers;
+};
+
+// The backward of Backward. H is the cotangent of its grad, h = u^T H v:
+// d_g = scale H - slope h W,
+// d_w = -slope h G + (curve h <G, W> - slope <H, G>) u v^T, curve = -d slope / d sigma,
+// d_grad_sigma = h.
+struct DoubleBackwardLayer {
+  Matrix w;
+  const void* h;        // laid out as W
+  const void* g;        // laid out as W
+  const void* u;
+  const void* v;
+  const void* sigma;
+  void* d_g;            // laid out as W
+  void* d_w;            // laid out as W
+  void* d_grad_sigma;   // acc
+};
+
+struct DoubleBackward {
+  DType dtype;
+  double coefficient;
+  int threads;
+  int64_t count;
+  const DoubleBackwardLayer* layers;
+};
+
+// How the output depends on sigma: W * scale, slope = -scale', curve = -slope'.
+struct Scale {
+  double scale, slope, curve;
+};
+
+inline Scale scale_of(double sigma, double coefficient) {
+  if (coefficient > 0 && sigma <= coefficient) return {1, 0, 0};
+  const double c = coefficient > 0 ? coefficient : 1;
+  const double inverse = 1 / sigma;
+  return {c * inverse, c * inverse * inverse, 2 * c * inverse * inverse * inverse};
+}
+
+// Every launcher returns null, or what went wrong.
+namespace cpu {
+const char* power_iteration(const PowerIteration&);
+const char* normalize(const Normalize&);
+const char* backward(const Backward&);
+const char* double_backward(const DoubleBackward&);
+}  // namespace cpu
+
+}  // namespace gankernels::spectral_norm

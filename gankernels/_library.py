@@ -1,0 +1,156 @@
+"""Loads the two extension modules, says what was found, and falls back to the reference loudly.
+
+The operators of ``torch.ops.gankernels`` are defined in Python (``gankernels/ops``); the extension
+modules only bring their implementations, ``_C`` those for CPU tensors and ``_C_cuda`` those for CUDA
+tensors. Without a module the plain functions of ``gankernels.ops`` take the PyTorch reference.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+logger = logging.getLogger("gankernels")
+
+#: The namespace that ``gankernels/ops`` defines its schemas in.
+LIBRARY = torch.library.Library("gankernels", "DEF")
+
+NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+@dataclass(frozen=True)
+class ExtensionStatus:
+    """What became of one extension module."""
+
+    loaded: bool
+    path: str | None = None
+    reason: str | None = None
+    cure: str | None = None
+
+
+def _load(name: str, cure: str) -> tuple[ModuleType | None, ExtensionStatus]:
+    try:
+        module = importlib.import_module(f"gankernels.{name}")
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        reason = "it was not built" if missing else f"it does not load: {error}"
+        return None, ExtensionStatus(False, reason=reason, cure=cure)
+    return module, ExtensionStatus(True, path=module.__file__)
+
+
+def _load_cuda() -> ExtensionStatus:
+    if torch.version.cuda is None:
+        return ExtensionStatus(
+            False,
+            reason=f"torch {torch.__version__} is built without CUDA",
+            cure="install a CUDA build of torch, then reinstall gankernels",
+        )
+    return _load("_C_cuda", "reinstall gankernels with GANKERNELS_CUDA=1 to see what is missing")[1]
+
+
+_C, _status = _load("_C", "reinstall gankernels where a C++20 compiler is found")
+EXTENSIONS: dict[str, ExtensionStatus] = {"_C": _status, "_C_cuda": _load_cuda()}
+_NATIVE_DEVICES = frozenset(
+    device for device, name in (("cpu", "_C"), ("cuda", "_C_cuda")) if EXTENSIONS[name].loaded
+)
+
+_backend: Literal["native", "reference"] = "native"
+_told: set[tuple[str, str]] = set()
+
+
+@contextmanager
+def backend(name: Literal["native", "reference"]) -> Iterator[None]:
+    """Run gankernels' operators on the compiled kernels or on the plain PyTorch reference.
+
+    ``"native"`` is the default. ``"reference"`` is slower, works on any device and dtype that
+    PyTorch does, and is differentiable to any order. The choice holds for the whole process, other
+    threads included, until the block ends. A graph built within the block keeps its backend.
+
+    Raises:
+        ValueError: if ``name`` is neither.
+    """
+    global _backend
+    if name not in ("native", "reference"):
+        raise ValueError(f'backend: expected "native" or "reference", got {name!r}')
+    before, _backend = _backend, name
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
+    """Whether ``op`` must take the reference for these tensors; says why, once per op and reason."""
+    if _backend == "reference":
+        return True
+    first = tensors[0]
+    device, dtype = first.device.type, first.dtype
+    if device not in _NATIVE_DEVICES and device != "meta":
+        name = {"cpu": "_C", "cuda": "_C_cuda"}.get(device)
+        reason = f"there are no kernels for {device} tensors"
+        if name is not None:
+            reason = f"gankernels.{name} is missing: {EXTENSIONS[name].reason}"
+    elif dtype not in NATIVE_DTYPES:
+        reason = f"there are no kernels for {dtype}"
+    elif torch.compiler.is_compiling():
+        return False
+    elif torch._C._functorch.peek_interpreter_stack() is not None:
+        reason = "a torch.func transform is active"
+    elif forward_ad._current_level >= 0:
+        reason = "forward-mode AD is active"
+    elif any(_foreign(t) for t in tensors):
+        reason = "a tensor subclass defines its own dispatch"
+    else:
+        return False
+    _tell(op, reason)
+    return True
+
+
+def _foreign(tensor: Tensor) -> bool:
+    if type(tensor) in (Tensor, torch.nn.Parameter):
+        return False
+    own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    return own and not isinstance(tensor, torch._subclasses.FakeTensor)
+
+
+def _tell(op: str, reason: str) -> None:
+    if torch.compiler.is_compiling() or (op, reason) in _told:
+        return
+    _told.add((op, reason))
+    logger.warning("gankernels.%s takes the slower PyTorch reference: %s", op, reason)
+
+
+def isa() -> str | None:
+    """The instruction set that the CPU kernels chose at run time, e.g. ``"avx512"``."""
+    return None if _C is None else _C.isa()
+
+
+def cpu_threads() -> int:
+    """How many threads the CPU kernels use."""
+    return torch.get_num_threads()
+
+
+def empty_cache() -> int:
+    """Give the recycled output buffers of the CPU kernels back to the system; returns the bytes.
+
+    Outputs of 64 KiB and more come from a pool: memory that a freed tensor leaves behind serves the
+    next call without page faults. Tensors that are alive are not touched.
+    """
+    return 0 if _C is None else _C.empty_cache()
+
+
+def op_backends() -> dict[str, dict[str, str]]:
+    """For every operator, what it runs on for each kind of device."""
+    from gankernels import ops
+
+    where = {d: "native" if d in _NATIVE_DEVICES else "reference" for d in ("cpu", "cuda")}
+    return {name: dict(where) for name in ops.__all__ if name != "unpack"}

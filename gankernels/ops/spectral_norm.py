@@ -1,0 +1,466 @@
+"""Spectral normalisation of many weights in one call: schemas, fakes, autograd, plain functions.
+
+Miyato et al. 2018 (arXiv 1802.05957), algorithm 1. The kernels behind the schemas are bound in
+``csrc/bindings/spectral_norm.cpp``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from gankernels import reference
+from gankernels._library import LIBRARY, NATIVE_DTYPES, takes_reference
+from gankernels.reference.spectral_norm import PACK, accumulation_dtype
+
+Order = Literal["u_first", "v_first"]
+
+LIBRARY.define(
+    "power_iteration_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
+    "bool u_first, Tensor(c!)? skipped=None) -> Tensor"
+)
+LIBRARY.define(
+    "spectral_normalize(Tensor[] weights, Tensor[] u, Tensor[] v, Tensor? sigma, "
+    "float? coefficient, bool retain) -> (Tensor[], Tensor)"
+)
+LIBRARY.define(
+    "spectral_normalize_backward(Tensor[] grads, Tensor[] weights, Tensor[] u, Tensor[] v, "
+    "Tensor sigma, Tensor? grad_sigma, float? coefficient) -> Tensor[]"
+)
+LIBRARY.define(
+    "spectral_normalize_double_backward(Tensor[] h, Tensor[] grads, Tensor[] weights, Tensor[] u, "
+    "Tensor[] v, Tensor sigma, Tensor? grad_sigma, float? coefficient) "
+    "-> (Tensor[], Tensor[], Tensor)"
+)
+_ops = torch.ops.gankernels
+# It moves buffers and has no gradient: let autograd pass it by instead of warning.
+LIBRARY.impl("power_iteration_", torch.library.fallthrough_kernel, "Autograd")
+
+
+# --- what users call ---------------------------------------------------------------------------
+
+
+def power_iteration_(
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    n: int = 1,
+    eps: float = 1e-12,
+    order: Order = "u_first",
+    *,
+    skipped: Tensor | None = None,
+) -> Tensor:
+    """Run ``n`` steps of the power method on every weight, in place on ``u`` and ``v``.
+
+    With ``x / max(||x||, eps)`` written n(x), one step is ``u <- n(W v); v <- n(W^H u)`` in the
+    order ``"u_first"`` (that of :func:`torch.nn.utils.parametrizations.spectral_norm`) and
+    ``v <- n(W^T u); u <- n(W v)`` in the order ``"v_first"`` (:func:`torch.nn.utils.spectral_norm`).
+
+    Args:
+        weights: any number of tensors of one dtype and device, each read as a matrix of its first
+            dimension times all others; a vector of n is the matrix (n, 1). Any strides; weights
+            whose memory is dense (contiguous, channels_last, transposed) are read where they are.
+        u, v: contiguous tensors of shapes (rows,) and (cols,), of the weights' dtype.
+        n: how many steps, at least 1.
+        eps: not negative.
+        order: which of the two vectors moves first.
+        skipped: int64, one element a weight, contiguous. Where given, a weight whose step ends in a
+            sigma that is zero or not finite keeps its u and v, its sigma is reported as 1, and its
+            element here is incremented; decided on the device, without a synchronisation.
+
+    Returns:
+        One tensor with fresh copies of every sigma, u and v, for :func:`unpack`; float32 for
+        bfloat16, float16 and float32 weights, else the weights' dtype. It needs no gradient.
+
+    Raises:
+        TypeError, ValueError: if an argument is none of the above; u and v are then unchanged.
+
+    Not differentiable. Deterministic, whatever the number of threads.
+    """
+    if not weights or takes_reference("power_iteration_", weights):
+        _check_iteration(weights, u, v, n, eps, order, skipped)
+        return reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
+    u_first = order == "u_first"
+    if torch.compiler.is_compiling():
+        _check_iteration(weights, u, v, n, eps, order, skipped)
+        return _ops.power_iteration_(_dense(weights), u, v, n, eps, u_first, skipped)
+    try:
+        if not u_first and order != "v_first":
+            raise RuntimeError
+        packed = _ops.power_iteration_(_dense(weights), u, v, n, eps, u_first, skipped)
+    except (RuntimeError, TypeError, AttributeError):
+        # The kernel refused before it touched anything; find the words for what it was given.
+        _check_iteration(weights, u, v, n, eps, order, skipped)
+        raise
+    increment_version((*u, *v) if skipped is None else (*u, *v, skipped))
+    return packed
+
+
+def unpack(
+    packed: Tensor, weights: Sequence[Tensor]
+) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+    """Split the result of :func:`power_iteration_` into views: every u, every v, and sigma (L,)."""
+    sizes = []
+    for size in _part_sizes(weights):
+        sizes += [size, -size % PACK]
+    parts = packed.split_with_sizes(sizes)
+    return parts[2::4], parts[4::4], parts[0]
+
+
+def spectral_normalize(
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    sigma: Tensor | None = None,
+    *,
+    coefficient: float | None = None,
+    retain: bool = False,
+) -> tuple[list[Tensor], Tensor]:
+    """Divide every weight by its spectral norm, ``W / sigma`` with ``sigma = u . (W v)``.
+
+    Args:
+        weights: as for :func:`power_iteration_`.
+        u, v: tensors of shapes (rows,) and (cols,), held constant by the gradient. Pass copies (those
+            of :func:`unpack`), not the buffers that the next iteration overwrites.
+        sigma: (L,), what the iteration found. Without it ``u . (W v)`` is computed (evaluation).
+        coefficient: where given, the output is ``W * min(1, coefficient / sigma)``.
+        retain: let several backward passes run through the result without ``retain_graph``. What
+            the gradient needs then lives as long as the result does.
+
+    Returns:
+        ``(outputs, sigma)``: a tensor for every weight, of its dtype and strides (memory that is not
+        dense gives a contiguous one), and all sigmas as one tensor (L,), float64 for float64 weights
+        and float32 for the rest.
+
+    Raises:
+        TypeError, ValueError: if an argument is none of the above.
+
+    Differentiable twice in the weights, through both outputs; under
+    ``gankernels.backend("reference")`` to any order. A weight that needs no gradient costs no
+    gradient. Numbers stay in the weights' dtype under autocast. Deterministic.
+    """
+    if not weights or takes_reference("spectral_normalize", weights):
+        _check_normalize(weights, u, v, sigma, coefficient)
+        return reference.spectral_normalize(weights, u, v, sigma, coefficient=coefficient)
+    compiling = torch.compiler.is_compiling()
+    if compiling:
+        _check_normalize(weights, u, v, sigma, coefficient)
+    try:
+        weights = _dense(weights)
+        u, v = _accumulation(u, weights[0]), _accumulation(v, weights[0])
+        trainable = [w.requires_grad for w in weights] if torch.is_grad_enabled() else [False]
+        if all(trainable):
+            return _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
+        if any(trainable):
+            return _split_by_gradient(trainable, weights, u, v, sigma, coefficient, retain)
+        if compiling:
+            with torch.no_grad():
+                return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False)
+        with torch._C._AutoDispatchBelowAutograd():  # skips 10 us of Python
+            return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False)
+    except (RuntimeError, TypeError, AttributeError):
+        _check_normalize(weights, u, v, sigma, coefficient)
+        raise
+
+
+def _split_by_gradient(
+    trainable: list[bool],
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    sigma: Tensor | None,
+    coefficient: float | None,
+    retain: bool,
+) -> tuple[list[Tensor], Tensor]:
+    # One trainable element would make every output of the call require a gradient.
+    outputs: list[Any] = [None] * len(weights)
+    sigmas: list[Any] = [None] * len(weights)
+    for wanted in (True, False):
+        index = [i for i, t in enumerate(trainable) if t is wanted]
+        part = None if sigma is None else torch.stack([sigma[i] for i in index])
+        some = [[x[i] for i in index] for x in (weights, u, v)]
+        out, s = spectral_normalize(*some, part, coefficient=coefficient, retain=retain)
+        for k, i in enumerate(index):
+            outputs[i], sigmas[i] = out[k], s[k]
+    return outputs, torch.stack(sigmas)
+
+
+# --- fakes and autograd ------------------------------------------------------------------------
+
+
+@torch.library.register_fake("gankernels::power_iteration_", lib=LIBRARY)
+def _(weights, u, v, n, eps, u_first, skipped=None):
+    total = sum(size + -size % PACK for size in _part_sizes(weights))
+    return weights[0].new_empty(total, dtype=accumulation_dtype(weights[0].dtype))
+
+
+@torch.library.register_fake("gankernels::spectral_normalize", lib=LIBRARY)
+def _(weights, u, v, sigma, coefficient, retain):
+    dtype = accumulation_dtype(weights[0].dtype)
+    return [torch.empty_like(w) for w in weights], weights[0].new_empty(len(weights), dtype=dtype)
+
+
+@torch.library.register_fake("gankernels::spectral_normalize_backward", lib=LIBRARY)
+def _(grads, weights, u, v, sigma, grad_sigma, coefficient):
+    return [torch.empty_like(w) for w in weights]
+
+
+@torch.library.register_fake("gankernels::spectral_normalize_double_backward", lib=LIBRARY)
+def _(h, grads, weights, u, v, sigma, grad_sigma, coefficient):
+    like = [torch.empty_like(w) for w in weights]
+    return like, [torch.empty_like(w) for w in weights], torch.empty_like(sigma)
+
+
+def _setup_normalize(ctx, inputs, output):
+    weights, u, v, sigma, coefficient, retain = inputs
+    # A sigma that came in has no history; the one that goes out is part of the graph.
+    tensors = (*weights, *u, *v, output[1] if sigma is None else sigma)
+    ctx.count, ctx.coefficient, ctx.kept = len(weights), coefficient, None
+    ctx.set_materialize_grads(False)
+    if retain:
+        # Saved tensors are freed by the first backward pass; these go with the node. What autograd
+        # checks for saved tensors, that nobody overwrote them, is then checked here.
+        ctx.kept = tensors, [t._version for t in tensors]
+    else:
+        ctx.save_for_backward(*tensors)
+
+
+def _saved(ctx) -> Sequence[Tensor]:
+    if ctx.kept is None:
+        return ctx.saved_tensors
+    tensors, versions = ctx.kept
+    for tensor, version in zip(tensors, versions, strict=True):
+        if tensor._version != version:
+            raise RuntimeError(
+                "spectral_normalize: one of the variables needed for gradient computation has been "
+                f"modified by an inplace operation: a tensor of shape {tuple(tensor.shape)} is at "
+                f"version {tensor._version}; expected version {version}. Run the backward pass "
+                "before the optimiser's step."
+            )
+    return tensors
+
+
+def _backward_normalize(ctx, grads, grad_sigma):
+    count = ctx.count
+    needed = ctx.needs_input_grad[0]
+    saved = _saved(ctx)
+    weights, u, v = saved[:count], saved[count : 2 * count], saved[2 * count : 3 * count]
+    sigma = saved[-1]
+    result: list[Tensor | None] = [None] * count
+    if grads is None:
+        grads = result
+    index = [i for i in range(count) if grads[i] is not None and needed[i]]
+    if index:
+        everything = len(index) == count
+        chosen = [[x[i] for i in index] for x in (grads, weights, u, v)]
+        sigma_part = sigma if everything else torch.stack([sigma[i] for i in index])
+        seed = grad_sigma
+        if seed is not None and not everything:
+            seed = torch.stack([grad_sigma[i] for i in index])
+        found = _ops.spectral_normalize_backward(*chosen, sigma_part, seed, ctx.coefficient)
+        for i, g in zip(index, found, strict=True):
+            result[i] = g
+    if grad_sigma is not None:
+        for i in range(count):
+            if grads[i] is None and needed[i]:  # sigma alone was used: d sigma / dW = u v^T
+                outer = torch.outer(grad_sigma[i] * u[i], v[i])
+                result[i] = outer.view(weights[i].shape).to(weights[i].dtype)
+    return result, [None] * count, [None] * count, None, None, None
+
+
+torch.library.register_autograd(
+    "gankernels::spectral_normalize",
+    _backward_normalize,
+    setup_context=_setup_normalize,
+    lib=LIBRARY,
+)
+
+
+def _setup_backward(ctx, inputs, output):
+    grads, weights, u, v, sigma, grad_sigma, coefficient = inputs
+    ctx.count, ctx.coefficient, ctx.seeded = len(grads), coefficient, grad_sigma is not None
+    ctx.save_for_backward(*grads, *weights, *u, *v, sigma, grad_sigma)
+
+
+def _backward_backward(ctx, h):
+    n, saved = ctx.count, ctx.saved_tensors
+    grads, weights, u, v = (saved[k * n : (k + 1) * n] for k in range(4))
+    sigma, grad_sigma = saved[-2:]
+    d_grads, d_weights, d_seed = _ops.spectral_normalize_double_backward(
+        h, grads, weights, u, v, sigma, grad_sigma, ctx.coefficient
+    )
+    none = [None] * n
+    return d_grads, d_weights, none, none, None, d_seed if ctx.seeded else None, None
+
+
+torch.library.register_autograd(
+    "gankernels::spectral_normalize_backward",
+    _backward_backward,
+    setup_context=_setup_backward,
+    lib=LIBRARY,
+)
+
+
+def _third_order(ctx, *grads):
+    raise NotImplementedError(
+        "spectral_normalize: the compiled kernels are differentiable twice, and a third derivative "
+        'was asked for. Build the graph within gankernels.backend("reference").'
+    )
+
+
+torch.library.register_autograd(
+    "gankernels::spectral_normalize_double_backward", _third_order, lib=LIBRARY
+)
+
+
+# --- layouts and checks ------------------------------------------------------------------------
+
+
+def _part_sizes(weights: Sequence[Tensor]) -> list[int]:
+    sizes = [len(weights)]
+    for w in weights:
+        rows = w.shape[0]
+        sizes += [rows, w.numel() // rows]
+    return sizes
+
+
+def _is_dense(w: Tensor) -> bool:
+    expected = 1
+    for stride, size in sorted(zip(w.stride(), w.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _dense(weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    if all(w.is_contiguous() or _is_dense(w) for w in weights):
+        return weights
+    return [w if w.is_contiguous() or _is_dense(w) else w.contiguous() for w in weights]
+
+
+def _accumulation(vectors: Sequence[Tensor], weight: Tensor) -> Sequence[Tensor]:
+    dtype = accumulation_dtype(weight.dtype)
+    if all(x.dtype == dtype and x.is_contiguous() for x in vectors):
+        return vectors
+    return [x.to(dtype).contiguous() if x.dtype == weight.dtype else x for x in vectors]
+
+
+def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) -> None:
+    if isinstance(weights, Tensor) or not all(isinstance(w, Tensor) for w in weights):
+        raise TypeError(f"{op}: expected weights to be a list of tensors, got {_kind(weights)}")
+    if not weights:
+        raise ValueError(f"{op}: expected at least one weight, got an empty list")
+    first = weights[0]
+    for i, w in enumerate(weights):
+        if w.dim() == 0 or w.numel() == 0:
+            raise ValueError(
+                f"{op}: expected weights[{i}] to have a dimension and elements, "
+                f"got shape {tuple(w.shape)}"
+            )
+        if w.dtype != first.dtype or w.device != first.device:
+            raise ValueError(
+                f"{op}: expected all weights of one dtype and device, got {first.dtype} on "
+                f"{first.device} and weights[{i}] of {w.dtype} on {w.device}; make a call for each"
+            )
+    if not (first.is_floating_point() or first.is_complex()):
+        names = ", ".join(sorted(str(d) for d in NATIVE_DTYPES))
+        raise TypeError(f"{op}: expected weights of {names} or complex, got {first.dtype}")
+    for name, vectors in lists.items():
+        if isinstance(vectors, Tensor) or not all(isinstance(x, Tensor) for x in vectors):
+            raise TypeError(f"{op}: expected {name} to be a list of tensors, got {_kind(vectors)}")
+        if len(vectors) != len(weights):
+            raise ValueError(
+                f"{op}: expected {name} to have one vector a weight, {len(weights)}, "
+                f"got {len(vectors)}"
+            )
+        for i, (w, x) in enumerate(zip(weights, vectors, strict=True)):
+            size = w.shape[0] if name == "u" else w.numel() // w.shape[0]
+            if tuple(x.shape) != (size,):
+                raise ValueError(
+                    f"{op}: expected {name}[{i}] of shape {(size,)} for a weight of shape "
+                    f"{tuple(w.shape)}, got {tuple(x.shape)}"
+                )
+            if x.device != w.device:
+                raise ValueError(f"{op}: expected {name}[{i}] on {w.device}, got it on {x.device}")
+
+
+def _check_iteration(weights, u, v, n, eps, order, skipped) -> None:
+    op = "power_iteration_"
+    _check_lists(op, weights, u=u, v=v)
+    if order not in ("u_first", "v_first"):
+        raise ValueError(f'{op}: expected order "u_first" or "v_first", got {order!r}')
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"{op}: expected n to be an int, got {_kind(n)}")
+    if n < 1:
+        raise ValueError(f"{op}: expected n to be at least 1, got {n}")
+    if not isinstance(eps, (int, float)):
+        raise TypeError(f"{op}: expected eps to be a number, got {_kind(eps)}")
+    if not eps >= 0 or math.isinf(eps):
+        raise ValueError(f"{op}: expected eps to be finite and not negative, got {eps}")
+    for name, vectors in (("u", u), ("v", v)):
+        for i, x in enumerate(vectors):
+            if x.dtype != weights[0].dtype:
+                raise TypeError(
+                    f"{op}: expected {name}[{i}] of the weights' {weights[0].dtype}, got {x.dtype}"
+                )
+            if not x.is_contiguous():
+                raise ValueError(f"{op}: expected {name}[{i}] contiguous, got stride {x.stride()}")
+            if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
+                raise ValueError(
+                    f"{op}: expected {name}[{i}] to be a buffer that needs no gradient, "
+                    "got one that requires grad; pass it detached"
+                )
+    if skipped is not None:
+        good = skipped.dtype == torch.int64 and tuple(skipped.shape) == (len(weights),)
+        if not good or skipped.device != weights[0].device or not skipped.is_contiguous():
+            raise ValueError(
+                f"{op}: expected skipped to be contiguous int64 of shape {(len(weights),)} on "
+                f"{weights[0].device}, got {skipped.dtype} of shape {tuple(skipped.shape)} on "
+                f"{skipped.device}"
+            )
+    if not torch.compiler.is_compiling():
+        _check_overlap(op, [*u, *v])
+
+
+def _check_overlap(op: str, vectors: Sequence[Tensor]) -> None:
+    if vectors[0].device.type == "meta" or isinstance(vectors[0], torch._subclasses.FakeTensor):
+        return
+    spans = sorted((x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()) for x in vectors)
+    for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        if start < end:
+            raise ValueError(
+                f"{op}: expected every u and v in memory of its own, got two that overlap; "
+                "clone one, and name a weight that occurs twice only once"
+            )
+
+
+def _check_normalize(weights, u, v, sigma, coefficient) -> None:
+    op = "spectral_normalize"
+    _check_lists(op, weights, u=u, v=v)
+    wide = accumulation_dtype(weights[0].dtype)
+    for name, vectors in (("u", u), ("v", v)):
+        for i, x in enumerate(vectors):
+            if x.dtype not in (wide, weights[0].dtype):
+                raise TypeError(f"{op}: expected {name}[{i}] of {wide}, got {x.dtype}")
+    if sigma is not None:
+        if not isinstance(sigma, Tensor) or sigma.dtype != wide:
+            got = sigma.dtype if isinstance(sigma, Tensor) else _kind(sigma)
+            raise TypeError(f"{op}: expected sigma to be a tensor of {wide}, got {got}")
+        if tuple(sigma.shape) != (len(weights),) or sigma.device != weights[0].device:
+            raise ValueError(
+                f"{op}: expected sigma of shape {(len(weights),)} on {weights[0].device}, "
+                f"got {tuple(sigma.shape)} on {sigma.device}"
+            )
+    if coefficient is not None and not (coefficient > 0 and math.isfinite(coefficient)):
+        raise ValueError(f"{op}: expected a positive, finite coefficient, got {coefficient}")
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
