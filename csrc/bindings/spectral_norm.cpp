@@ -129,9 +129,16 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
                                       const std::optional<Tensor>& sigma,
                                       std::optional<double> coefficient, bool /*retain*/) {
   const char* op = "spectral_normalize";
-  const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
+  // Where sigma is known the kernel reads no u and v, and both lists may be empty.
+  const bool scale_only = sigma && !weights.empty() && u.empty() && v.empty();
+  const DType dtype = scale_only ? dtype_of(op, weights[0]) : check_lists(op, weights, u, v);
+  const DType wide = accumulation(dtype);
   const double c = checked_coefficient(op, coefficient);
-  auto layers = constant_layers<sn::NormalizeLayer>(op, weights, u, v, dtype);
+  std::vector<sn::NormalizeLayer> layers(weights.size());
+  if (scale_only)
+    for (size_t i = 0; i < layers.size(); ++i) layers[i].w = matrix_of(op, weights[i], dtype);
+  else
+    layers = constant_layers<sn::NormalizeLayer>(op, weights, u, v, dtype);
   const PerLayer known(op, "sigma", sigma, layers.size(), wide);
   const Tensor sigma_out = new_vector(weights[0], static_cast<int64_t>(layers.size()), wide);
   const PerLayer found(op, "sigma", sigma_out, layers.size(), wide);

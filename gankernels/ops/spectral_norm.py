@@ -105,11 +105,15 @@ def unpack(
     packed: Tensor, weights: Sequence[Tensor]
 ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
     """Split the result of :func:`power_iteration_` into views: every u, every v, and sigma (L,)."""
-    sizes = []
+    sizes, wanted = [], []
     for size in _part_sizes(weights):
-        sizes += [size, -size % PACK]
-    parts = packed.split_with_sizes(sizes)
-    return parts[2::4], parts[4::4], parts[0]
+        wanted.append(len(sizes))
+        sizes.append(size)
+        if padding := -size % PACK:
+            sizes.append(padding)
+    views = packed.split_with_sizes(sizes)
+    parts = [views[i] for i in wanted]
+    return parts[1::2], parts[2::2], parts[0]
 
 
 def spectral_normalize(
@@ -154,18 +158,54 @@ def spectral_normalize(
         weights = _dense(weights)
         u, v = _accumulation(u, weights[0]), _accumulation(v, weights[0])
         trainable = [w.requires_grad for w in weights] if torch.is_grad_enabled() else [False]
-        if all(trainable):
-            return _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
-        if any(trainable):
+        if any(trainable) and not all(trainable):
             return _split_by_gradient(trainable, weights, u, v, sigma, coefficient, retain)
         if compiling:
-            with torch.no_grad():
-                return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False)
-        with torch._C._AutoDispatchBelowAutograd():  # skips 10 us of Python
+            with torch.set_grad_enabled(trainable[0]):
+                return _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
+        if trainable[0]:
+            sigma, *outputs = _Normalize.apply((u, v, sigma), None, coefficient, retain, *weights)
+            return outputs, sigma
+        with torch._C._AutoDispatchBelowAutograd():
             return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False)
     except (RuntimeError, TypeError, AttributeError):
         _check_normalize(weights, u, v, sigma, coefficient)
         raise
+
+
+def spectral_norm(
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    n: int = 1,
+    eps: float = 1e-12,
+    order: Order = "u_first",
+    *,
+    skipped: Tensor | None = None,
+    coefficient: float | None = None,
+    retain: bool = False,
+) -> tuple[list[Tensor], Tensor]:
+    """One forward pass of training: :func:`power_iteration_`, then :func:`spectral_normalize`.
+
+    Arguments, results, errors and gradients are those of the two; it does without the views between
+    them. All weights must agree in whether they require a gradient.
+    """
+    packed = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
+    grad = torch.is_grad_enabled() and weights[0].requires_grad
+    if torch.compiler.is_compiling() or takes_reference("spectral_norm", weights):
+        return spectral_normalize(
+            weights, *unpack(packed, weights), coefficient=coefficient, retain=retain
+        )
+    if coefficient is not None:
+        _check_coefficient("spectral_norm", coefficient)
+    weights = _dense(weights)
+    if grad:
+        sigma, *outputs = _Normalize.apply(None, packed, coefficient, retain, *weights)
+        return outputs, sigma
+    with torch._C._AutoDispatchBelowAutograd():
+        return _ops.spectral_normalize(
+            weights, [], [], packed[: len(weights)], coefficient, False
+        )
 
 
 def _split_by_gradient(
@@ -216,21 +256,77 @@ def _(h, grads, weights, u, v, sigma, grad_sigma, coefficient):
     return like, [torch.empty_like(w) for w in weights], torch.empty_like(sigma)
 
 
-def _setup_normalize(ctx, inputs, output):
-    weights, u, v, sigma, coefficient, retain = inputs
-    # A sigma that came in has no history; the one that goes out is part of the graph.
-    tensors = (*weights, *u, *v, output[1] if sigma is None else sigma)
-    ctx.count, ctx.coefficient, ctx.kept = len(weights), coefficient, None
-    ctx.set_materialize_grads(False)
-    if retain:
-        # Saved tensors are freed by the first backward pass; these go with the node. What autograd
-        # checks for saved tensors, that nobody overwrote them, is then checked here.
-        ctx.kept = tensors, [t._version for t in tensors]
-    else:
+def _gradients(ctx, saved, grads, grad_sigma, needed) -> list[Tensor | None]:
+    weights, u, v, sigma = saved
+    count = len(weights)
+    result: list[Tensor | None] = [None] * count
+    index = [i for i in range(count) if grads[i] is not None and needed[i]]
+    if len(index) == count:
+        return _backward_op(grads, weights, u, v, sigma, grad_sigma, ctx.coefficient)
+    if index:
+        chosen = [[x[i] for i in index] for x in (grads, weights, u, v)]
+        part = [None if x is None else torch.stack([x[i] for i in index]) for x in (sigma, grad_sigma)]
+        found = _backward_op(*chosen, *part, ctx.coefficient)
+        for i, g in zip(index, found, strict=True):
+            result[i] = g
+    if grad_sigma is not None:
+        for i in range(count):
+            if grads[i] is None and needed[i]:  # sigma alone was used: d sigma / dW = u v^T
+                outer = torch.outer(grad_sigma[i] * u[i], v[i])
+                result[i] = outer.view(weights[i].shape).to(weights[i].dtype)
+    return result
+
+
+def _backward_op(*args) -> list[Tensor]:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _ops.spectral_normalize_backward(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _ops.spectral_normalize_backward(*args)
+
+
+class _Normalize(torch.autograd.Function):
+    """The autograd of spectral_normalize in eager mode; takes a third of the registered one's time.
+
+    Compiled graphs take the registered one: there a double backward through a Function goes wrong.
+    """
+
+    @staticmethod
+    def forward(ctx, vectors, packed, coefficient, retain, *weights):
+        ctx.coefficient, ctx.packed = coefficient, packed is not None
+        ctx.set_materialize_grads(False)
+        if packed is None:
+            u, v, sigma = vectors
+            outputs, found = _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
+            constants = (*u, *v, found if sigma is None else sigma)
+        else:
+            sigma = packed[: len(weights)]
+            outputs, found = _ops.spectral_normalize(weights, [], [], sigma, coefficient, retain)
+            constants = (packed,)
+        _keep(ctx, (*weights, *constants), retain)
+        return found, *outputs
+
+    @staticmethod
+    def backward(ctx, grad_sigma, *grads):
+        saved, count = _kept(ctx), len(grads)
+        weights = saved[:count]
+        if ctx.packed:
+            u, v, sigma = unpack(saved[-1], weights)
+        else:
+            u, v, sigma = saved[count : 2 * count], saved[2 * count : 3 * count], saved[-1]
+        needed = ctx.needs_input_grad[4:]
+        result = _gradients(ctx, (weights, u, v, sigma), grads, grad_sigma, needed)
+        return None, None, None, None, *result
+
+
+def _keep(ctx, tensors, retain: bool) -> None:
+    # Saved tensors are freed by the first backward pass; with retain they go with the node. What
+    # autograd checks for saved tensors, that nobody overwrote them, is then checked by _kept.
+    ctx.kept = (tensors, [t._version for t in tensors]) if retain else None
+    if not retain:
         ctx.save_for_backward(*tensors)
 
 
-def _saved(ctx) -> Sequence[Tensor]:
+def _kept(ctx) -> Sequence[Tensor]:
     if ctx.kept is None:
         return ctx.saved_tensors
     tensors, versions = ctx.kept
@@ -245,32 +341,19 @@ def _saved(ctx) -> Sequence[Tensor]:
     return tensors
 
 
+def _setup_normalize(ctx, inputs, output):
+    weights, u, v, sigma, ctx.coefficient, retain = inputs
+    ctx.set_materialize_grads(False)
+    _keep(ctx, (*weights, *u, *v, output[1] if sigma is None else sigma), retain)
+    ctx.count = len(weights)
+
+
 def _backward_normalize(ctx, grads, grad_sigma):
-    count = ctx.count
-    needed = ctx.needs_input_grad[0]
-    saved = _saved(ctx)
-    weights, u, v = saved[:count], saved[count : 2 * count], saved[2 * count : 3 * count]
-    sigma = saved[-1]
-    result: list[Tensor | None] = [None] * count
-    if grads is None:
-        grads = result
-    index = [i for i in range(count) if grads[i] is not None and needed[i]]
-    if index:
-        everything = len(index) == count
-        chosen = [[x[i] for i in index] for x in (grads, weights, u, v)]
-        sigma_part = sigma if everything else torch.stack([sigma[i] for i in index])
-        seed = grad_sigma
-        if seed is not None and not everything:
-            seed = torch.stack([grad_sigma[i] for i in index])
-        found = _ops.spectral_normalize_backward(*chosen, sigma_part, seed, ctx.coefficient)
-        for i, g in zip(index, found, strict=True):
-            result[i] = g
-    if grad_sigma is not None:
-        for i in range(count):
-            if grads[i] is None and needed[i]:  # sigma alone was used: d sigma / dW = u v^T
-                outer = torch.outer(grad_sigma[i] * u[i], v[i])
-                result[i] = outer.view(weights[i].shape).to(weights[i].dtype)
-    return result, [None] * count, [None] * count, None, None, None
+    saved, count = _kept(ctx), ctx.count
+    none = [None] * count
+    parts = saved[:count], saved[count : 2 * count], saved[2 * count : 3 * count], saved[-1]
+    result = _gradients(ctx, parts, grads or none, grad_sigma, ctx.needs_input_grad[0])
+    return result, none, none, None, None, None
 
 
 torch.library.register_autograd(
@@ -458,7 +541,14 @@ def _check_normalize(weights, u, v, sigma, coefficient) -> None:
                 f"{op}: expected sigma of shape {(len(weights),)} on {weights[0].device}, "
                 f"got {tuple(sigma.shape)} on {sigma.device}"
             )
-    if coefficient is not None and not (coefficient > 0 and math.isfinite(coefficient)):
+    if coefficient is not None:
+        _check_coefficient(op, coefficient)
+
+
+def _check_coefficient(op: str, coefficient: float) -> None:
+    if not isinstance(coefficient, (int, float)):
+        raise TypeError(f"{op}: expected coefficient to be a number, got {_kind(coefficient)}")
+    if not (coefficient > 0 and math.isfinite(coefficient)):
         raise ValueError(f"{op}: expected a positive, finite coefficient, got {coefficient}")
 
 
