@@ -79,11 +79,11 @@ def cpu_extension() -> Extension:
 
 def cuda_extension(toolkit: cuda.Toolkit, arch_flags: list[str]) -> Extension:
     cpp_extension.CUDA_HOME = str(toolkit.home)  # where BuildExtension takes nvcc from
-    toolkit_include = str(toolkit.home / "include")
+    toolkit_includes = [str(folder) for folder in toolkit.include_dirs]
     return Extension(
         "gankernels._C_cuda",
         sources=BINDINGS + cuda.sources(),
-        include_dirs=[os.path.abspath("csrc"), *cpp_extension.include_paths(), toolkit_include],
+        include_dirs=[os.path.abspath("csrc"), *cpp_extension.include_paths(), *toolkit_includes],
         library_dirs=[*cpp_extension.library_paths(), str(toolkit.library_dir)],
         libraries=["torch_cpu", "torch_cuda", "cudart_static", "dl", "pthread", "rt"],
         extra_compile_args={
@@ -99,10 +99,11 @@ def cuda_extension(toolkit: cuda.Toolkit, arch_flags: list[str]) -> Extension:
 @cache
 def find_nvcc() -> tuple[cuda.Toolkit | cuda.Missing, list[str]]:
     """The CUDA toolkit to compile with, or why there is none, and nvcc's flags for the GPUs."""
+    if not cuda.sources():
+        cure = "none yet, CUDA tensors take the PyTorch reference"
+        return cuda.Missing("this version has no CUDA kernels", cure), []
     if cuda.parse_switch(os.environ.get("GANKERNELS_CUDA")) == "0":
         return cuda.Missing("GANKERNELS_CUDA=0 was set", "build with GANKERNELS_CUDA=1"), []
-    if not cuda.sources():
-        return cuda.Missing("this version has no CUDA kernels", "none, it runs on the CPU only"), []
     if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
         os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCH_LIST
     arch_flags = cpp_extension._get_cuda_arch_flags()

@@ -2,7 +2,8 @@
 
 Looked at in this order; the first that can really compile for torch's CUDA version is taken:
 CUDA_HOME, the nvcc on PATH, /usr/local/cuda, and the compiler packages of the package index, which
-lie in site-packages/nvidia/cu<major>.
+lie in site-packages/nvidia/cu<major>. In an isolated build these may be spread over two
+site-packages: torch brought the runtime and its headers into one, the compiler is in the other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-import sysconfig
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 
 #: The CUDA runtime is linked statically: a wheel runs with any torch of that CUDA major.
 STATIC_RUNTIME = "libcudart_static.a"
-SMOKE_TEST = "#include <cuda_runtime.h>\n__global__ void fill(float* x) { x[threadIdx.x] = 1.f; }\n"
+SMOKE_TEST = "#include <cuda_fp16.h>\n__global__ void fill(float* x) { x[threadIdx.x] = 1.f; }\n"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Toolkit:
     version: str  # "13.0"
     origin: str  # where it was found: "CUDA_HOME", "PATH", ...
     library_dir: Path  # where STATIC_RUNTIME lies
+    include_dirs: tuple[Path, ...]
 
     @property
     def nvcc(self) -> Path:
@@ -57,14 +59,14 @@ def find_toolkit(
     arch_flags: Sequence[str] = (),
     environ: Mapping[str, str] = os.environ,
     system_home: Path = Path("/usr/local/cuda"),
-    site_packages: Path | None = None,
+    site_packages: Sequence[str | Path] | None = None,
 ) -> Toolkit | Missing:
     """The toolkit to compile with, for a torch built with this CUDA version (None: without)."""
     if torch_cuda is None:
         return Missing("torch is built without CUDA", "install a CUDA build of torch")
     rejected = []
-    for home, origin in _candidates(torch_cuda, environ, system_home, site_packages):
-        found = _examine(home, origin, torch_cuda, arch_flags)
+    for parts, origin in _candidates(torch_cuda, environ, system_home, site_packages):
+        found = _examine(parts, origin, torch_cuda, arch_flags)
         if isinstance(found, Toolkit):
             return found
         rejected.append(f"{origin}: {found}")
@@ -80,7 +82,7 @@ def sources() -> list[str]:
 def compiler_packages(torch_cuda: str) -> list[str]:
     """The compiler in the package index, of the CUDA version torch was built with."""
     # Not "cuda-toolkit[nvcc]": pip takes the cuda-toolkit that torch brought for it, extra or not.
-    names = ["nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt"]
+    names = ["nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-runtime"]
     return [*(f"{name}=={torch_cuda}.*" for name in names), "nvidia-cuda-cccl"]
 
 
@@ -102,19 +104,29 @@ def cure(torch_cuda: str) -> str:
 
 
 def _candidates(
-    torch_cuda: str, environ: Mapping[str, str], system_home: Path, site_packages: Path | None
-) -> Iterator[tuple[Path, str]]:
+    torch_cuda: str,
+    environ: Mapping[str, str],
+    system_home: Path,
+    site_packages: Sequence[str | Path] | None,
+) -> Iterator[tuple[list[Path], str]]:
+    """The folders of a toolkit, the one of nvcc last, and where they were found."""
     if environ.get("CUDA_HOME"):
-        yield Path(environ["CUDA_HOME"]), "CUDA_HOME"
+        yield [Path(environ["CUDA_HOME"])], "CUDA_HOME"
     on_path = shutil.which("nvcc", path=environ.get("PATH", ""))
     if on_path is not None:
-        yield _home_of(Path(on_path)), "PATH"
+        yield [_home_of(Path(on_path))], "PATH"
     if system_home.is_dir():
-        yield system_home, str(system_home)
-    site = site_packages or Path(sysconfig.get_paths()["purelib"])
-    packaged = site / "nvidia" / f"cu{torch_cuda.split('.')[0]}"
-    if (packaged / "bin" / "nvcc").exists():
-        yield packaged, "package index"
+        yield [system_home], str(system_home)
+    places = sys.path if site_packages is None else site_packages
+    parts = [Path(place, "nvidia", f"cu{torch_cuda.split('.')[0]}") for place in places]
+    parts = [part for part in dict.fromkeys(parts) if part.is_dir()]
+    parts.sort(key=_has_nvcc)
+    if parts and _has_nvcc(parts[-1]):
+        yield parts, "package index"
+
+
+def _has_nvcc(home: Path) -> bool:
+    return (home / "bin" / "nvcc").exists()
 
 
 def _home_of(nvcc: Path) -> Path:
@@ -129,10 +141,13 @@ def _home_of(nvcc: Path) -> Path:
     return home
 
 
-def _examine(home: Path, origin: str, torch_cuda: str, arch_flags: Sequence[str]) -> Toolkit | str:
-    """The toolkit at `home`, or why it cannot be used."""
+def _examine(
+    parts: list[Path], origin: str, torch_cuda: str, arch_flags: Sequence[str]
+) -> Toolkit | str:
+    """The toolkit in these folders, or why it cannot be used."""
+    home = parts[-1]
     nvcc = home / "bin" / "nvcc"
-    if not nvcc.exists():
+    if not _has_nvcc(home):
         return f"{nvcc} does not exist"
     release = re.search(r"release (\d+\.\d+)", _run([str(nvcc), "--version"]).stdout)
     if release is None:
@@ -140,13 +155,16 @@ def _examine(home: Path, origin: str, torch_cuda: str, arch_flags: Sequence[str]
     version = release.group(1)
     if version.split(".")[0] != torch_cuda.split(".")[0]:
         return f"nvcc is of CUDA {version}, torch is built with CUDA {torch_cuda}"
-    library_dir = _library_dir(home)
+    library_dir = next(filter(None, map(_library_dir, parts)), None)
     if library_dir is None:
         return f"{STATIC_RUNTIME} is not under {home}"
-    failure = _smoke_test(nvcc, arch_flags)
+    include_dirs = [part / "include" / sub for part in parts for sub in ("", "cccl")]
+    include_dirs = [folder for folder in include_dirs if folder.is_dir()]
+    includes = [f"-I{folder}" for folder in include_dirs]
+    failure = _smoke_test(nvcc, [*includes, *arch_flags])
     if failure is not None:
         return f"nvcc {version} does not compile: {failure}"
-    return Toolkit(home, version, origin, library_dir)
+    return Toolkit(home, version, origin, library_dir, tuple(include_dirs))
 
 
 def _library_dir(home: Path) -> Path | None:
@@ -155,13 +173,13 @@ def _library_dir(home: Path) -> Path | None:
     return next((place for place in places if (place / STATIC_RUNTIME).exists()), None)
 
 
-def _smoke_test(nvcc: Path, arch_flags: Sequence[str]) -> str | None:
+def _smoke_test(nvcc: Path, flags: Sequence[str]) -> str | None:
     """Compiles two lines for the wanted architectures; None when it works, else the error."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "smoke.cu")
         source.write_text(SMOKE_TEST)
         target = Path(folder, "smoke.o")
-        done = _run([str(nvcc), "-std=c++20", *arch_flags, "-c", str(source), "-o", str(target)])
+        done = _run([str(nvcc), "-std=c++20", *flags, "-c", str(source), "-o", str(target)])
         if done.returncode == 0 and target.exists():
             return None
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -21,6 +21,7 @@ struct PowerIterationLayer {
   void* sigma_out;      // acc: u . (W v)
   int64_t* skipped;     // null: no guard. Else a weight with a zero or non-finite sigma keeps u and v,
                         // sigma_out becomes 1 and this is incremented
+  void* out;            // null, or W * scale of the new sigma, laid out as W
 };
 
 struct PowerIteration {
@@ -28,6 +29,7 @@ struct PowerIteration {
   int64_t n;            // steps
   double eps;
   bool u_first;         // u <- n(W v), v <- n(W^T u); else v first
+  double coefficient;   // as in Normalize
   int threads;
   int64_t count;
   const PowerIterationLayer* layers;

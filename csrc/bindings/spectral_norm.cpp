@@ -62,34 +62,54 @@ void check_distinct(const char* op, const Tensors& u, const Tensors& v) {
 
 int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
 
-Tensor power_iteration(const Tensors& weights, const Tensors& u, const Tensors& v, int64_t n,
-                       double eps, bool u_first, const std::optional<Tensor>& skipped) {
-  const char* op = "power_iteration_";
+double checked_coefficient(const char* op, std::optional<double> coefficient) {
+  if (!coefficient) return 0;
+  STD_TORCH_CHECK(*coefficient > 0 && std::isfinite(*coefficient), op,
+                  ": expected a positive, finite coefficient, got ", *coefficient);
+  return *coefficient;
+}
+
+struct IterationOptions {
+  int64_t n;
+  double eps;
+  bool u_first;
+  const std::optional<Tensor>& skipped;
+  std::optional<double> coefficient;
+};
+
+// Returns the packed result; fills `outputs`, one a weight, where it is given.
+Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const Tensors& v,
+               const IterationOptions& options, Tensors* outputs) {
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
-  STD_TORCH_CHECK(n >= 1, op, ": expected n to be at least 1, got ", n);
-  STD_TORCH_CHECK(eps >= 0 && std::isfinite(eps), op, ": expected a finite eps of at least 0");
+  const double coefficient = checked_coefficient(op, options.coefficient);
+  const auto count = static_cast<int64_t>(weights.size());
+  STD_TORCH_CHECK(options.n >= 1, op, ": expected n to be at least 1, got ", options.n);
+  STD_TORCH_CHECK(options.eps >= 0 && std::isfinite(options.eps), op,
+                  ": expected a finite eps of at least 0");
   std::vector<sn::PowerIterationLayer> layers(weights.size());
-  int64_t total = packed_size(static_cast<int64_t>(weights.size()));
+  int64_t total = packed_size(count);
   for (size_t i = 0; i < weights.size(); ++i) {
     const Matrix w = matrix_of(op, weights[i], dtype);
     check_vector(op, "u", u[i], w.rows, dtype);
     check_vector(op, "v", v[i], w.cols(), dtype);
-    layers[i] = {w, u[i].data_ptr(), v[i].data_ptr(), nullptr, nullptr, nullptr, nullptr};
+    layers[i].w = w;
+    layers[i].u = u[i].data_ptr();
+    layers[i].v = v[i].data_ptr();
     total += packed_size(w.rows) + packed_size(w.cols());
   }
   check_distinct(op, u, v);
   int64_t* counters = nullptr;
-  if (skipped) {
+  if (const auto& skipped = options.skipped) {
     STD_TORCH_CHECK(skipped->is_cpu() && skipped->scalar_type() == ScalarType::Long &&
                         skipped->dim() == 1 && skipped->is_contiguous() &&
-                        skipped->size(0) == static_cast<int64_t>(weights.size()),
+                        skipped->size(0) == count,
                     op, ": expected skipped to be contiguous int64, one element a weight");
     counters = static_cast<int64_t*>(skipped->data_ptr());
   }
 
   const Tensor packed = new_vector(weights[0], total, wide);
   void* data = packed.data_ptr();
-  int64_t next = packed_size(static_cast<int64_t>(weights.size()));
+  int64_t next = packed_size(count);
   for (size_t i = 0; i < layers.size(); ++i) {
     layers[i].sigma_out = offset(data, static_cast<int64_t>(i), wide);
     layers[i].u_out = offset(data, next, wide);
@@ -97,10 +117,30 @@ Tensor power_iteration(const Tensors& weights, const Tensors& u, const Tensors& 
     layers[i].v_out = offset(data, next, wide);
     next += packed_size(layers[i].w.cols());
     layers[i].skipped = counters ? counters + i : nullptr;
+    if (!outputs) continue;
+    outputs->push_back(dense_like(weights[i]));
+    layers[i].out = outputs->back().data_ptr();
   }
-  check_status(op, sn::cpu::power_iteration({dtype, n, eps, u_first, threads(),
-                                             static_cast<int64_t>(layers.size()), layers.data()}));
+  check_status(op, sn::cpu::power_iteration({dtype, options.n, options.eps, options.u_first,
+                                             coefficient, threads(), count, layers.data()}));
   return packed;
+}
+
+Tensor power_iteration(const Tensors& weights, const Tensors& u, const Tensors& v, int64_t n,
+                       double eps, bool u_first, const std::optional<Tensor>& skipped) {
+  return iterate("power_iteration_", weights, u, v, {n, eps, u_first, skipped, std::nullopt},
+                 nullptr);
+}
+
+std::tuple<Tensor, Tensors> iterate_and_normalize(const Tensors& weights, const Tensors& u,
+                                                  const Tensors& v, int64_t n, double eps,
+                                                  bool u_first,
+                                                  const std::optional<Tensor>& skipped,
+                                                  std::optional<double> coefficient) {
+  Tensors outputs;
+  Tensor packed =
+      iterate("spectral_norm_", weights, u, v, {n, eps, u_first, skipped, coefficient}, &outputs);
+  return {packed, outputs};
 }
 
 // The weights and vectors of a call whose sigma is fixed.
@@ -118,27 +158,13 @@ std::vector<Layer> constant_layers(const char* op, const Tensors& weights, const
   return layers;
 }
 
-double checked_coefficient(const char* op, std::optional<double> coefficient) {
-  if (!coefficient) return 0;
-  STD_TORCH_CHECK(*coefficient > 0 && std::isfinite(*coefficient), op,
-                  ": expected a positive, finite coefficient, got ", *coefficient);
-  return *coefficient;
-}
-
 std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, const Tensors& v,
                                       const std::optional<Tensor>& sigma,
                                       std::optional<double> coefficient, bool /*retain*/) {
   const char* op = "spectral_normalize";
-  // Where sigma is known the kernel reads no u and v, and both lists may be empty.
-  const bool scale_only = sigma && !weights.empty() && u.empty() && v.empty();
-  const DType dtype = scale_only ? dtype_of(op, weights[0]) : check_lists(op, weights, u, v);
-  const DType wide = accumulation(dtype);
+  const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
   const double c = checked_coefficient(op, coefficient);
-  std::vector<sn::NormalizeLayer> layers(weights.size());
-  if (scale_only)
-    for (size_t i = 0; i < layers.size(); ++i) layers[i].w = matrix_of(op, weights[i], dtype);
-  else
-    layers = constant_layers<sn::NormalizeLayer>(op, weights, u, v, dtype);
+  auto layers = constant_layers<sn::NormalizeLayer>(op, weights, u, v, dtype);
   const PerLayer known(op, "sigma", sigma, layers.size(), wide);
   const Tensor sigma_out = new_vector(weights[0], static_cast<int64_t>(layers.size()), wide);
   const PerLayer found(op, "sigma", sigma_out, layers.size(), wide);
@@ -212,6 +238,7 @@ std::tuple<Tensors, Tensors, Tensor> double_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(gankernels, CPU, m) {
   m.impl("power_iteration_", TORCH_BOX(&power_iteration));
+  m.impl("spectral_norm_", TORCH_BOX(&iterate_and_normalize));
   m.impl("spectral_normalize", TORCH_BOX(&normalize));
   m.impl("spectral_normalize_backward", TORCH_BOX(&backward));
   m.impl("spectral_normalize_double_backward", TORCH_BOX(&double_backward));

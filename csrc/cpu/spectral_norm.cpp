@@ -1,18 +1,21 @@
 // The CPU kernels of spectral normalisation. A weight is cut into chunks of whole units (see
-// strided_matrix.h), sized by the shapes alone, so that results do not depend on the threads. All
-// chunks of all layers are the tasks of one parallel region; whoever finishes a layer's last chunk
-// adds up its partial results, in the order of the chunks.
+// strided_matrix.h), sized by the shapes alone, so that results do not depend on the threads. A layer
+// goes through phases, such as products, then scaling; whoever finishes the last chunk of a phase adds
+// up its partial results, in the order of the chunks. All chunks of all layers and phases are the tasks
+// of one parallel region.
 //
 // Bytes, in sizes of all weights: one step of the iteration reads 1 (order of the units' own vector
-// first) or 2; normalize reads 1, writes 1; backward reads 3, writes 1; double_backward reads 7,
-// writes 2. Deterministic.
+// first) or 2, its output reads 1 and writes 1; normalize reads 1, writes 1; backward reads 3,
+// writes 1; double_backward reads 7, writes 2. Deterministic.
 
 #include "spectral_norm.h"
 
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <new>
+#include <thread>
 #include <vector>
 
 #include "common/parallel.h"
@@ -46,6 +49,12 @@ struct Plan {
 };
 constexpr int kSums = 3;
 
+// What is done with every chunk [begin, end) of a layer, and once after the last of them.
+struct Phase {
+  std::function<void(int64_t layer, int64_t chunk, int64_t begin, int64_t end)> chunk;
+  std::function<void(int64_t layer)> finish;
+};
+
 // The plans of a call, their memory, and the tasks to run on them.
 template <class T>
 class Call {
@@ -57,7 +66,8 @@ class Call {
     for (int64_t i = 0; i < count; ++i) total += layers[i].w.size();
     bytes = total * static_cast<int64_t>(item_size(dtype));
     const int64_t target = std::clamp<int64_t>(bytes / 32, 64 << 10, 2 << 20);
-    int64_t size = 0;
+    int64_t size = 0, chunks = 0;
+    plans.reserve(count);
     for (int64_t i = 0; i < count; ++i) {
       Plan<T> plan{StridedMatrix<T>(layers[i].w, dtype), 0, 0, nullptr, nullptr, nullptr, nullptr};
       const auto& m = plan.matrix;
@@ -67,14 +77,14 @@ class Call {
       plan.step = std::min(m.units, std::max(least, (target / unit + 7) / 8 * 8));
       plan.chunks = (m.units + plan.step - 1) / plan.step;
       size += m.p_size + m.q_size + (needs_partial ? plan.chunks * m.q_size : 0);
-      for (int64_t c = 0; c < plan.chunks; ++c) tasks_.push_back({i, c});
+      chunks += plan.chunks;
       plans.push_back(plan);
     }
-    const size_t sum_bytes = tasks_.size() * kSums * sizeof(double);
+    const size_t sum_bytes = chunks * kSums * sizeof(double);
     scratch_ = std::make_unique<pool::Scratch>(sum_bytes + size * sizeof(T));
     auto* sums = static_cast<double*>(scratch_->get());
     if (!sums) throw std::bad_alloc();
-    T* next = reinterpret_cast<T*>(sums + tasks_.size() * kSums);
+    T* next = reinterpret_cast<T*>(sums + chunks * kSums);
     for (Plan<T>& plan : plans) {
       const auto& m = plan.matrix;
       plan.sums = sums, sums += plan.chunks * kSums;
@@ -82,31 +92,53 @@ class Call {
       plan.q = next, next += m.q_size;
       if (needs_partial) plan.partial = next, next += plan.chunks * m.q_size;
     }
-    left_ = std::make_unique<std::atomic<int64_t>[]>(count);
   }
 
-  // chunk(layer, chunk index, first unit, end) for all chunks of the layers that `wanted` names, then
-  // finish(layer) once for each, after its last chunk.
-  template <class Wanted, class Chunk, class Finish>
-  void run(const Wanted& wanted, const Chunk& chunk, const Finish& finish) {
-    std::vector<Task> chosen;
-    chosen.reserve(tasks_.size());
-    for (const Task& task : tasks_)
-      if (wanted(task.layer)) chosen.push_back(task);
-    for (size_t i = 0; i < plans.size(); ++i) left_[i].store(plans[i].chunks);
+  // Takes every layer through its phases. A layer's next phase starts when the one before is finished;
+  // it follows it closely, while the caches still hold what both read.
+  template <class PhasesOf>
+  void run(const PhasesOf& phases_of) {
+    struct Task {
+      const Phase* phase;
+      int64_t layer, chunk;
+      int position;  // in the layer's phases
+    };
+    const auto count = static_cast<int64_t>(plans.size());
+    std::vector<std::vector<const Phase*>> phases(count);
+    std::vector<Task> tasks;
+    size_t longest = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      phases[i] = phases_of(i);
+      longest = std::max(longest, phases[i].size());
+    }
+    for (int64_t turn = 0; turn < count + static_cast<int64_t>(longest) - 1; ++turn)
+      for (size_t k = std::min<size_t>(longest, turn + 1); k-- > 0;) {
+        const int64_t i = turn - static_cast<int64_t>(k);
+        if (i >= count || k >= phases[i].size()) continue;
+        for (int64_t c = 0; c < plans[i].chunks; ++c)
+          tasks.push_back({phases[i][k], i, c, static_cast<int>(k)});
+      }
+
+    struct Progress {
+      std::atomic<int64_t> left;  // chunks of the current phase
+      std::atomic<int> done{0};   // phases
+    };
+    std::vector<Progress> progress(count);
+    for (int64_t i = 0; i < count; ++i) progress[i].left = plans[i].chunks;
     // Waking the other threads costs more than a few small layers.
     const int threads = bytes < (128 << 10) ? 1 : threads_;
-    parallel_tasks(threads, static_cast<int64_t>(chosen.size()), [&](int64_t t) {
-      const auto [i, c] = chosen[t];
+    parallel_tasks(threads, static_cast<int64_t>(tasks.size()), [&](int64_t t) {
+      const auto [phase, i, c, position] = tasks[t];
+      Progress& state = progress[i];
+      // Whoever is still at it took its task before this one, and waits for nobody after it.
+      while (state.done.load(std::memory_order_acquire) < position) std::this_thread::yield();
       const Plan<T>& plan = plans[i];
-      chunk(i, c, c * plan.step, std::min(plan.matrix.units, (c + 1) * plan.step));
-      if (left_[i].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(i);
+      phase->chunk(i, c, c * plan.step, std::min(plan.matrix.units, (c + 1) * plan.step));
+      if (state.left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+      if (phase->finish) phase->finish(i);
+      state.left.store(plan.chunks, std::memory_order_relaxed);
+      state.done.store(position + 1, std::memory_order_release);
     });
-  }
-
-  template <class Chunk, class Finish>
-  void run_all(const Chunk& chunk, const Finish& finish) {
-    run([](int64_t) { return true; }, chunk, finish);
   }
 
   bool stream() const { return bytes > kStreamBytes; }
@@ -183,34 +215,51 @@ class Call {
   std::vector<Plan<T>> plans;
 
  private:
-  struct Task {
-    int64_t layer, chunk;
-  };
   DType dtype_;
   int threads_;
-  std::vector<Task> tasks_;
   std::unique_ptr<pool::Scratch> scratch_;
-  std::unique_ptr<std::atomic<int64_t>[]> left_;
 };
 
-// x / max(||x||, eps) in place; returns ||x||.
+// ||x||; in double where the squares leave the range of T.
 template <class T>
-double normalize_vector(T* x, int64_t n, double eps) {
-  double square = 0;
-  for (int64_t i = 0; i < n; ++i) square += static_cast<double>(x[i]) * x[i];
-  const double norm = std::sqrt(square);
-  const double divisor = norm < eps ? eps : norm;  // NaN stays NaN
-  for (int64_t i = 0; i < n; ++i) x[i] = static_cast<T>(x[i] / divisor);
+double norm_of(const VectorKernels<T>& kernels, const T* x, int64_t n) {
+  double square = kernels.dot(x, x, n);
+  if (!(square > 1e-30 && square < 1e30)) {
+    square = 0;
+    for (int64_t i = 0; i < n; ++i) square += static_cast<double>(x[i]) * x[i];
+  }
+  return std::sqrt(square);
+}
+
+// max(norm, eps), but NaN stays NaN.
+double at_least(double norm, double eps) { return norm < eps ? eps : norm; }
+
+// x / divisor, element by element; multiplied where the reciprocal is a normal number.
+template <class T>
+void divide(const VectorKernels<T>& kernels, T* x, int64_t n, double divisor) {
+  if (divisor > 1e-30 && divisor < 1e30)
+    kernels.combine(static_cast<T>(1 / divisor), x, 0, nullptr, n, x, false);
+  else
+    for (int64_t i = 0; i < n; ++i) x[i] = static_cast<T>(x[i] / divisor);
+}
+
+// n(x) in place; returns ||x||.
+template <class T>
+double normalize_vector(const VectorKernels<T>& kernels, T* x, int64_t n, double eps) {
+  const double norm = norm_of(kernels, x, n);
+  divide(kernels, x, n, at_least(norm, eps));
   return norm;
 }
 
 // q = the sum of the chunks' partial sums, divided by `divisor`.
 template <class T>
-void reduce_partial(const Plan<T>& plan, double divisor) {
+void reduce_partial(const VectorKernels<T>& kernels, const Plan<T>& plan, double divisor) {
   const int64_t n = plan.matrix.q_size;
-  for (int64_t c = 1; c < plan.chunks; ++c)
-    for (int64_t j = 0; j < n; ++j) plan.partial[j] += plan.partial[c * n + j];
-  for (int64_t j = 0; j < n; ++j) plan.q[j] = static_cast<T>(plan.partial[j] / divisor);
+  const T* first = plan.partial;
+  for (int64_t c = 1; c < plan.chunks; ++c, first = plan.q)
+    kernels.combine(1, first, 1, plan.partial + c * n, n, plan.q, false);
+  if (plan.chunks == 1) std::copy_n(plan.partial, n, plan.q);
+  if (divisor != 1) divide(kernels, plan.q, n, divisor);
 }
 
 // Where the iteration ends: the new u and v, their copies, and sigma, or what the guard says.
@@ -228,58 +277,82 @@ void emit(Call<T>& call, int64_t i, const PowerIterationLayer& layer, DType dtyp
   *static_cast<T*>(layer.sigma_out) = static_cast<T>(sigma);
 }
 
+// out = W * scale for the units [begin, end).
+template <class T>
+void scale(const Call<T>& call, int64_t i, const Matrix& w, double sigma, double coefficient,
+           int64_t begin, int64_t end, void* out) {
+  const int64_t unit = call.plans[i].matrix.unit_size;
+  call.combine(scale_of(sigma, coefficient).scale, w.data, 0, nullptr, false, begin * unit,
+               (end - begin) * unit, out);
+}
+
 template <class T>
 void power_iteration(const PowerIteration& args) {
   Call<T> call(args.dtype, args.threads, args.count, args.layers, true);
   for (int64_t i = 0; i < args.count; ++i)
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, args.dtype);
-  // One pass over W where the vector along the units comes first, else two.
-  const auto p_first = [&](int64_t i) {
-    return (call.plans[i].matrix.kind == Units::kRows) == args.u_first;
-  };
-  const auto q_first = [&](int64_t i) { return !p_first(i); };
-  bool any_q_first = false;
-  for (int64_t i = 0; i < args.count; ++i) any_q_first |= q_first(i);
-  const auto last_product = [](const Plan<T>& plan, int64_t c) {
+  const auto partial = [](const Plan<T>& plan, int64_t c) {
     return plan.partial + c * plan.matrix.q_size;
   };
+  std::vector<int64_t> steps_left(args.count, args.n);
+  const auto end_step = [&](int64_t i, double norm) {
+    if (--steps_left[i] == 0)
+      emit(call, i, args.layers[i], args.dtype, norm * norm / at_least(norm, args.eps));
+  };
 
-  for (int64_t step = 0; step < args.n; ++step) {
-    const bool last = step + 1 == args.n;
-    call.run_all(
-        [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-          const Plan<T>& plan = call.plans[i];
-          if (p_first(i))
-            plan.matrix.both_products(begin, end, plan.q, plan.p, last_product(plan, c));
-          else
-            plan.matrix.transposed_product(begin, end, plan.p, last_product(plan, c));
-        },
-        [&](int64_t i) {
-          const Plan<T>& plan = call.plans[i];
-          double divisor = 1;
-          if (p_first(i)) {
-            // Normalising commutes with the product, so q need not have waited for this norm.
-            const double norm = normalize_vector(plan.p, plan.matrix.p_size, args.eps);
-            divisor = norm < args.eps ? args.eps : norm;
-          }
-          reduce_partial(plan, divisor);
-          const double norm = normalize_vector(plan.q, plan.matrix.q_size, args.eps);
-          if (last && p_first(i))
-            emit(call, i, args.layers[i], args.dtype, norm * norm / std::fmax(norm, args.eps));
-        });
-    if (!any_q_first) continue;
-    call.run(
-        q_first,
-        [&](int64_t i, int64_t, int64_t begin, int64_t end) {
-          const Plan<T>& plan = call.plans[i];
-          plan.matrix.product(begin, end, plan.q, plan.p);
-        },
-        [&](int64_t i) {
-          const Plan<T>& plan = call.plans[i];
-          const double norm = normalize_vector(plan.p, plan.matrix.p_size, args.eps);
-          if (last) emit(call, i, args.layers[i], args.dtype, norm * norm / std::fmax(norm, args.eps));
-        });
-  }
+  // One pass over W where the vector along the units comes first.
+  const Phase both{
+      [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
+        const Plan<T>& plan = call.plans[i];
+        plan.matrix.both_products(begin, end, plan.q, plan.p, partial(plan, c));
+      },
+      [&](int64_t i) {
+        const Plan<T>& plan = call.plans[i];
+        // Normalising commutes with the product, so q need not have waited for this norm.
+        const double norm = normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps);
+        reduce_partial(call.kernels, plan, at_least(norm, args.eps));
+        end_step(i, normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps));
+      }};
+  // Two passes where the other one does.
+  const Phase across{
+      [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
+        const Plan<T>& plan = call.plans[i];
+        plan.matrix.transposed_product(begin, end, plan.p, partial(plan, c));
+      },
+      [&](int64_t i) {
+        const Plan<T>& plan = call.plans[i];
+        reduce_partial(call.kernels, plan, 1);
+        normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps);
+      }};
+  const Phase along{
+      [&](int64_t i, int64_t, int64_t begin, int64_t end) {
+        const Plan<T>& plan = call.plans[i];
+        plan.matrix.product(begin, end, plan.q, plan.p);
+      },
+      [&](int64_t i) {
+        const Plan<T>& plan = call.plans[i];
+        end_step(i, normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps));
+      }};
+  const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
+                       const PowerIterationLayer& layer = args.layers[i];
+                       scale(call, i, layer.w, *static_cast<const T*>(layer.sigma_out),
+                             args.coefficient, begin, end, layer.out);
+                     },
+                     nullptr};
+  call.run([&](int64_t i) {
+    std::vector<const Phase*> phases;
+    const bool one_pass = (call.plans[i].matrix.kind == Units::kRows) == args.u_first;
+    for (int64_t step = 0; step < args.n; ++step) {
+      if (one_pass) {
+        phases.push_back(&both);
+      } else {
+        phases.push_back(&across);
+        phases.push_back(&along);
+      }
+    }
+    if (args.layers[i].out) phases.push_back(&output);
+    return phases;
+  });
 }
 
 // The chunk's part of p . (W q), for u . (W v).
@@ -298,29 +371,31 @@ template <class T>
 void normalize(const Normalize& args) {
   Call<T> call(args.dtype, args.threads, args.count, args.layers, false);
   std::vector<double> sigma(args.count);
+  const auto found = [&](int64_t i, T value) {
+    sigma[i] = value;
+    *static_cast<T*>(args.layers[i].sigma_out) = value;
+  };
   for (int64_t i = 0; i < args.count; ++i) {
     const NormalizeLayer& layer = args.layers[i];
     if (layer.sigma)
-      sigma[i] = *static_cast<const T*>(layer.sigma);
+      found(i, *static_cast<const T*>(layer.sigma));
     else
       call.load(i, layer.w, layer.u, layer.v, accumulation(args.dtype));
   }
-  call.run([&](int64_t i) { return !args.layers[i].sigma; },
-           [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-             const Plan<T>& plan = call.plans[i];
-             plan.sums[c * kSums] = bilinear(plan, plan.matrix, begin, end);
-           },
-           [&](int64_t i) { sigma[i] = static_cast<T>(call.sum(call.plans[i], 0)); });
-  for (int64_t i = 0; i < args.count; ++i)
-    *static_cast<T*>(args.layers[i].sigma_out) = static_cast<T>(sigma[i]);
-  call.run_all(
-      [&](int64_t i, int64_t, int64_t begin, int64_t end) {
-        const NormalizeLayer& layer = args.layers[i];
-        const int64_t unit = call.plans[i].matrix.unit_size;
-        call.combine(scale_of(sigma[i], args.coefficient).scale, layer.w.data, 0, nullptr, false,
-                     begin * unit, (end - begin) * unit, layer.out);
-      },
-      [](int64_t) {});
+  const Phase product{[&](int64_t i, int64_t c, int64_t begin, int64_t end) {
+                        const Plan<T>& plan = call.plans[i];
+                        plan.sums[c * kSums] = bilinear(plan, plan.matrix, begin, end);
+                      },
+                      [&](int64_t i) { found(i, static_cast<T>(call.sum(call.plans[i], 0))); }};
+  const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
+                       scale(call, i, args.layers[i].w, sigma[i], args.coefficient, begin, end,
+                             args.layers[i].out);
+                     },
+                     nullptr};
+  call.run([&](int64_t i) {
+    return args.layers[i].sigma ? std::vector<const Phase*>{&output}
+                                : std::vector<const Phase*>{&product, &output};
+  });
 }
 
 template <class T>
@@ -332,7 +407,7 @@ void backward(const Backward& args) {
   std::vector<Factors> factors(args.count);
   for (int64_t i = 0; i < args.count; ++i)
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, accumulation(args.dtype));
-  call.run_all(
+  const Phase reduce{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
         const int64_t unit = call.plans[i].matrix.unit_size;
         call.plans[i].sums[c * kSums] =
@@ -344,8 +419,8 @@ void backward(const Backward& args) {
         const double seed = layer.grad_sigma ? *static_cast<const T*>(layer.grad_sigma) : 0;
         const double gw = s.slope == 0 ? 0 : call.sum(call.plans[i], 0);
         factors[i] = {s.scale, seed - s.slope * gw};
-      });
-  call.run_all(
+      }};
+  const Phase output{
       [&](int64_t i, int64_t, int64_t begin, int64_t end) {
         const Plan<T>& plan = call.plans[i];
         plan.matrix.outer_product(
@@ -354,7 +429,8 @@ void backward(const Backward& args) {
                            offset, n, args.layers[i].out);
             });
       },
-      [](int64_t) {});
+      nullptr};
+  call.run([&](int64_t) { return std::vector<const Phase*>{&reduce, &output}; });
 }
 
 template <class T>
@@ -371,7 +447,7 @@ void double_backward(const DoubleBackward& args) {
     like.data = args.layers[i].h;
     h.emplace_back(like, args.dtype);
   }
-  call.run_all(
+  const Phase reduce{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
         const DoubleBackwardLayer& layer = args.layers[i];
         const Plan<T>& plan = call.plans[i];
@@ -388,8 +464,8 @@ void double_backward(const DoubleBackward& args) {
         const double uhv = call.sum(plan, 0), hg = call.sum(plan, 1), gw = call.sum(plan, 2);
         factors[i] = {s.scale, -s.slope * uhv, -s.slope * uhv, s.curve * uhv * gw - s.slope * hg};
         *static_cast<T*>(layer.d_grad_sigma) = static_cast<T>(uhv);
-      });
-  call.run_all(
+      }};
+  const Phase output{
       [&](int64_t i, int64_t, int64_t begin, int64_t end) {
         const DoubleBackwardLayer& layer = args.layers[i];
         const Plan<T>& plan = call.plans[i];
@@ -401,7 +477,8 @@ void double_backward(const DoubleBackward& args) {
               call.combine(f.w_g, layer.g, f.w_outer * factor, vector, false, offset, m, layer.d_w);
             });
       },
-      [](int64_t) {});
+      nullptr};
+  call.run([&](int64_t) { return std::vector<const Phase*>{&reduce, &output}; });
 }
 
 // Runs `f` for the accumulation type; memory is the one thing that can be missing.

@@ -24,6 +24,11 @@ LIBRARY.define(
     "power_iteration_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
     "bool u_first, Tensor(c!)? skipped=None) -> Tensor"
 )
+# Both at once, for eager mode only: torch cannot compile an op that mutates lists and returns one.
+LIBRARY.define(
+    "spectral_norm_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
+    "bool u_first, Tensor(c!)? skipped, float? coefficient) -> (Tensor, Tensor[])"
+)
 LIBRARY.define(
     "spectral_normalize(Tensor[] weights, Tensor[] u, Tensor[] v, Tensor? sigma, "
     "float? coefficient, bool retain) -> (Tensor[], Tensor)"
@@ -164,7 +169,7 @@ def spectral_normalize(
             with torch.set_grad_enabled(trainable[0]):
                 return _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
         if trainable[0]:
-            sigma, *outputs = _Normalize.apply((u, v, sigma), None, coefficient, retain, *weights)
+            sigma, *outputs = _Normalize.apply(u, v, sigma, coefficient, retain, *weights)
             return outputs, sigma
         with torch._C._AutoDispatchBelowAutograd():
             return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False)
@@ -190,22 +195,31 @@ def spectral_norm(
     Arguments, results, errors and gradients are those of the two; it does without the views between
     them. All weights must agree in whether they require a gradient.
     """
-    packed = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
-    grad = torch.is_grad_enabled() and weights[0].requires_grad
-    if torch.compiler.is_compiling() or takes_reference("spectral_norm", weights):
+    if (
+        not weights
+        or takes_reference("spectral_norm", weights)
+        or torch.compiler.is_compiling()
+        or order not in ("u_first", "v_first")
+    ):
+        packed = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
         return spectral_normalize(
             weights, *unpack(packed, weights), coefficient=coefficient, retain=retain
         )
-    if coefficient is not None:
+    step = (u, v, n, eps, order == "u_first", skipped, coefficient)
+    try:
+        weights = _dense(weights)
+        if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
+            sigma, *outputs = _SpectralNorm.apply(step, retain, *weights)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                packed, outputs = _ops.spectral_norm_(weights, *step)
+            sigma = packed[: len(weights)]
+    except (RuntimeError, TypeError, AttributeError):
+        _check_iteration(weights, u, v, n, eps, order, skipped)
         _check_coefficient("spectral_norm", coefficient)
-    weights = _dense(weights)
-    if grad:
-        sigma, *outputs = _Normalize.apply(None, packed, coefficient, retain, *weights)
-        return outputs, sigma
-    with torch._C._AutoDispatchBelowAutograd():
-        return _ops.spectral_normalize(
-            weights, [], [], packed[: len(weights)], coefficient, False
-        )
+        raise
+    increment_version((*u, *v) if skipped is None else (*u, *v, skipped))
+    return outputs, sigma
 
 
 def _split_by_gradient(
@@ -259,6 +273,8 @@ def _(h, grads, weights, u, v, sigma, grad_sigma, coefficient):
 def _gradients(ctx, saved, grads, grad_sigma, needed) -> list[Tensor | None]:
     weights, u, v, sigma = saved
     count = len(weights)
+    if grad_sigma is not None:
+        grad_sigma = grad_sigma.contiguous()
     result: list[Tensor | None] = [None] * count
     index = [i for i in range(count) if grads[i] is not None and needed[i]]
     if len(index) == count:
@@ -291,31 +307,37 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, vectors, packed, coefficient, retain, *weights):
-        ctx.coefficient, ctx.packed = coefficient, packed is not None
+    def forward(ctx, u, v, sigma, coefficient, retain, *weights):
         ctx.set_materialize_grads(False)
-        if packed is None:
-            u, v, sigma = vectors
-            outputs, found = _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
-            constants = (*u, *v, found if sigma is None else sigma)
-        else:
-            sigma = packed[: len(weights)]
-            outputs, found = _ops.spectral_normalize(weights, [], [], sigma, coefficient, retain)
-            constants = (packed,)
-        _keep(ctx, (*weights, *constants), retain)
+        ctx.coefficient = coefficient
+        outputs, found = _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
+        _keep(ctx, (*weights, *u, *v, found if sigma is None else sigma), retain)
         return found, *outputs
 
     @staticmethod
     def backward(ctx, grad_sigma, *grads):
-        saved, count = _kept(ctx), len(grads)
-        weights = saved[:count]
-        if ctx.packed:
-            u, v, sigma = unpack(saved[-1], weights)
-        else:
-            u, v, sigma = saved[count : 2 * count], saved[2 * count : 3 * count], saved[-1]
-        needed = ctx.needs_input_grad[4:]
-        result = _gradients(ctx, (weights, u, v, sigma), grads, grad_sigma, needed)
-        return None, None, None, None, *result
+        saved, n = _kept(ctx), len(grads)
+        parts = saved[:n], saved[n : 2 * n], saved[2 * n : 3 * n], saved[-1]
+        result = _gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[5:])
+        return None, None, None, None, None, *result
+
+
+class _SpectralNorm(torch.autograd.Function):
+    """The autograd of spectral_norm in eager mode. Saves the packed vectors, not a view of each."""
+
+    @staticmethod
+    def forward(ctx, step, retain, *weights):
+        ctx.set_materialize_grads(False)
+        ctx.coefficient = step[-1]
+        packed, outputs = _ops.spectral_norm_(weights, *step)
+        _keep(ctx, (*weights, packed), retain)
+        return packed[: len(weights)].clone(), *outputs
+
+    @staticmethod
+    def backward(ctx, grad_sigma, *grads):
+        *weights, packed = _kept(ctx)
+        parts = weights, *unpack(packed, weights)
+        return None, None, *_gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[2:])
 
 
 def _keep(ctx, tensors, retain: bool) -> None:
@@ -541,11 +563,12 @@ def _check_normalize(weights, u, v, sigma, coefficient) -> None:
                 f"{op}: expected sigma of shape {(len(weights),)} on {weights[0].device}, "
                 f"got {tuple(sigma.shape)} on {sigma.device}"
             )
-    if coefficient is not None:
-        _check_coefficient(op, coefficient)
+    _check_coefficient(op, coefficient)
 
 
-def _check_coefficient(op: str, coefficient: float) -> None:
+def _check_coefficient(op: str, coefficient: float | None) -> None:
+    if coefficient is None:
+        return
     if not isinstance(coefficient, (int, float)):
         raise TypeError(f"{op}: expected coefficient to be a number, got {_kind(coefficient)}")
     if not (coefficient > 0 and math.isfinite(coefficient)):

@@ -1,0 +1,78 @@
+# Every target sets up what it needs in .venv, then runs. Nothing outside this folder is touched.
+#
+#   make test      install, compile, run the tests
+#   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
+#   make lint      ruff, mypy, clang-format
+#   make format    let ruff and clang-format rewrite the sources
+#   make sanitize  the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make clean     remove what was built; make distclean: .venv too
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BENCH ?= --quick
+export MAX_JOBS ?= $(shell nproc)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+BIN := .venv/bin
+STAMPS := .venv/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BUILT_FROM := setup.py pyproject.toml $(wildcard build_support/*.py) \
+    $(shell find csrc -name '*.h' -o -name '*.inc' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
+CXX_SOURCES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.inc' -o -name '*.cuh' \
+    -o -name '*.cpp' -o -name '*.cu')
+SANITIZE_BUILD := build/sanitize
+
+.PHONY: test bench lint format sanitize clean distclean
+.DELETE_ON_ERROR:
+
+test: $(STAMPS)/installed
+	$(BIN)/python -m pytest
+
+bench: $(STAMPS)/installed
+	$(BIN)/python -m benchmarks.report $(BENCH)
+
+lint: $(STAMPS)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+format: $(STAMPS)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+sanitize: $(STAMPS)/installed
+	$(BIN)/cmake -S . -B $(SANITIZE_BUILD) -DGANKERNELS_SANITIZE=address,undefined
+	$(BIN)/cmake --build $(SANITIZE_BUILD) -j $(MAX_JOBS)
+	$(BIN)/ctest --test-dir $(SANITIZE_BUILD) --output-on-failure --no-tests=error
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -f gankernels/*.so gankernels/_build_info.py $(STAMPS)/installed
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv
+
+# The steps of the installation. A stamp is the record that a step is done.
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 10) and \
+	  "make: expected Python 3.10 or later, $(PYTHON) is %d.%d; name another: make PYTHON=..." % v)'
+	$(PYTHON) -m venv .venv
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv
+	$(PIP) install "torch>=2.11" "setuptools>=77.0.3" wheel ninja
+	touch $@
+
+# nvcc from the package index: where torch is a CUDA build and the machine has no toolkit for it.
+$(STAMPS)/nvcc: $(STAMPS)/torch build_support/cuda.py $(wildcard csrc/cuda/*.cu)
+	packages="$$($(BIN)/python -m build_support.cuda)" && \
+	  if [ -n "$$packages" ]; then $(PIP) install $$packages; fi
+	touch $@
+
+$(STAMPS)/installed: $(STAMPS)/nvcc $(BUILT_FROM)
+	$(PIP) install --no-build-isolation -e ".[dev]"
+	touch $@

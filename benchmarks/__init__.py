@@ -1,0 +1,1 @@
+"""Benchmarks of gankernels: how fast, against what, and how close to what memory allows."""

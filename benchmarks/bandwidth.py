@@ -1,0 +1,87 @@
+"""What memory allows: the best read and the best scaled copy to be had here, for a given size."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.harness import Timings
+from benchmarks.workloads import BYTES_PER_ELEMENT
+
+READ, COPY = "read:", "copy:"
+
+
+def probes(numel: int) -> dict[str, Callable[[], None]]:
+    """Calls that read `numel` floats, or copy them into memory that is reused; best one counts.
+
+    `memmove` is the C library's, one slice a thread: it bypasses the caches for large sizes.
+    """
+    source, target = torch.ones(numel), torch.zeros(numel)
+    half = numel // 2
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads)
+    step = BYTES_PER_ELEMENT * (-(-numel // threads))
+    slices = [
+        (target.data_ptr() + at, source.data_ptr() + at, min(step, source.nbytes - at))
+        for at in range(0, source.nbytes, step)
+    ]
+
+    def read_sum() -> None:
+        source.sum()
+
+    def read_dot() -> None:
+        torch.dot(source[:half], source[half : 2 * half])
+
+    def copy_scaled() -> None:
+        torch.mul(source, 0.5, out=target)
+
+    def copy_plain() -> None:
+        target.copy_(source)
+
+    def copy_memmove() -> None:
+        list(pool.map(lambda piece: ctypes.memmove(*piece), slices))
+
+    return {
+        READ + "sum": read_sum,
+        READ + "dot": read_dot,
+        COPY + "mul": copy_scaled,
+        COPY + "copy_": copy_plain,
+        COPY + "memmove": copy_memmove,
+    }
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes per second: read only, and read + written by a copy."""
+
+    read: float
+    copy: float
+
+    def floor_seconds(self, nbytes: int, backward: bool) -> float:
+        """The least time of a fused pass over weights of `nbytes`.
+
+        Forward: one read for the products, one read and one write for W/sigma. Backward: two
+        reads (G and W) for the reduction, one read and one write for the gradient.
+        """
+        read_bytes = (3 if backward else 1) * nbytes
+        copy_bytes = (4 if backward else 2) * nbytes
+        return read_bytes / self.read + copy_bytes / self.copy
+
+
+def floor_bytes(nbytes: int, backward: bool) -> int:
+    """Forward 2 reads + 1 write; backward 3 reads + 1 write more."""
+    return (7 if backward else 3) * nbytes
+
+
+def from_timings(timings: Timings, numel: int) -> Bandwidth:
+    """The bandwidth of the best probe of either kind, from its median."""
+    best = {
+        kind: min(timings.seconds(name).median for name in timings.samples if name.startswith(kind))
+        for kind in (READ, COPY)
+    }
+    nbytes = BYTES_PER_ELEMENT * numel
+    return Bandwidth(read=nbytes / best[READ], copy=2 * nbytes / best[COPY])

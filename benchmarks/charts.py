@@ -1,0 +1,247 @@
+"""The report's charts, as matplotlib figures. Blue is ours, grey is torch's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.bars import FUSED_BARS
+from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, HOOK, LABELS, LAYER
+from benchmarks.environment import DEFAULT, TUNED
+
+Event = dict[str, Any]
+
+COLOURS = {
+    HOOK: "#c9ced6",
+    COMPILED: "#8a94a3",
+    BASELINE: "#5b6675",
+    LAYER: "#8fc1f0",
+    FUSED: "#1769c7",
+    "plain": "#e3e7ec",
+}
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa3af",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8ebef",
+    "svg.fonttype": "none",
+    "legend.frameon": False,
+}
+
+
+def _rows(events: list[Event], which: str, allocator: str, threads: int = 2) -> list[Event]:
+    return [
+        e
+        for e in events
+        if e["event"] == "row"
+        and e["pass"] == which
+        and e["allocator"] == allocator
+        and e["threads"] == threads
+    ]
+
+
+def _networks(rows: list[Event]) -> list[str]:
+    """Names, smallest network first."""
+    size = {row["network"]: row["weight_bytes"] for row in rows}
+    return sorted(size, key=lambda name: size[name])
+
+
+def _barh(
+    axes: Axes,
+    groups: list[str],
+    kinds: list[str],
+    value: Callable[[str, str], tuple[float, float, float] | None],
+    text: Callable[[float], str],
+) -> None:
+    """Grouped horizontal bars with their quartiles; `value` gives (median, q25, q75)."""
+    height = 0.8 / max(len(kinds), 1)
+    for k, kind in enumerate(kinds):
+        for g, group in enumerate(groups):
+            found = value(group, kind)
+            if found is None:
+                continue
+            median, low, high = found
+            y = g + (k - (len(kinds) - 1) / 2) * height
+            axes.barh(y, median, height * 0.92, color=COLOURS[kind])
+            axes.plot([low, high], [y, y], color="#20262e", lw=0.9)
+            axes.annotate(
+                text(median),
+                (max(median, high), y),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color="#39424e",
+            )
+    axes.set_yticks(range(len(groups)), groups)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)
+
+
+def _legend(figure: Figure, kinds: list[str], labels: dict[str, str] = LABELS) -> None:
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[kind]) for kind in kinds]
+    names = [labels[kind] for kind in kinds]
+    figure.legend(handles, names, loc="outside upper left", ncols=len(kinds), fontsize=9)
+
+
+def speedups(events: list[Event], allocator: str) -> Figure | None:
+    """Times faster than torch's parametrization, every network; ticks mark the bars."""
+    rows = _rows(events, FORWARD, allocator) + _rows(events, BACKWARD, allocator)
+    networks = _networks(rows)
+    present = {row["kind"] for row in rows}
+    kinds = [kind for kind in (HOOK, COMPILED, LAYER, FUSED) if kind in present]
+    if not networks or not kinds:
+        return None
+    figure, panels = plt.subplots(
+        1, 2, figsize=(11, 1.2 + 0.22 * len(networks) * (len(kinds) + 1)), layout="constrained"
+    )
+    for column, (axes, which) in enumerate(zip(panels, (FORWARD, BACKWARD), strict=True)):
+        ratios = {
+            (row["network"], row["kind"]): row["times_faster_than"].get(BASELINE)
+            for row in _rows(events, which, allocator)
+        }
+
+        def value(
+            network: str, kind: str, ratios: dict[tuple[str, str], Any] = ratios
+        ) -> tuple[float, float, float] | None:
+            ratio = ratios.get((network, kind))
+            return (ratio["median"], ratio["q25"], ratio["q75"]) if ratio else None
+
+        _barh(axes, networks, kinds, value, lambda x: f"{x:.1f}")
+        axes.axvline(1, color=COLOURS[BASELINE], lw=1.2)
+        if allocator == TUNED:
+            for y, network in enumerate(networks):
+                if network in FUSED_BARS:
+                    bar = FUSED_BARS[network][column]
+                    axes.plot([bar, bar], [y - 0.42, y + 0.42], color="#d4572a", lw=1.4, ls=":")
+        axes.set_title(which)
+        axes.set_xlabel("times faster than torch's parametrization")
+        axes.set_xlim(left=0)
+    panels[1].set_yticklabels([])
+    _legend(figure, kinds)
+    return figure
+
+
+def bandwidth(events: list[Event]) -> Figure | None:
+    """Bytes a fused pass must move, per second, against what a copy reaches here."""
+    rows = [r for r in _rows(events, BACKWARD, TUNED) if r["kind"] in (BASELINE, FUSED)]
+    networks = _networks(rows)
+    if not networks:
+        return None
+    kinds = [kind for kind in (BASELINE, FUSED) if any(r["kind"] == kind for r in rows)]
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.5 * len(networks)), layout="constrained")
+    by_key = {(row["network"], row["kind"]): row for row in rows}
+
+    def value(network: str, kind: str) -> tuple[float, float, float] | None:
+        row = by_key.get((network, kind))
+        if row is None:
+            return None
+        seconds, moved = row["seconds"], row["floor_bytes"] / 1e9
+        return moved / seconds["median"], moved / seconds["q75"], moved / seconds["q25"]
+
+    _barh(axes, networks, kinds, value, lambda x: f"{x:.0f}")
+    for y, network in enumerate(networks):
+        row = next(r for r in rows if r["network"] == network)
+        copy = row["floor_bytes"] / row["floor_seconds"] / 1e9
+        axes.plot([copy, copy], [y - 0.42, y + 0.42], color="#d4572a", lw=2)
+    axes.set_xlabel("GB/s: 5 reads and 2 writes of the weights, over the measured time")
+    axes.set_title("Forward + backward against the memory (red: floor at the measured bandwidth)")
+    _legend(figure, kinds)
+    return figure
+
+
+def layers(events: list[Event]) -> Figure | None:
+    """The per-layer drop-in on every weight shape."""
+    found = [e for e in events if e["event"] == "layer"]
+    if not found:
+        return None
+    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    marks = {FORWARD: ("o", COLOURS[LAYER]), BACKWARD: ("s", COLOURS[FUSED])}
+    for which, (marker, colour) in marks.items():
+        points = [e for e in found if e["pass"] == which]
+        x = [e["weight_bytes"] for e in points]
+        middle = [e["times_faster"]["median"] for e in points]
+        low = [m - e["times_faster"]["q25"] for m, e in zip(middle, points, strict=True)]
+        high = [e["times_faster"]["q75"] - m for m, e in zip(middle, points, strict=True)]
+        axes.errorbar(
+            x, middle, [low, high], fmt=marker, ms=4, lw=0.8, color=colour, label=which, alpha=0.85
+        )
+    axes.axhline(1, color=COLOURS[BASELINE], lw=1.2)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    ticks = {2**10: "1 KiB", 2**14: "16 KiB", 2**18: "256 KiB", 2**22: "4 MiB", 2**26: "64 MiB"}
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.set_xlabel("size of the weight")
+    axes.set_ylabel("times faster than torch's")
+    axes.set_title("Per-layer drop-in, every weight shape by itself (line: as fast as torch)")
+    axes.legend(loc="upper right")
+    return figure
+
+
+def shares(events: list[Event]) -> Figure | None:
+    """Share of a discriminator step that goes into spectral norm."""
+    found = [e for e in events if e["event"] == "step" and e["kind"] != "plain"]
+    if not found:
+        return None
+    titles = list(dict.fromkeys(_step_title(e) for e in found))
+    kinds = [k for k in (BASELINE, LAYER, FUSED) if any(e["kind"] == k for e in found)]
+    by_key = {(_step_title(e), e["kind"]): e for e in found}
+    figure, axes = plt.subplots(figsize=(9, 1.0 + 0.75 * len(titles)), layout="constrained")
+
+    def value(title: str, kind: str) -> tuple[float, float, float] | None:
+        e = by_key.get((title, kind))
+        return (100 * e["share"], 100 * e["share_q25"], 100 * e["share_q75"]) if e else None
+
+    _barh(axes, titles, kinds, value, lambda x: f"{x:.1f} %")
+    axes.axvline(0, color="#9aa3af", lw=0.8)
+    axes.set_xlabel("% of a discriminator step spent on spectral norm")
+    axes.set_title("Share of a whole step: D(real), D(fake), backward, SGD")
+    _legend(figure, kinds)
+    return figure
+
+
+def _step_title(event: Event) -> str:
+    return f"{event['title']}\nbatch {event['batch']}, {event['threads']} threads"
+
+
+def all_charts(events: list[Event]) -> dict[str, Figure]:
+    """Name to figure, of every chart for which something was measured."""
+    made = {
+        "speedup": speedups(events, TUNED),
+        "bandwidth": bandwidth(events),
+        "default_malloc": speedups(events, DEFAULT),
+        "layers": layers(events),
+        "shares": shares(events),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def styled() -> Any:
+    """The look of every chart, as a context manager."""
+    return plt.rc_context(_STYLE)
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an <svg> element to stand inside a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,282 @@
+"""What is installed and what runs where: ``python -m gankernels.info [--json]``.
+
+Ends with a self-test of every operator and, for whatever is missing, the cure. The exit status is 0
+when the self-test passes and 1 when it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankernels import __version__, _library, ops, reference
+
+#: Of the self-test: the largest error against float64, relative to the largest value.
+TOLERANCE = 1e-5
+SHAPES = ((64, 32, 3, 3), (10, 7), (1, 5), (33, 31))
+
+Facts = dict[str, Any]
+
+Normalize = Callable[[list[Tensor]], tuple[list[Tensor], Tensor]]
+
+
+def collect() -> Facts:
+    """Everything that ``python -m gankernels.info`` shows, as plain data."""
+    build = build_info()
+    facts: Facts = {
+        "gankernels": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "build": build,
+        "extensions": {name: _extension(name, build) for name in _library.EXTENSIONS},
+        "cpu": {"instruction_set": _library.isa(), "threads": _library.cpu_threads()},
+        "gpu": gpu(build),
+        "backends": _library.op_backends(),
+        "self_test": self_test(),
+    }
+    facts["missing"] = missing(facts)
+    facts["healthy"] = all(result["passed"] for result in facts["self_test"])
+    return facts
+
+
+def build_info() -> Facts | None:
+    """What setup.py wrote when it compiled the extension modules; None if it never did."""
+    try:
+        module = importlib.import_module("gankernels._build_info")
+    except ModuleNotFoundError:
+        return None
+    return dict(module.BUILD_INFO)
+
+
+def _extension(name: str, build: Facts | None) -> Facts:
+    status = _library.EXTENSIONS[name]
+    reason, cure = status.reason, status.cure
+    left_out = (build or {}).get("cuda", {})
+    if not status.loaded and name == "_C_cuda" and torch.version.cuda and "left_out" in left_out:
+        reason, cure = f"it was not built: {left_out['left_out']}", left_out["cure"]
+    return {"loaded": status.loaded, "path": status.path, "reason": reason, "cure": cure}
+
+
+def gpu(build: Facts | None) -> Facts | None:
+    """The GPU, its architecture, and whether the compiled kernels cover it; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    flags = (build or {}).get("cuda", {}).get("arch_flags", [])
+    return {
+        "name": torch.cuda.get_device_name(),
+        "architecture": f"{major}.{minor}",
+        "compiled": architectures(flags),
+        "covered": covers(flags, (major, minor)),
+    }
+
+
+def architectures(arch_flags: Sequence[str]) -> list[str]:
+    """nvcc's -gencode flags as TORCH_CUDA_ARCH_LIST writes them: ["8.0", "9.0", "9.0+PTX"]."""
+    return [f"{major}.{minor}{'+PTX' if ptx else ''}" for major, minor, ptx in _parse(arch_flags)]
+
+
+def covers(arch_flags: Sequence[str], device: tuple[int, int]) -> bool:
+    """Whether kernels compiled with these flags run on the device, as they are or from PTX."""
+    for major, minor, ptx in _parse(arch_flags):
+        if (ptx and (major, minor) <= device) or (major == device[0] and minor <= device[1]):
+            return True
+    return False
+
+
+def _parse(arch_flags: Sequence[str]) -> list[tuple[int, int, bool]]:
+    found = []
+    for flag in arch_flags:
+        match = re.search(r"code=(sm|compute)_(\d+)(\d)", flag)
+        if match is not None:
+            found.append((int(match[2]), int(match[3]), match[1] == "compute"))
+    return sorted(found)
+
+
+def self_test() -> list[Facts]:
+    """Runs every operator on small random data against the reference in float64."""
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return [_judge(op, test, device) for device in devices for op, test in TESTS.items()]
+
+
+def _judge(op: str, test: Callable[[str], float], device: str) -> Facts:
+    result: Facts = {"op": op, "device": device, "max_error": None, "passed": False}
+    try:
+        result["max_error"] = test(device)
+        result["passed"] = result["max_error"] <= TOLERANCE  # false for NaN
+    except Exception as error:
+        result["failure"] = f"{type(error).__name__}: {error}"
+    return result
+
+
+def _data(device: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    weights = [normal(*shape) for shape in SHAPES]
+    u = [normal(w.shape[0]) for w in weights]
+    v = [normal(w[0].numel()) for w in weights]
+    return weights, u, v
+
+
+def _double(tensors: list[Tensor]) -> list[Tensor]:
+    return [t.detach().double() for t in tensors]
+
+
+def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    errors = [
+        ((f - e).abs().max() / e.abs().max()).item() for f, e in zip(found, expected, strict=True)
+    ]
+    return float("nan") if any(e != e for e in errors) else max(errors)
+
+
+def _test_iteration(device: str) -> float:
+    weights, u, v = _data(device)
+    exact = _double(weights), _double(u), _double(v)
+    expected = reference.power_iteration_(*exact, n=2)
+    found = ops.power_iteration_(weights, u, v, n=2)
+    sigmas = ops.unpack(found, weights)[2], ops.unpack(expected, exact[0])[2]
+    return _error([*u, *v, sigmas[0]], [*exact[1], *exact[2], sigmas[1]])
+
+
+def _test_normalize(device: str) -> float:
+    weights, u, v = _data(device)
+    exact_u, exact_v = _double(u), _double(v)
+    return _compare(
+        lambda w: reference.spectral_normalize(w, exact_u, exact_v),
+        lambda w: ops.spectral_normalize(w, u, v),
+        weights,
+    )
+
+
+def _test_norm(device: str) -> float:
+    weights, u, v = _data(device)
+    exact_u, exact_v = _double(u), _double(v)
+
+    def expected(w: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        packed = reference.power_iteration_(w, exact_u, exact_v)
+        return reference.spectral_normalize(w, *ops.unpack(packed, w))
+
+    return _compare(expected, lambda w: ops.spectral_norm(w, u, v), weights)
+
+
+def _compare(expected: Normalize, found: Normalize, weights: list[Tensor]) -> float:
+    return _error(_with_gradient(found, weights), _with_gradient(expected, _double(weights)))
+
+
+def _with_gradient(normalize: Normalize, weights: list[Tensor]) -> list[Tensor]:
+    """Outputs, sigmas, and the gradients through both."""
+    weights = [w.detach().requires_grad_() for w in weights]
+    outputs, sigma = normalize(weights)
+    total = torch.stack([out.square().sum() for out in outputs]).sum() + sigma.sum()
+    gradients = torch.autograd.grad(total, weights)
+    return [t.detach() for t in (*outputs, sigma, *gradients)]
+
+
+TESTS = {
+    "power_iteration_": _test_iteration,
+    "spectral_norm": _test_norm,
+    "spectral_normalize": _test_normalize,
+}
+
+
+def missing(facts: Facts) -> list[Facts]:
+    """What is not there, why, and what to do about it."""
+    found = [
+        {"what": f"gankernels.{name}", "why": status["reason"], "cure": status["cure"]}
+        for name, status in facts["extensions"].items()
+        if not status["loaded"]
+    ]
+    device = facts["gpu"]
+    if device is not None and facts["extensions"]["_C_cuda"]["loaded"] and not device["covered"]:
+        found.append(
+            {
+                "what": f"kernels for {device['name']}",
+                "why": f"it is of architecture {device['architecture']}, "
+                f"compiled were {', '.join(device['compiled']) or 'none'}",
+                "cure": f'reinstall with TORCH_CUDA_ARCH_LIST="{device["architecture"]}"',
+            }
+        )
+    found += [
+        {
+            "what": f"a right {test['op']} on {test['device']}",
+            "why": test.get("failure") or f"the error against float64 is {test['max_error']:.1e}",
+            "cure": 'reinstall gankernels; until then use gankernels.backend("reference")',
+        }
+        for test in facts["self_test"]
+        if not test["passed"]
+    ]
+    return found
+
+
+def render(facts: Facts) -> str:
+    """``collect()`` as text."""
+    lines = [
+        _row("gankernels", facts["gankernels"]),
+        _row("torch", facts["torch"]),
+        _row("python", f"{facts['python']}, {facts['system']}"),
+        *_render_build(facts["build"]),
+        "",
+    ]
+    for name, status in facts["extensions"].items():
+        lines.append(_row(name, status["path"] if status["loaded"] else "not loaded"))
+    cpu, device = facts["cpu"], facts["gpu"]
+    lines.append(_row("cpu", f"{cpu['instruction_set'] or 'no kernels'}, {cpu['threads']} threads"))
+    if device is None:
+        lines.append(_row("gpu", "none that torch can use"))
+    else:
+        compiled = ", ".join(device["compiled"]) or "none"
+        text = f"{device['name']}, architecture {device['architecture']}; compiled: {compiled}"
+        lines.append(_row("gpu", text))
+    lines += ["", "operator                 " + "".join(f"{d:<12}" for d in ("cpu", "cuda"))]
+    for op, where in facts["backends"].items():
+        lines.append(f"  {op:<23}" + "".join(f"{where.get(d, '-'):<12}" for d in ("cpu", "cuda")))
+    lines += ["", f"self-test                max error (at most {TOLERANCE:.0e})"]
+    for test in facts["self_test"]:
+        error = "-" if test["max_error"] is None else f"{test['max_error']:.1e}"
+        verdict = "ok" if test["passed"] else "FAILED"
+        lines.append(f"  {test['op']:<23}{test['device']:<6}{error:<10}{verdict}")
+    for gap in facts["missing"]:
+        lines += ["", f"missing: {gap['what']}", f"  why:  {gap['why']}", f"  cure: {gap['cure']}"]
+    return "\n".join(lines)
+
+
+def _render_build(build: Facts | None) -> list[str]:
+    if build is None:
+        return [_row("built", "never: there is no gankernels/_build_info.py")]
+    lines = [_row("built with", f"torch {build['torch']}, {build['compiler']}")]
+    if "nvcc" in build["cuda"]:
+        compiled = ", ".join(architectures(build["cuda"]["arch_flags"]))
+        lines.append(
+            _row("", f"nvcc {build['cuda']['nvcc']} ({build['cuda']['toolkit']}): {compiled}")
+        )
+    return lines
+
+
+def _row(name: str, value: object) -> str:
+    return f"{name:<12}{value}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gankernels.info", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+    chosen = parser.parse_args(arguments)
+    facts = collect()
+    print(json.dumps(facts, indent=2) if chosen.json else render(facts))
+    return 0 if facts["healthy"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

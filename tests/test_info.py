@@ -1,0 +1,114 @@
+"""python -m gankernels.info."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gankernels import info, ops
+
+FLAGS = [
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=compute_90",
+    "-gencode=arch=compute_90,code=sm_90",
+    "-gencode=arch=compute_120,code=sm_120",
+]
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "gankernels.info", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_text():
+    done = run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert torch.__version__ in done.stdout
+    assert "spectral_normalize" in done.stdout
+    assert "FAILED" not in done.stdout
+
+
+@pytest.mark.slow
+def test_json():
+    done = run("--json")
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert facts["healthy"]
+    assert set(facts["extensions"]) == {"_C", "_C_cuda"}
+    assert {test["op"] for test in facts["self_test"]} == set(facts["backends"])
+    for gap in facts["missing"]:
+        assert gap["what"]
+        assert gap["why"]
+        assert gap["cure"]
+
+
+def test_the_cpu_kernels_are_there():
+    facts = info.collect()
+    assert facts["extensions"]["_C"]["loaded"]
+    assert facts["build"]["torch"]
+    assert facts["cpu"]["instruction_set"]
+    assert facts["backends"]["spectral_normalize"]["cpu"] == "native"
+
+
+def test_a_wrong_kernel_is_found(monkeypatch, capsys):
+    right = ops.spectral_normalize
+
+    def wrong(*arguments):
+        outputs, sigma = right(*arguments)
+        return [out * 1.001 for out in outputs], sigma
+
+    monkeypatch.setattr(ops, "spectral_normalize", wrong)
+    assert info.main([]) == 1
+    shown = capsys.readouterr().out
+    assert "FAILED" in shown
+    assert "missing: a right spectral_normalize on cpu" in shown
+    assert "cure:" in shown
+
+
+def test_a_kernel_that_raises_is_told(monkeypatch, capsys):
+    def broken(*arguments, **keywords):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(ops, "power_iteration_", broken)
+    assert info.main(["--json"]) == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert any("out of luck" in gap["why"] for gap in facts["missing"])
+
+
+def test_not_a_number_fails():
+    assert not info._judge("op", lambda device: float("nan"), "cpu")["passed"]
+
+
+def test_why_cuda_was_left_out(monkeypatch):
+    status = info._library.ExtensionStatus(False, reason="it was not built", cure="build it")
+    monkeypatch.setitem(info._library.EXTENSIONS, "_C_cuda", status)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    build = {"cuda": {"left_out": "no nvcc was found", "cure": "install one"}}
+    shown = info._extension("_C_cuda", build)
+    assert shown["reason"] == "it was not built: no nvcc was found"
+    assert shown["cure"] == "install one"
+
+
+def test_architectures():
+    assert info.architectures(FLAGS) == ["8.0", "9.0", "9.0+PTX", "12.0"]
+
+
+@pytest.mark.parametrize(
+    ("device", "covered"),
+    [((7, 5), False), ((8, 0), True), ((8, 9), True), ((9, 0), True), ((10, 0), True)],
+)
+def test_covers(device, covered):
+    assert info.covers(FLAGS, device) is covered
+
+
+def test_a_gpu_that_the_kernels_do_not_cover():
+    facts = {
+        "extensions": {"_C_cuda": {"loaded": True}},
+        "gpu": {"name": "GPU", "architecture": "7.5", "compiled": ["8.0"], "covered": False},
+        "self_test": [],
+    }
+    (gap,) = info.missing(facts)
+    assert gap["cure"] == 'reinstall with TORCH_CUDA_ARCH_LIST="7.5"'
