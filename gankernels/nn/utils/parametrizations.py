@@ -1,0 +1,142 @@
+"""Drop-in for ``torch.nn.utils.parametrizations.spectral_norm``."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.functional import normalize as unit_vector
+from torch.nn.utils import parametrize
+
+from gankernels.nn.utils._normalize import Layer, Memory, Settings, normalize, warm_up
+from gankernels.nn.utils.spectral_norm import default_dim
+
+M = TypeVar("M", bound=Module)
+
+
+class SpectralNorm(Module):
+    """The parametrization: W to W / sigma. Its buffers ``_u``, ``_v`` are those of torch's."""
+
+    _u: Tensor
+    _v: Tensor
+    _skipped: Tensor
+    _fused: Tensor | None = None  # the weight during the forward of a fused model
+
+    def __init__(self, settings: Settings, *, guard: bool = False) -> None:
+        super().__init__()
+        self.settings = settings
+        self.guard = guard
+        self.memory = Memory()
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, settings: Settings, *, guard: bool = False, init_iterations: int = 15
+    ) -> SpectralNorm:
+        """For this weight: draws u and v, and takes the first steps."""
+        self = cls(settings, guard=guard)
+        if weight.ndim < 2:  # a vector's norm is exact and needs no u, v
+            return self
+        weight = weight.detach()
+        rows = weight.shape[settings.dim]
+        u = weight.new_empty(rows).normal_(0, 1)
+        v = weight.new_empty(weight.numel() // rows).normal_(0, 1)
+        self.register_buffer("_u", unit_vector(u, dim=0, eps=settings.eps))
+        self.register_buffer("_v", unit_vector(v, dim=0, eps=settings.eps))
+        if guard:
+            skipped = torch.zeros(1, dtype=torch.int64, device=weight.device)
+            self.register_buffer("_skipped", skipped, persistent=False)
+        warm_up(self.layer(weight), init_iterations)
+        return self
+
+    def layer(self, weight: Tensor) -> Layer:
+        skipped = self._skipped if self.guard else None
+        return Layer(weight, self._u, self._v, self.settings, self.training, self.memory, skipped)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self._fused is not None:
+            return self._fused
+        if weight.ndim == 1:
+            return unit_vector(weight, dim=0, eps=self.settings.eps)
+        return normalize([self.layer(weight)])[0]
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value
+
+    def extra_repr(self) -> str:
+        s = self.settings
+        given = {"coefficient": s.coefficient, "guard": self.guard, "cache_eval": s.cache_eval}
+        shown = {"n_power_iterations": s.n_power_iterations} if s.n_power_iterations != 1 else {}
+        shown.update({key: value for key, value in given.items() if value})  # type: ignore[misc]
+        return ", ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def spectral_norm(
+    module: M,
+    name: str = "weight",
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    dim: int | None = None,
+    *,
+    coefficient: float | None = None,
+    guard: bool = False,
+    init_iterations: int = 15,
+    cache_eval: bool = False,
+) -> M:
+    """Normalise ``module.weight`` by its spectral norm whenever it is accessed.
+
+    A drop-in for :func:`torch.nn.utils.parametrizations.spectral_norm`: the same numbers, random
+    draws, state_dict (``parametrizations.weight.original``, ``parametrizations.weight.0._u``,
+    ``parametrizations.weight.0._v``) and errors. ``torch.nn.utils.parametrize`` removes it.
+
+    Args:
+        module: a module with a parameter or buffer ``name``; float32, float64, bfloat16, float16,
+            and, slower, complex. One-dimensional weights are divided by their norm.
+        name: the parameter's name.
+        n_power_iterations: steps of the power method at every access in training mode.
+        eps: added to no norm, but their least value in a division.
+        dim: the dimension of the output channels; 1 for transposed convolutions, else 0.
+        coefficient: where given, the weight is ``W * min(1, coefficient / sigma)`` instead; for
+            weights of two dimensions and more.
+        guard: keep u and v where an iteration would make them zero or not finite (a zero weight, an
+            overflow), and divide by 1 that time. Decided on the device; the parametrization's
+            ``_skipped``, a buffer that is not in the state_dict, counts.
+        init_iterations: steps to take at once.
+        cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
+            W, u and v stay what they are. Not for tensors of inference mode, and blind to writes
+            through ``.data``.
+
+    Returns:
+        ``module``.
+
+    Raises:
+        ValueError: if there is no such parameter or buffer; if ``n_power_iterations`` is not
+            positive, or the coefficient not positive and finite.
+        IndexError: if ``dim`` is out of range.
+        RuntimeError: for a lazy module.
+
+    Differentiable twice. Deterministic. Miyato et al. 2018 (arXiv 1802.05957), algorithm 1.
+    """
+    weight = getattr(module, name, None)
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"Module '{module}' has no parameter or buffer with name '{name}'")
+    ndim = weight.ndim
+    dim = default_dim(module) if dim is None else dim
+    if not -ndim <= dim < ndim:
+        raise IndexError(
+            "Dimension out of range (expected to be in range of "
+            f"[-{ndim}, {ndim - 1}] but got {dim})"
+        )
+    if n_power_iterations <= 0:
+        raise ValueError(
+            "Expected n_power_iterations to be positive, but "
+            f"got n_power_iterations={n_power_iterations}"
+        )
+    settings = Settings(n_power_iterations, eps, dim % ndim, "u_first", coefficient, cache_eval)
+    spectral = SpectralNorm.of(weight, settings, guard=guard, init_iterations=init_iterations)
+    parametrize.register_parametrization(module, name, spectral)
+    return module
+
+
+__all__ = ["SpectralNorm", "spectral_norm"]

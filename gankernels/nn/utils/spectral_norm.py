@@ -1,0 +1,176 @@
+"""Drop-in for ``torch.nn.utils.spectral_norm``: the version that works by a forward pre-hook."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.functional import normalize as unit_vector
+from torch.nn.utils.spectral_norm import SpectralNorm as TorchSpectralNorm
+from torch.nn.utils.spectral_norm import (
+    SpectralNormLoadStateDictPreHook,
+    SpectralNormStateDictHook,
+)
+from torch.nn.utils.spectral_norm import remove_spectral_norm as torch_remove_spectral_norm
+
+from gankernels.nn.utils._normalize import Layer, Memory, Settings, normalize, warm_up
+
+M = TypeVar("M", bound=Module)
+
+
+class ComputedWeight(Tensor):
+    """What a hook stores as ``module.weight``: a tensor with a history that can be copied.
+
+    Autograd refuses to copy a plain one, and with it the module. A copy or pickle has no history.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        return memo.setdefault(id(self), self.detach().as_subclass(Tensor).clone())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.detach().as_subclass(Tensor).__reduce_ex__(protocol)
+
+
+class SpectralNorm(TorchSpectralNorm):
+    """The hook. A subclass of torch's, so that torch's own functions know it for what it is:
+    ``torch.nn.utils.remove_spectral_norm`` removes it, and a second one is refused.
+    """
+
+    def __init__(self, name: str, settings: Settings, *, guard: bool = False) -> None:
+        super().__init__(name, settings.n_power_iterations, settings.dim, settings.eps)
+        self.settings = settings
+        self.guard = guard
+        self.memory = Memory()
+
+    @property
+    def deposit(self) -> str:
+        """The module's attribute that holds the weight during the forward of a fused model."""
+        return f"_{self.name}_fused"
+
+    def layer(self, module: Module, training: bool) -> Layer:
+        name = self.name
+        weight, u, v = (getattr(module, name + suffix) for suffix in ("_orig", "_u", "_v"))
+        skipped = getattr(module, name + "_skipped") if self.guard else None
+        return Layer(weight, u, v, self.settings, training, self.memory, skipped)
+
+    def compute_weight(self, module: Module, do_power_iteration: bool) -> Tensor:
+        return normalize([self.layer(module, do_power_iteration)])[0]
+
+    def remove(self, module: Module) -> None:
+        super().remove(module)
+        for name in (f"{self.name}_skipped", self.deposit):
+            if hasattr(module, name):
+                delattr(module, name)
+
+    def __call__(self, module: Module, inputs: Any) -> None:
+        weight = getattr(module, self.deposit, None)
+        if weight is None:
+            weight = self.compute_weight(module, module.training)
+        if weight.grad_fn is not None and not torch.compiler.is_compiling():
+            weight = weight.as_subclass(ComputedWeight)
+        setattr(module, self.name, weight)
+
+
+def default_dim(module: Module) -> int:
+    transposed = torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d
+    return 1 if isinstance(module, transposed) else 0
+
+
+def spectral_norm(
+    module: M,
+    name: str = "weight",
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    dim: int | None = None,
+    *,
+    coefficient: float | None = None,
+    guard: bool = False,
+    init_iterations: int = 0,
+    cache_eval: bool = False,
+) -> M:
+    """Normalise ``module.weight`` by its spectral norm in a hook before every forward.
+
+    A drop-in for :func:`torch.nn.utils.spectral_norm`: the same numbers, random draws, state_dict
+    (``weight_orig``, ``weight_u``, ``weight_v``, with its versions) and errors. Besides, a module can
+    be deep-copied after a forward.
+
+    Args:
+        module: a module with a parameter ``name`` of any shape; float32, float64, bfloat16, float16,
+            and, slower, complex.
+        name: the parameter's name.
+        n_power_iterations: steps of the power method in every forward in training mode.
+        eps: added to no norm, but their least value in a division.
+        dim: the dimension of the output channels; 1 for transposed convolutions, else 0.
+        coefficient: where given, the weight is ``W * min(1, coefficient / sigma)`` instead.
+        guard: keep u and v where an iteration would make them zero or not finite (a zero weight, an
+            overflow), and divide by 1 that time. Decided on the device; ``module.weight_skipped``,
+            a buffer that is not in the state_dict, counts.
+        init_iterations: steps to take at once, for a useful sigma before the first training forward.
+        cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
+            W, u and v stay what they are. Not for tensors of inference mode, and blind to writes
+            through ``.data``.
+
+    Returns:
+        ``module``.
+
+    Raises:
+        RuntimeError: if the parameter has one already; for a negative ``dim``.
+        ValueError: if ``n_power_iterations`` is not positive, the parameter is None or of a lazy
+            module, or the coefficient is not positive and finite.
+        KeyError: if there is no such parameter.
+
+    Differentiable twice. Deterministic. Miyato et al. 2018 (arXiv 1802.05957), algorithm 1.
+    """
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, TorchSpectralNorm) and hook.name == name:
+            raise RuntimeError(
+                f"Cannot register two spectral_norm hooks on the same parameter {name}"
+            )
+    dim = default_dim(module) if dim is None else dim
+    settings = Settings(n_power_iterations, eps, dim, "v_first", coefficient, cache_eval)
+    fn = SpectralNorm(name, settings, guard=guard)
+    weight = module._parameters[name]
+    if weight is None:
+        raise ValueError(f"`SpectralNorm` cannot be applied as parameter `{name}` is None")
+    if isinstance(weight, torch.nn.parameter.UninitializedParameter):
+        raise ValueError(
+            "The module passed to `SpectralNorm` can't have uninitialized parameters. "
+            "Make sure to run the dummy forward before applying spectral normalization"
+        )
+    with torch.no_grad():
+        rows, cols = fn.reshape_weight_to_matrix(weight).size()
+        u = unit_vector(weight.new_empty(rows).normal_(0, 1), dim=0, eps=eps)
+        v = unit_vector(weight.new_empty(cols).normal_(0, 1), dim=0, eps=eps)
+    delattr(module, name)
+    module.register_parameter(name + "_orig", weight)
+    # The name must go on to exist, and as a plain tensor: as a parameter it would be one more.
+    setattr(module, name, weight.data)
+    module.register_buffer(name + "_u", u)
+    module.register_buffer(name + "_v", v)
+    if guard:
+        skipped = torch.zeros(1, dtype=torch.int64, device=weight.device)
+        module.register_buffer(name + "_skipped", skipped, persistent=False)
+    module.register_forward_pre_hook(fn)
+    module._register_state_dict_hook(SpectralNormStateDictHook(fn))
+    module._register_load_state_dict_pre_hook(SpectralNormLoadStateDictPreHook(fn))
+    if init_iterations > 0:
+        warm_up(fn.layer(module, True), init_iterations)
+    return module
+
+
+def remove_spectral_norm(module: M, name: str = "weight") -> M:
+    """Make ``module.weight`` a plain parameter again, of today's W / sigma; moves no u, v.
+
+    A drop-in for :func:`torch.nn.utils.remove_spectral_norm`; takes away its hook as well as ours.
+
+    Raises:
+        ValueError: if the parameter has none.
+    """
+    return torch_remove_spectral_norm(module, name)
+
+
+__all__ = ["ComputedWeight", "SpectralNorm", "default_dim", "remove_spectral_norm", "spectral_norm"]
