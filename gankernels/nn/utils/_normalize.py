@@ -97,7 +97,7 @@ def _needs_grad(layer: Layer) -> bool:
 def _group(layer: Layer) -> tuple:
     weight, s = layer.weight, layer.settings
     iterates = layer.training and not _moved(layer)
-    same = (weight.dtype, weight.device, _needs_grad(layer), s.coefficient, s.step_scoped)
+    same = (weight.dtype, weight.device, _needs_grad(layer), s.coefficient, _is_step_scoped(layer))
     return (*same, iterates, s.n_power_iterations, s.eps, s.order, layer.skipped is None)
 
 
@@ -106,10 +106,11 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
     weights = [rows_first(layer.weight, layer.settings.dim) for layer in layers]
     u, v = [layer.u for layer in layers], [layer.v for layer in layers]
     grad, iterates = _needs_grad(layers[0]), layers[0].training and not _moved(layers[0])
+    scoped = _is_step_scoped(layers[0])
     if iterates:
         skipped = _counters(layers)
         step = s.n_power_iterations, s.eps, s.order
-        if not s.step_scoped:
+        if not scoped:
             outputs, _ = ops.spectral_norm(
                 weights, u, v, *step, skipped=skipped, coefficient=s.coefficient
             )
@@ -125,7 +126,7 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
     else:
         vectors = u, v, None
     outputs, _ = ops.spectral_normalize(
-        weights, *vectors, coefficient=s.coefficient, retain=s.step_scoped and grad
+        weights, *vectors, coefficient=s.coefficient, retain=scoped and grad
     )
     outputs = _finish(layers, outputs)
     _remember(layers, vectors, outputs)
@@ -171,7 +172,7 @@ def _eval_key(layer: Layer) -> tuple:
 
 
 def _is_step_scoped(layer: Layer) -> bool:
-    if not (layer.settings.step_scoped and layer.training):
+    if not (layer.settings.step_scoped and layer.training) or torch.compiler.is_compiling():
         return False
     return not (layer.weight.is_inference() or torch.is_inference_mode_enabled())
 
@@ -183,6 +184,8 @@ def _moved(layer: Layer) -> bool:
 
 def _caches_eval(layer: Layer) -> bool:
     if not layer.settings.cache_eval or layer.training or _needs_grad(layer):
+        return False
+    if torch.compiler.is_compiling():
         return False
     return not (layer.weight.is_inference() or layer.u.is_inference())
 

@@ -70,7 +70,7 @@ class SpectralNorm(TorchSpectralNorm):
         weight = getattr(module, self.deposit, None)
         if weight is None:
             weight = self.compute_weight(module, module.training)
-        if weight.grad_fn is not None and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and weight.grad_fn is not None:
             weight = weight.as_subclass(ComputedWeight)
         setattr(module, self.name, weight)
 

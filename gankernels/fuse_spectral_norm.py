@@ -1,0 +1,347 @@
+"""A whole network's spectral normalisation in one call a forward, and what is read off a network."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
+from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
+
+from gankernels.nn.utils._normalize import Layer, Settings, normalize, rows_first
+from gankernels.nn.utils.parametrizations import SpectralNorm as Parametrization
+from gankernels.nn.utils.spectral_norm import SpectralNorm as Hook
+from gankernels.nn.utils.spectral_norm import remove_spectral_norm
+
+M = TypeVar("M", bound=Module)
+
+
+class Site(NamedTuple):
+    """A spectrally normalised weight in a model, of either kind, torch's or ours."""
+
+    path: str  # of the module, "" for the model itself
+    name: str  # of the parameter
+    module: Module
+    hook_id: int | None  # the key in _forward_pre_hooks; None for a parametrization
+
+    @property
+    def label(self) -> str:
+        return f"{self.path}.{self.name}" if self.path else self.name
+
+    @property
+    def norm(self) -> Any:
+        """The hook or parametrization; None where it has been removed."""
+        if self.hook_id is not None:
+            return self.module._forward_pre_hooks.get(self.hook_id)
+        chain = self._parametrizations()
+        return None if chain is None else chain[0]
+
+    def replace(self, value: Any) -> None:
+        if self.hook_id is not None:
+            self.module._forward_pre_hooks[self.hook_id] = value
+        else:
+            self._parametrizations()[0] = value
+
+    def _parametrizations(self) -> Any:
+        chains: Any = getattr(self.module, "parametrizations", {})
+        return chains[self.name] if self.name in chains else None
+
+    def layer(self) -> Layer:
+        """What there is to normalise now; the site's norm is one of ours."""
+        if self.hook_id is not None:
+            return self.norm.layer(self.module, self.module.training)
+        parametrizations = self._parametrizations()
+        return parametrizations[0].layer(parametrizations.original)
+
+    def deposit(self, weight: Tensor | None) -> None:
+        """Hand the module its weight for this forward; None takes it back."""
+        if self.hook_id is not None:
+            setattr(self.module, self.norm.deposit, weight)
+        else:
+            self.norm._fused = weight
+
+    def deposited(self) -> bool:
+        if self.hook_id is not None:
+            return getattr(self.module, self.norm.deposit, None) is not None
+        return self.norm._fused is not None
+
+
+def sites(model: Module) -> Iterator[Site]:
+    """Every spectrally normalised weight of a model, torch's or ours, by its first name in it.
+
+    Of several parametrizations of a weight, spectral normalisation counts where it is the first;
+    vectors, which are simply divided by their norm, do not.
+    """
+    for path, module in model.named_modules():
+        for key, hook in module._forward_pre_hooks.items():
+            if isinstance(hook, TorchHook):
+                yield Site(path, hook.name, module, key)
+        if parametrize.is_parametrized(module):
+            for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+                first = chain[0]
+                if isinstance(first, (TorchParametrization, Parametrization)):
+                    if chain.is_tensor and hasattr(first, "_u"):
+                        yield Site(path, name, module, None)
+
+
+def _settings(norm: Any) -> Settings:
+    if isinstance(norm, (Hook, Parametrization)):
+        return norm.settings
+    order = "v_first" if isinstance(norm, TorchHook) else "u_first"
+    return Settings(norm.n_power_iterations, norm.eps, norm.dim, order)  # type: ignore[arg-type]
+
+
+class FusedSpectralNorm:
+    """What :func:`fuse_spectral_norm` returns: takes the fusion back, and announces steps."""
+
+    def __init__(self, model: Module, options: dict[str, Any]) -> None:
+        self.model = model
+        self.options = options
+        self.sites: list[Site] = []
+        self._swaps: list[tuple[Any, Any]] = []  # a site's norm as it was, and ours
+        self._optimizers: list[Any] = []
+        self._handles = [
+            model.register_forward_pre_hook(self._before, prepend=True),
+            model.register_forward_hook(self._after, always_call=True),
+        ]
+
+    def __repr__(self) -> str:
+        return f"FusedSpectralNorm({len(self.sites)} weights)"
+
+    @property
+    def skipped(self) -> dict[str, Tensor]:
+        """How often the guard kept u and v, by weight; empty without ``guard=True``."""
+        layers = {site.label: site.layer().skipped for site in self.sites}
+        return {label: n for label, n in layers.items() if n is not None}
+
+    def step(self, *_: Any) -> None:
+        """Announce an optimiser's step: the next forward moves u and v (``step_scoped=True``)."""
+        for site in self.sites:
+            site.norm.memory.clear()
+
+    def unfuse(self) -> Module:
+        """Give the model back as it was, with the u and v of today; returns it."""
+        self._restore()
+        for handle in [*self._handles, *self._optimizers]:
+            handle.remove()
+        self._handles, self._optimizers = [], []
+        return self.model
+
+    def _fuse(self) -> None:
+        for site in sites(self.model):
+            original = site.norm
+            ours = self._ours(site, original)
+            site.replace(ours)
+            self.sites.append(site)
+            self._swaps.append((original, ours))
+
+    def _restore(self) -> None:
+        for site, (original, ours) in zip(self.sites, self._swaps, strict=True):
+            if site.norm is not ours:  # removed since, or fused by a model around this one
+                continue
+            if site.hook_id is None:
+                original.training = ours.training
+            elif hasattr(site.module, ours.deposit):
+                delattr(site.module, ours.deposit)
+            site.replace(original)
+        self.sites, self._swaps = [], []
+
+    def _ours(self, site: Site, norm: Any) -> Any:
+        wanted = {k: v for k, v in self.options.items() if k != "guard" and v}
+        settings = dataclasses.replace(_settings(norm), **wanted)
+        guard = self.options["guard"] or getattr(norm, "guard", False)
+        if site.hook_id is not None:
+            hook = Hook(site.name, settings, guard=guard)
+            name = f"{site.name}_skipped"
+            if guard and not hasattr(site.module, name):
+                u = getattr(site.module, f"{site.name}_u")
+                counter = torch.zeros(1, dtype=torch.int64, device=u.device)
+                site.module.register_buffer(name, counter, persistent=False)
+            return hook
+        ours = Parametrization(settings, guard=guard)
+        ours.training = norm.training
+        ours._buffers = norm._buffers  # the same dict: what moves one moves the other
+        if guard and "_skipped" not in ours._buffers:
+            counter = torch.zeros(1, dtype=torch.int64, device=norm._u.device)
+            ours.register_buffer("_skipped", counter, persistent=False)
+        return ours
+
+    def _sites_of(self, model: Module) -> list[Site]:
+        # A replica of DataParallel comes with this hook, and with modules of its own.
+        if model is not self.model:
+            return list(sites(model))
+        if any(site.norm is not ours for site, (_, ours) in zip(self.sites, self._swaps, strict=True)):
+            # Some were removed or replaced; go on with those that can be normalised here.
+            return [site for site in self.sites if isinstance(site.norm, (Hook, Parametrization))]
+        return self.sites
+
+    def _before(self, model: Module, args: Any) -> None:
+        wanted = [site for site in self._sites_of(model) if not site.deposited()]
+        for site, weight in zip(wanted, normalize([s.layer() for s in wanted]), strict=True):
+            site.deposit(weight)
+        model._gankernels_deposits = wanted, getattr(model, "_gankernels_deposits", None)  # type: ignore[assignment]
+
+    def _after(self, model: Module, args: Any, output: Any) -> None:
+        before = getattr(model, "_gankernels_deposits", None)
+        if before is None:  # the exception came before the deposits
+            return
+        deposited, outer = before
+        for site in deposited:
+            site.deposit(None)
+        model._gankernels_deposits = outer  # type: ignore[assignment]
+
+
+def fuse_spectral_norm(
+    model: Module,
+    *,
+    step_scoped: bool = False,
+    optimizer: torch.optim.Optimizer | None = None,
+    guard: bool = False,
+    coefficient: float | None = None,
+    cache_eval: bool = False,
+) -> FusedSpectralNorm:
+    """Normalise all spectrally normalised weights of ``model`` by one call at each of its forwards.
+
+    Finds every weight under torch's or our ``spectral_norm``, hook or parametrization, in all
+    submodules. Parameters, buffers and state_dict keys stay what they are, each weight keeps its order
+    of iteration and its ``train()`` or ``eval()``. A submodule that is called by itself, outside
+    ``model``'s forward, normalises itself.
+
+    It differs from layer by layer where a weight is used more than once in a forward: a layer that is
+    called twice, or a parametrised weight that is read twice, is iterated once.
+
+    Calling it again finds what was added since; options that are given again replace the old ones.
+
+    Args:
+        model: the module whose forward is a pass, for instance the discriminator.
+        step_scoped: move u and v once a step of the optimiser, not once a forward. D(real), D(fake),
+            penalties and accumulated batches then share one W / sigma and, within one ``backward()``,
+            one pass through it; recomputing activations (checkpointing) is exact. The step is
+            announced by ``step()`` of the handle or by ``optimizer``; a weight that changed without
+            an announcement is iterated as well, and never used stale.
+        optimizer: announces its steps by itself; needs ``step_scoped=True``.
+        guard: see :func:`gankernels.nn.utils.spectral_norm`; the handle's ``skipped`` counts.
+        coefficient: likewise.
+        cache_eval: likewise.
+
+    Returns:
+        A handle with ``unfuse()``, ``step()`` and ``skipped``.
+
+    Raises:
+        TypeError: if ``model`` is not a module.
+        ValueError: if it has no spectrally normalised weight, for ``optimizer`` without
+            ``step_scoped=True``, or a coefficient that is not positive and finite.
+
+    Differentiable twice. Deterministic. To compile, fuse first; ``step_scoped`` and ``cache_eval``
+    have no effect within ``torch.compile``.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"fuse_spectral_norm: expected a torch.nn.Module, got {type(model).__name__}")
+    if optimizer is not None and not step_scoped:
+        raise ValueError(
+            "fuse_spectral_norm: optimizer announces steps, which only step_scoped=True waits for; "
+            "pass both or neither"
+        )
+    if next(sites(model), None) is None:
+        raise ValueError(
+            "fuse_spectral_norm: expected a model with spectrally normalised weights, got "
+            f"{type(model).__name__} with none; apply gankernels.nn.utils.parametrizations."
+            "spectral_norm to its layers first"
+        )
+    options = {
+        "step_scoped": step_scoped,
+        "guard": guard,
+        "coefficient": coefficient,
+        "cache_eval": cache_eval,
+    }
+    probe = next(sites(model)).norm
+    dataclasses.replace(_settings(probe), coefficient=coefficient)  # refuses before anything changes
+    handle = _handle_of(model)
+    if handle is None:
+        handle = FusedSpectralNorm(model, options)
+    else:
+        handle.options = {k: v or handle.options[k] for k, v in options.items()}
+        handle._restore()
+    handle._fuse()
+    if optimizer is not None:
+        handle._optimizers.append(optimizer.register_step_post_hook(handle.step))
+    return handle
+
+
+def _handle_of(model: Module) -> FusedSpectralNorm | None:
+    for hook in model._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, FusedSpectralNorm):
+            return owner
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmas:
+    """The spectral norms of a model's weights, as their u and v see them."""
+
+    layers: dict[str, Tensor]
+    product: Tensor  # a bound of the Lipschitz constant of the linear layers, before normalisation
+
+
+@torch.no_grad()
+def sigma(model: Module) -> Sigmas:
+    """``u . (W v)`` of every spectrally normalised weight of ``model``, and their product.
+
+    For logging: nothing moves, no gradient, no synchronisation. The weights are those before the
+    normalisation; torch's and our ``spectral_norm`` count, fused or not. Scalars of the weights'
+    dtype, in a dict by name (``"conv1.weight"``).
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = {}
+    for site in sites(model):
+        if site.hook_id is not None:
+            parts = (getattr(site.module, site.name + s) for s in ("_orig", "_u", "_v"))
+        else:
+            parts = (site._parametrizations().original, site.norm._u, site.norm._v)
+        weight, u, v = parts
+        matrix = rows_first(weight, _settings(site.norm).dim)
+        found[site.label] = torch.vdot(u, matrix.reshape(matrix.shape[0], -1) @ v)
+    if not found:
+        raise ValueError("sigma: expected a model with spectrally normalised weights, got none")
+    return Sigmas(found, torch.stack(list(found.values())).prod())
+
+
+def fold(model: M, *, inplace: bool = False) -> M:
+    """``model`` with plain weights W / sigma, for export or for averaging weights.
+
+    u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys.
+
+    Args:
+        model: with torch's or our ``spectral_norm``, fused or not.
+        inplace: change ``model`` itself instead of a copy.
+    """
+    if not inplace:
+        model = copy.deepcopy(model)
+    for module in model.modules():
+        handle = _handle_of(module)
+        if handle is not None:
+            handle.unfuse()
+    for site in list(sites(model)):
+        if site.hook_id is not None:
+            remove_spectral_norm(site.module, site.name)
+        else:
+            site.norm.eval()  # removing in training mode would iterate once more
+            _own_class(site.module)
+            parametrize.remove_parametrizations(site.module, site.name)
+    return model
+
+
+def _own_class(module: Module) -> None:
+    # Copies of a parametrised module share its class, and removing takes the property off the class.
+    shared = type(module)
+    namespace = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, namespace)
