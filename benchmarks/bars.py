@@ -33,7 +33,10 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """A bar, the measured value, and whether it was reached; None where it was not measured."""
+    """A bar, the measured value, and whether it was reached.
+
+    That is None where nothing was measured, or where others used the processors meanwhile.
+    """
 
     group: str
     subject: str
@@ -41,10 +44,11 @@ class Verdict:
     measured: float | None
     at_most: bool = False
     note: str = ""
+    calm: bool = True
 
     @property
     def reached(self) -> bool | None:
-        if self.measured is None:
+        if self.measured is None or not self.calm:
             return None
         return self.measured <= self.bar if self.at_most else self.measured >= self.bar
 
@@ -70,32 +74,55 @@ def _faster(row: Event | None, than: str) -> float | None:
     return ratio["median"] if ratio else None
 
 
+def _calm(row: Event | None) -> bool:
+    return row is None or bool(row["calm"])
+
+
 def verdicts(events: list[Event]) -> Iterator[Verdict]:
     """Every bar, in the order of the tables."""
     networks = dict.fromkeys(e["network"] for e in events if e["event"] == "row")
     for network, bars in FUSED_BARS.items():
         for which, bar in zip((FORWARD, BACKWARD), bars, strict=True):
             row = _row(events, network, which, FUSED, TUNED)
-            yield Verdict("fused vs torch", f"{network}, {which}", bar, _faster(row, BASELINE))
+            yield Verdict(
+                "fused vs torch",
+                f"{network}, {which}",
+                bar,
+                _faster(row, BASELINE),
+                calm=_calm(row),
+            )
     for network in networks:
         for which, bar in COMPILED_BARS.items():
-            row = _row(events, network, which, FUSED, TUNED)
-            faster = _faster(row, COMPILED)
-            if faster is not None:
-                yield Verdict("fused vs torch.compile", f"{network}, {which}", bar, faster)
+            row = _row(events, network, which, COMPILED, TUNED)
+            slower = _faster(row, FUSED)
+            if slower is not None:
+                faster = 1 / slower
+                yield Verdict(
+                    "fused vs torch.compile", f"{network}, {which}", bar, faster, calm=_calm(row)
+                )
     for which in (FORWARD, BACKWARD):
         row = _row(events, FLOOR_NETWORK, which, FUSED, TUNED)
         over = row["seconds"]["median"] / row["floor_seconds"] if row else None
         name = f"{FLOOR_NETWORK}, {which}"
-        yield Verdict("time over the floor of bytes", name, FLOOR_BAR, over, at_most=True)
+        yield Verdict(
+            "time over the floor of bytes", name, FLOOR_BAR, over, at_most=True, calm=_calm(row)
+        )
     row = _row(events, FLOOR_NETWORK, BACKWARD, FUSED, DEFAULT)
     name = f"{FLOOR_NETWORK}, {BACKWARD}"
-    yield Verdict("fused, default malloc", name, DEFAULT_MALLOC_BAR, _faster(row, BASELINE))
+    yield Verdict(
+        "fused, default malloc", name, DEFAULT_MALLOC_BAR, _faster(row, BASELINE), calm=_calm(row)
+    )
     for network in networks:
         for which in (FORWARD, BACKWARD):
             row = _row(events, network, which, LAYER, TUNED)
             name = f"{network}, {which}"
-            yield Verdict("per layer, network", name, LAYER_NETWORK_BAR, _faster(row, BASELINE))
+            yield Verdict(
+                "per layer, network",
+                name,
+                LAYER_NETWORK_BAR,
+                _faster(row, BASELINE),
+                calm=_calm(row),
+            )
     yield from _slowest_layers(events)
     memory = _find(events, event="memory", kind=FUSED)
     yield Verdict(
@@ -120,5 +147,13 @@ def _slowest_layers(events: list[Event]) -> Iterator[Verdict]:
             which,
             LAYER_SHAPE_BAR,
             slowest["times_faster"]["median"] if slowest else None,
-            note=f"{len(layers)} shapes, slowest {slowest['shape']}" if slowest else "",
+            note=_slowest_note(slowest, len(layers)) if slowest else "",
+            calm=_calm(slowest),
         )
+
+
+def _slowest_note(slowest: Event, shapes: int) -> str:
+    """Which shape, and its quartiles: a minimum over many measurements leans towards the low."""
+    ratio = slowest["times_faster"]
+    note = f"{shapes} shapes, slowest {slowest['shape']}, "
+    return note + f"quartiles {ratio['q25']:.2f} to {ratio['q75']:.2f}"

@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from benchmarks.bars import FUSED_BARS
 from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, HOOK, LABELS, LAYER
@@ -27,7 +29,7 @@ COLOURS = {
     FUSED: "#1769c7",
     "plain": "#e3e7ec",
 }
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -95,7 +97,7 @@ def _barh(
 
 
 def _legend(figure: Figure, kinds: list[str], labels: dict[str, str] = LABELS) -> None:
-    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[kind]) for kind in kinds]
+    handles = [Rectangle((0, 0), 1, 1, color=COLOURS[kind]) for kind in kinds]
     names = [labels[kind] for kind in kinds]
     figure.legend(handles, names, loc="outside upper left", ncols=len(kinds), fontsize=9)
 
@@ -184,14 +186,18 @@ def layers(events: list[Event]) -> Figure | None:
         )
     axes.axhline(1, color=COLOURS[BASELINE], lw=1.2)
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    medians = [e["times_faster"]["median"] for e in found]
+    axes.set_yscale("log")
+    axes.set_ylim(0.8 * min(0.8, *medians), 1.25 * max(4.0, *medians))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     ticks = {2**10: "1 KiB", 2**14: "16 KiB", 2**18: "256 KiB", 2**22: "4 MiB", 2**26: "64 MiB"}
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
     axes.set_xlabel("size of the weight")
     axes.set_ylabel("times faster than torch's")
     axes.set_title("Per-layer drop-in, every weight shape by itself (line: as fast as torch)")
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper left")
     return figure
 
 

@@ -36,15 +36,15 @@ def _our_parametrization(module: nn.Module) -> nn.Module:
 
 def normalize_layers(model: nn.Module, layers: Sequence[nn.Module], kind: str) -> nn.Module:
     """Puts the spectral norm of `kind` on every layer of `model`; returns what to call."""
-    apply: Callable[[nn.Module], nn.Module] = {
+    kinds: dict[str, Callable[[nn.Module], nn.Module]] = {
         HOOK: torch_hook,
         TORCH: torch_parametrizations.spectral_norm,
         COMPILED: torch_parametrizations.spectral_norm,
         LAYER: _our_parametrization,
         FUSED: _our_parametrization,
-    }[kind]
+    }
     for layer in layers:
-        apply(layer)
+        kinds[kind](layer)
     if kind == FUSED:
         import gankernels
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 MIN_ROUNDS = 5
-FEWEST_ROUNDS = 3  # where a budget is overrun threefold
+FEWEST_ROUNDS = 3  # where a budget is overrun threefold; undisturbed samples worth trusting
 SAMPLE_SECONDS = 0.003  # a sample repeats a short call until it lasts about this long
 DISTURBED = 0.05  # drop a sample that waited for a processor for more than this share of it
 
@@ -73,13 +73,13 @@ class Timings:
     def seconds(self, name: str) -> Spread:
         samples = self.samples[name]
         calm = [s.seconds for s in samples if not s.disturbed]
-        return spread(calm if len(calm) >= MIN_ROUNDS else [s.seconds for s in samples])
+        return spread(calm if len(calm) >= FEWEST_ROUNDS else [s.seconds for s in samples])
 
     def ratio(self, of: str, to: str) -> Spread:
         """How many times longer `of` takes than `to`: the spread of the ratios within rounds."""
         pairs = list(zip(self.samples[of], self.samples[to], strict=True))
         calm = [(a, b) for a, b in pairs if not (a.disturbed or b.disturbed)]
-        chosen = calm if len(calm) >= MIN_ROUNDS else pairs
+        chosen = calm if len(calm) >= FEWEST_ROUNDS else pairs
         return spread([a.seconds / b.seconds for a, b in chosen])
 
     def faults(self, name: str) -> float:
@@ -90,7 +90,7 @@ class Timings:
 
     def calm(self, name: str) -> bool:
         """Whether enough undisturbed samples were left; if not, all of them were used."""
-        return len(self.samples[name]) - self.dropped(name) >= MIN_ROUNDS
+        return len(self.samples[name]) - self.dropped(name) >= FEWEST_ROUNDS
 
 
 def _run_queue_delay() -> float | None:

@@ -39,7 +39,7 @@ def network_rows(job: Event) -> Iterator[Event]:
         backward = which == BACKWARD
         floor = speed.floor_seconds(workload.nbytes, backward)
         moved = bandwidth.floor_bytes(workload.nbytes, backward)
-        for kind in calls:
+        for kind in (kind for kind in calls if kind in job.get("show", calls)):
             seconds = timings.seconds(kind)
             yield {
                 "event": "row",

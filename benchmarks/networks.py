@@ -139,7 +139,7 @@ NETWORKS = {
         "DCGAN, 64 pixels", DCGAN64, 64, 64, lambda n, g: synthetic_images(n, 64, g)
     ),
     "hifigan_msd": FullNetwork(
-        "HiFi-GAN MSD, first scale", HiFiGANScale, 16, 2, lambda n, g: synthetic_audio(n, 8192, g)
+        "HiFi-GAN MSD, first scale", HiFiGANScale, 16, 1, lambda n, g: synthetic_audio(n, 8192, g)
     ),
 }
 

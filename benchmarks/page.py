@@ -64,8 +64,11 @@ def _table(header: list[str], body: list[list[str]], left: int) -> str:
     return f"<div class=card><table><tr>{head}</tr>{rows}</table></div>"
 
 
-def reached_mark(reached: bool | None) -> str:
-    return {True: "reached", False: "not reached", None: "not measured"}[reached]
+def verdict_mark(bar: Event) -> str:
+    """What is said of a bar."""
+    if bar["reached"] is None:
+        return "not measured" if bar["measured"] is None else "disturbed, not judged"
+    return "reached" if bar["reached"] else "not reached"
 
 
 def _bars_table(bars: list[Event]) -> str:
@@ -79,7 +82,7 @@ def _bars_table(bars: list[Event]) -> str:
                 escape(bar["subject"]),
                 ("at most " if bar["at_most"] else "at least ") + f"{bar['bar']:g}",
                 measured,
-                f"<span class={style}>{reached_mark(bar['reached'])}</span>",
+                f"<span class={style}>{verdict_mark(bar)}</span>",
                 escape(bar["note"]),
             ]
         )

@@ -1,5 +1,6 @@
 """The benchmark suite works: its statistics, its checks, its report; one tiny run of each."""
 
+import dataclasses
 import json
 import time
 
@@ -39,7 +40,7 @@ def test_ratio_is_paired_by_round_and_drops_disturbed_rounds():
 
 
 def test_everything_is_used_and_said_so_where_too_little_is_calm():
-    timings = harness.Timings({"a": _samples([1.0] * 6, {0, 1, 2})})
+    timings = harness.Timings({"a": _samples([1.0] * 6, {0, 1, 2, 3})})
     assert not timings.calm("a")
     assert timings.seconds("a").count == 6
 
@@ -112,6 +113,14 @@ def _small_report(events):
     }
 
 
+def test_a_disturbed_measurement_is_not_judged():
+    verdict = bars.Verdict("what", "where", bar=2.0, measured=3.0)
+    assert verdict.reached
+    disturbed = dataclasses.replace(verdict, calm=False).to_dict()
+    assert disturbed["reached"] is None
+    assert "disturbed" in page.verdict_mark(disturbed)
+
+
 def test_nothing_measured_still_renders():
     made = _small_report([])
     assert {bar["reached"] for bar in made["bars"]} == {None}
@@ -135,7 +144,7 @@ def test_a_small_run_from_process_to_page(tmp_path, capsys):
     assert all(row["seconds"]["median"] > 0 for row in rows)
     made = _small_report(events)
     judged = [bar for bar in made["bars"] if "mlp_critic" in bar["subject"]]
-    assert all(bar["reached"] is not None for bar in judged)
+    assert all(bar["measured"] is not None for bar in judged)
     data, html = report.write(made, tmp_path)
     assert json.loads(data.read_text())["events"] == events
     text = html.read_text()
