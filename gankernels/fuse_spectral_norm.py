@@ -14,10 +14,18 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
-from gankernels.nn.utils._normalize import Layer, Settings, normalize, rows_first
+from gankernels.nn.utils._normalize import (
+    Deposit,
+    Layer,
+    Settings,
+    Slot,
+    normalize,
+    rows_first,
+    withdraw,
+)
 from gankernels.nn.utils.parametrizations import SpectralNorm as Parametrization
 from gankernels.nn.utils.spectral_norm import SpectralNorm as Hook
-from gankernels.nn.utils.spectral_norm import remove_spectral_norm
+from gankernels.nn.utils.spectral_norm import make_copyable, remove_spectral_norm
 
 M = TypeVar("M", bound=Module)
 
@@ -59,17 +67,23 @@ class Site(NamedTuple):
         parametrizations = self._parametrizations()
         return parametrizations[0].layer(parametrizations.original)
 
-    def deposit(self, weight: Tensor | None) -> None:
-        """Hand the module its weight for this forward; None takes it back."""
-        if self.hook_id is not None:
-            setattr(self.module, self.norm.deposit, weight)
-        else:
-            self.norm._fused = weight
+    def counter(self, norm: Any) -> tuple[Module, str]:
+        """Where the guard's counter is: the module, and the name of the buffer."""
+        return (norm, "_skipped") if self.hook_id is None else (self.module, f"{self.name}_skipped")
 
-    def deposited(self) -> bool:
+    def deposit(self, deposit: Deposit | None) -> None:
+        """Hand the module its weight for this forward; None takes it back."""
+        if self.norm is None:
+            return
         if self.hook_id is not None:
-            return getattr(self.module, self.norm.deposit, None) is not None
-        return self.norm._fused is not None
+            setattr(self.module, self.norm.deposit, deposit)
+        else:
+            self.norm._fused = deposit
+
+    def deposited(self) -> Deposit | None:
+        if self.hook_id is not None:
+            return getattr(self.module, self.norm.deposit, None)
+        return self.norm._fused
 
 
 def sites(model: Module) -> Iterator[Site]:
@@ -93,8 +107,7 @@ def sites(model: Module) -> Iterator[Site]:
 def _settings(norm: Any) -> Settings:
     if isinstance(norm, (Hook, Parametrization)):
         return norm.settings
-    order = "v_first" if isinstance(norm, TorchHook) else "u_first"
-    return Settings(norm.n_power_iterations, norm.eps, norm.dim, order)  # type: ignore[arg-type]
+    return Settings(norm.dim, "v_first" if isinstance(norm, TorchHook) else "u_first")
 
 
 class FusedSpectralNorm:
@@ -105,7 +118,7 @@ class FusedSpectralNorm:
         self.options = options
         self.sites: list[Site] = []
         self._swaps: list[tuple[Any, Any]] = []  # a site's norm as it was, and ours
-        self._optimizers: list[Any] = []
+        self._optimizers: list[tuple[Any, Any]] = []  # with the handle of the hook
         self._handles = [
             model.register_forward_pre_hook(self._before, prepend=True),
             model.register_forward_hook(self._after, always_call=True),
@@ -117,25 +130,33 @@ class FusedSpectralNorm:
     @property
     def skipped(self) -> dict[str, Tensor]:
         """How often the guard kept u and v, by weight; empty without ``guard=True``."""
-        layers = {site.label: site.layer().skipped for site in self.sites}
+        layers = {site.label: site.layer().skipped for site in self._present()}
         return {label: n for label, n in layers.items() if n is not None}
 
     def step(self, *_: Any) -> None:
         """Announce an optimiser's step: the next forward moves u and v (``step_scoped=True``)."""
-        for site in self.sites:
-            site.norm.memory.clear()
+        for _original, ours in self._swaps:
+            ours.memory.step = Slot()
 
     def unfuse(self) -> Module:
         """Give the model back as it was, with the u and v of today; returns it."""
         self._restore()
-        for handle in [*self._handles, *self._optimizers]:
+        for handle in [*self._handles, *(handle for _, handle in self._optimizers)]:
             handle.remove()
         self._handles, self._optimizers = [], []
         return self.model
 
+    def _watch(self, optimizer: torch.optim.Optimizer) -> None:
+        if all(known is not optimizer for known, _ in self._optimizers):
+            handle = optimizer.register_step_post_hook(self.step)
+            self._optimizers.append((optimizer, handle))
+
     def _fuse(self) -> None:
+        fused = [ours for _, ours in self._swaps]
         for site in sites(self.model):
             original = site.norm
+            if any(original is ours for ours in fused):
+                continue
             ours = self._ours(site, original)
             site.replace(ours)
             self.sites.append(site)
@@ -143,12 +164,18 @@ class FusedSpectralNorm:
 
     def _restore(self) -> None:
         for site, (original, ours) in zip(self.sites, self._swaps, strict=True):
-            if site.norm is not ours:  # removed since, or fused by a model around this one
+            if site.norm is not ours:  # removed since, or fused once more by a model around this one
+                vars(ours)["_retired"] = original
                 continue
+            while (earlier := vars(original).get("_retired")) is not None:
+                original = earlier
             if site.hook_id is None:
                 original.training = ours.training
             elif hasattr(site.module, ours.deposit):
                 delattr(site.module, ours.deposit)
+            if ours.guard and not getattr(original, "guard", False):
+                holder, name = site.counter(ours)
+                delattr(holder, name)
             site.replace(original)
         self.sites, self._swaps = [], []
 
@@ -156,45 +183,57 @@ class FusedSpectralNorm:
         wanted = {k: v for k, v in self.options.items() if k != "guard" and v}
         settings = dataclasses.replace(_settings(norm), **wanted)
         guard = self.options["guard"] or getattr(norm, "guard", False)
+        ours: Any
         if site.hook_id is not None:
-            hook = Hook(site.name, settings, guard=guard)
-            name = f"{site.name}_skipped"
-            if guard and not hasattr(site.module, name):
-                u = getattr(site.module, f"{site.name}_u")
-                counter = torch.zeros(1, dtype=torch.int64, device=u.device)
-                site.module.register_buffer(name, counter, persistent=False)
-            return hook
-        ours = Parametrization(settings, guard=guard)
-        ours.training = norm.training
-        ours._buffers = norm._buffers  # the same dict: what moves one moves the other
-        if guard and "_skipped" not in ours._buffers:
-            counter = torch.zeros(1, dtype=torch.int64, device=norm._u.device)
-            ours.register_buffer("_skipped", counter, persistent=False)
+            ours = Hook(site.name, norm.n_power_iterations, norm.eps, settings, guard=guard)
+            make_copyable(site.module, site.name)
+            u = getattr(site.module, f"{site.name}_u")
+        else:
+            ours = Parametrization(norm.n_power_iterations, norm.eps, settings, guard=guard)
+            ours.training = norm.training
+            ours._buffers = norm._buffers  # the same objects: what moves one moves the other
+            ours._non_persistent_buffers_set = norm._non_persistent_buffers_set
+            u = norm._u
+        holder, name = site.counter(ours)
+        if guard and not hasattr(holder, name):
+            counter = torch.zeros(1, dtype=torch.int64, device=u.device)
+            holder.register_buffer(name, counter, persistent=False)
         return ours
 
-    def _sites_of(self, model: Module) -> list[Site]:
-        # A replica of DataParallel comes with this hook, and with modules of its own.
-        if model is not self.model:
-            return list(sites(model))
-        if any(site.norm is not ours for site, (_, ours) in zip(self.sites, self._swaps, strict=True)):
-            # Some were removed or replaced; go on with those that can be normalised here.
-            return [site for site in self.sites if isinstance(site.norm, (Hook, Parametrization))]
-        return self.sites
+    def _present(self) -> list[Site]:
+        """The sites that are still there, and ours."""
+        pairs = zip(self.sites, self._swaps, strict=True)
+        if all(site.norm is ours for site, (_, ours) in pairs):
+            return self.sites
+        return [site for site in self.sites if isinstance(site.norm, (Hook, Parametrization))]
 
     def _before(self, model: Module, args: Any) -> None:
-        wanted = [site for site in self._sites_of(model) if not site.deposited()]
-        for site, weight in zip(wanted, normalize([s.layer() for s in wanted]), strict=True):
-            site.deposit(weight)
-        model._gankernels_deposits = wanted, getattr(model, "_gankernels_deposits", None)  # type: ignore[assignment]
+        self._take_back(model)  # what an interrupted forward has left
+        # A replica of DataParallel comes with this hook, and with modules of its own.
+        present = self._present() if model is self.model else list(sites(model))
+        layers = [site.layer() for site in present]
+        wanted = [
+            i
+            for i, (site, layer) in enumerate(zip(present, layers, strict=True))
+            if withdraw(site.deposited(), layer.weight) is None
+        ]
+        outputs = normalize([layers[i] for i in wanted])
+        for i, output in zip(wanted, outputs, strict=True):
+            weight = layers[i].weight
+            version = 0 if torch.compiler.is_compiling() else weight._version
+            present[i].deposit(Deposit(weight, version, output))
+        model._gankernels_deposits = id(model), [present[i] for i in wanted]  # type: ignore[assignment]
 
     def _after(self, model: Module, args: Any, output: Any) -> None:
-        before = getattr(model, "_gankernels_deposits", None)
-        if before is None:  # the exception came before the deposits
-            return
-        deposited, outer = before
-        for site in deposited:
-            site.deposit(None)
-        model._gankernels_deposits = outer  # type: ignore[assignment]
+        self._take_back(model)
+
+    def _take_back(self, model: Module) -> None:
+        # A replica has a copy of the attribute, with the sites of the model it was made from.
+        owner, deposited = getattr(model, "_gankernels_deposits", (None, []))
+        if owner == id(model):
+            for site in deposited:
+                site.deposit(None)
+            model._gankernels_deposits = None, []  # type: ignore[assignment]
 
 
 def fuse_spectral_norm(
@@ -216,7 +255,7 @@ def fuse_spectral_norm(
     It differs from layer by layer where a weight is used more than once in a forward: a layer that is
     called twice, or a parametrised weight that is read twice, is iterated once.
 
-    Calling it again finds what was added since; options that are given again replace the old ones.
+    Calling it again finds what was added since; where the options are others, they replace the old.
 
     Args:
         model: the module whose forward is a pass, for instance the discriminator.
@@ -265,12 +304,12 @@ def fuse_spectral_norm(
     handle = _handle_of(model)
     if handle is None:
         handle = FusedSpectralNorm(model, options)
-    else:
-        handle.options = {k: v or handle.options[k] for k, v in options.items()}
+    elif handle.options != options:
         handle._restore()
+        handle.options = options
     handle._fuse()
     if optimizer is not None:
-        handle._optimizers.append(optimizer.register_step_post_hook(handle.step))
+        handle._watch(optimizer)
     return handle
 
 
@@ -318,26 +357,40 @@ def sigma(model: Module) -> Sigmas:
 def fold(model: M, *, inplace: bool = False) -> M:
     """``model`` with plain weights W / sigma, for export or for averaging weights.
 
-    u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys.
+    u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys. Other
+    parametrizations of a spectrally normalised weight are folded with it.
 
     Args:
         model: with torch's or our ``spectral_norm``, fused or not.
         inplace: change ``model`` itself instead of a copy.
     """
     if not inplace:
+        for site in sites(model):
+            if site.hook_id is not None:
+                make_copyable(site.module, site.name)
         model = copy.deepcopy(model)
     for module in model.modules():
         handle = _handle_of(module)
         if handle is not None:
             handle.unfuse()
-    for site in list(sites(model)):
-        if site.hook_id is not None:
-            remove_spectral_norm(site.module, site.name)
-        else:
-            site.norm.eval()  # removing in training mode would iterate once more
-            _own_class(site.module)
-            parametrize.remove_parametrizations(site.module, site.name)
+    for module in list(model.modules()):
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, TorchHook):
+                remove_spectral_norm(module, hook.name)
+        if parametrize.is_parametrized(module):
+            _fold_parametrizations(module)
     return model
+
+
+def _fold_parametrizations(module: Module) -> None:
+    chains: Any = module.parametrizations
+    for name in list(chains):
+        norms = [p for p in chains[name] if isinstance(p, (TorchParametrization, Parametrization))]
+        if norms:
+            for norm in norms:
+                norm.eval()  # removing in training mode would iterate once more
+            _own_class(module)
+            parametrize.remove_parametrizations(module, name)
 
 
 def _own_class(module: Module) -> None:

@@ -63,7 +63,10 @@ def spectral_normalize(
             if sigma is not None:
                 # The value that the iteration found, with the gradient of u . (W v).
                 s = sigma[i] + torch.nan_to_num(s - s.detach())
-            scale = 1 / s if coefficient is None else torch.clamp(coefficient / s, max=1)
+            if coefficient is None:
+                scale = 1 / s
+            else:  # the identity, gradient included, where sigma is within the bound
+                scale = coefficient / torch.where(s.real <= coefficient, coefficient, s)
             outputs.append((w.to(matrix.dtype) * scale).to(w.dtype))
             sigmas.append(s)
         return outputs, torch.stack(sigmas)
@@ -95,7 +98,7 @@ def _guard(
     state: tuple[Tensor, Tensor, Tensor], u: Tensor, v: Tensor, skipped: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     u_new, v_new, sigma = state
-    good = torch.isfinite(sigma) & (sigma > 0)
+    good = torch.isfinite(sigma) & (sigma.real > 0)
     skipped.add_((~good).to(skipped.dtype))
     return (
         torch.where(good, u_new, u.to(u_new.dtype)),

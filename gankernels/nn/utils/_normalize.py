@@ -16,10 +16,9 @@ from gankernels.ops.spectral_norm import Order
 
 @dataclass(frozen=True)
 class Settings:
-    """What a spectral normalisation was asked to be."""
+    """What a spectral normalisation was asked to be, besides n_power_iterations and eps, which
+    torch keeps as attributes that can be set at any time."""
 
-    n_power_iterations: int
-    eps: float
     dim: int
     order: Order
     coefficient: float | None = None
@@ -32,16 +31,32 @@ class Settings:
             raise ValueError(f"spectral_norm: expected a positive, finite coefficient, got {c!r}")
 
 
-class Memory:
-    """The weight that a layer computed last, and what it was computed from.
+class Slot:
+    """What was computed last from a weight, for as long as it is valid.
 
-    Only for ``cache_eval`` and ``step_scoped``. Copies and pickles of a module start without it. The
-    entry is replaced as a whole, and belongs to the very weight tensor it was computed from, so that
-    the replicas of DataParallel, which share it, never take each other's.
+    Replaced as a whole, and tied to the very tensor it was computed from, so that the replicas of
+    DataParallel, which share it, never take each other's.
     """
 
     def __init__(self) -> None:
         self.entry: tuple[Any, ...] | None = None
+
+    def find(self, key: tuple) -> tuple[Any, ...] | None:
+        entry = self.entry
+        if entry is None or entry[0]() is not key[0] or entry[1] != key[1:]:
+            return None
+        return entry[2:]
+
+    def keep(self, key: tuple, *values: Any) -> None:
+        self.entry = (weakref.ref(key[0]), key[1:], *values)
+
+
+class Memory:
+    """For ``step_scoped`` and ``cache_eval``. Copies and pickles of a module start without it."""
+
+    def __init__(self) -> None:
+        self.step = Slot()
+        self.evaluation = Slot()
 
     def __deepcopy__(self, memo: dict) -> Memory:
         return Memory()
@@ -49,15 +64,22 @@ class Memory:
     def __reduce__(self) -> tuple:
         return Memory, ()
 
-    def find(self, key: tuple) -> tuple[Any, ...] | None:
-        entry = self.entry
-        return entry if entry is not None and entry[0]() is key[0] and entry[1] == key[1:] else None
 
-    def keep(self, key: tuple, *values: Any) -> None:
-        self.entry = (weakref.ref(key[0]), key[1:], *values)
+class Deposit(NamedTuple):
+    """A weight that a fused model normalised for one of its modules, for the time of a forward."""
 
-    def clear(self) -> None:
-        self.entry = None
+    weight: Tensor  # what it was computed from
+    version: int
+    output: Tensor
+
+
+def withdraw(deposit: Deposit | None, weight: Tensor) -> Tensor | None:
+    """The deposit's output if it belongs to this weight as it is; a replica has one of its own."""
+    if deposit is None or deposit.weight is not weight:
+        return None
+    if not torch.compiler.is_compiling() and deposit.version != weight._version:
+        return None
+    return deposit.output
 
 
 class Layer(NamedTuple):
@@ -66,6 +88,8 @@ class Layer(NamedTuple):
     weight: Tensor
     u: Tensor
     v: Tensor
+    n: int
+    eps: float
     settings: Settings
     training: bool
     memory: Memory
@@ -80,7 +104,7 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
     outputs: list[Any] = [None] * len(layers)
     groups: dict[tuple, list[int]] = {}
     for i, layer in enumerate(layers):
-        outputs[i] = _remembered(layer)
+        outputs[i] = _empty(layer) if layer.weight.numel() == 0 else _remembered(layer)
         if outputs[i] is None:
             groups.setdefault(_group(layer), []).append(i)
     for index in groups.values():
@@ -88,6 +112,14 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
         for i, output in zip(index, _normalize_group(members), strict=True):
             outputs[i] = output
     return outputs
+
+
+def _empty(layer: Layer) -> Tensor:
+    # As torch has it: the products are zero, and so are the vectors that follow from them.
+    if layer.training:
+        layer.u.zero_()
+        layer.v.zero_()
+    return layer.weight.clone()
 
 
 def _needs_grad(layer: Layer) -> bool:
@@ -98,7 +130,7 @@ def _group(layer: Layer) -> tuple:
     weight, s = layer.weight, layer.settings
     iterates = layer.training and not _moved(layer)
     same = (weight.dtype, weight.device, _needs_grad(layer), s.coefficient, _is_step_scoped(layer))
-    return (*same, iterates, s.n_power_iterations, s.eps, s.order, layer.skipped is None)
+    return (*same, iterates, layer.n, layer.eps, s.order, layer.skipped is None)
 
 
 def _normalize_group(layers: list[Layer]) -> list[Tensor]:
@@ -109,7 +141,7 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
     scoped = _is_step_scoped(layers[0])
     if iterates:
         skipped = _counters(layers)
-        step = s.n_power_iterations, s.eps, s.order
+        step = layers[0].n, layers[0].eps, s.order
         if not scoped:
             outputs, _ = ops.spectral_norm(
                 weights, u, v, *step, skipped=skipped, coefficient=s.coefficient
@@ -119,7 +151,7 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
         vectors = ops.unpack(ops.power_iteration_(weights, u, v, *step, skipped=skipped), weights)
         _count(layers, skipped)
     elif layers[0].training:  # of a step whose iteration is done
-        kept = [layer.memory.entry[2] for layer in layers]  # type: ignore[index]
+        kept = [layer.memory.step.find(_step_key(layer))[0] for layer in layers]  # type: ignore[index]
         vectors = [k[0] for k in kept], [k[1] for k in kept], torch.stack([k[2] for k in kept])
     elif grad:  # the gradient must not see what later iterations make of the buffers
         vectors = [x.clone() for x in u], [x.clone() for x in v], None
@@ -171,40 +203,41 @@ def _eval_key(layer: Layer) -> tuple:
     return *_step_key(layer), *vectors, layer.weight.dtype
 
 
-def _is_step_scoped(layer: Layer) -> bool:
-    if not (layer.settings.step_scoped and layer.training) or torch.compiler.is_compiling():
+def _can_remember(layer: Layer) -> bool:
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
-    return not (layer.weight.is_inference() or torch.is_inference_mode_enabled())
+    return not (layer.weight.is_inference() or layer.u.is_inference())
+
+
+def _is_step_scoped(layer: Layer) -> bool:
+    if not (layer.settings.step_scoped and layer.training) or not _can_remember(layer):
+        return False
+    return not torch.is_inference_mode_enabled()
 
 
 def _moved(layer: Layer) -> bool:
     """Whether this step's iteration is done."""
-    return _is_step_scoped(layer) and layer.memory.find(_step_key(layer)) is not None
+    return _is_step_scoped(layer) and layer.memory.step.find(_step_key(layer)) is not None
 
 
 def _caches_eval(layer: Layer) -> bool:
     if not layer.settings.cache_eval or layer.training or _needs_grad(layer):
         return False
-    if torch.compiler.is_compiling():
-        return False
-    return not (layer.weight.is_inference() or layer.u.is_inference())
+    return _can_remember(layer)
 
 
 def _remembered(layer: Layer) -> Tensor | None:
-    s = layer.settings
-    if not (s.step_scoped or s.cache_eval):
-        return None
     if _is_step_scoped(layer):
-        entry = layer.memory.find(_step_key(layer))
+        entry = layer.memory.step.find(_step_key(layer))
         if entry is None:
             return None
-        with_grad, without = entry[3:]
+        _, with_grad, without = entry
         if _needs_grad(layer):
             return with_grad
         return without if with_grad is None else with_grad.detach()
     if _caches_eval(layer):
-        entry = layer.memory.find(_eval_key(layer))
-        return None if entry is None else entry[2]
+        entry = layer.memory.evaluation.find(_eval_key(layer))
+        return None if entry is None else entry[0]
     return None
 
 
@@ -213,16 +246,22 @@ def _remember(layers: list[Layer], vectors: tuple, outputs: list[Tensor]) -> Non
         if _is_step_scoped(layer):
             values = (output, None) if _needs_grad(layer) else (None, output)
             own = vectors[0][i], vectors[1][i], vectors[2][i]
-            layer.memory.keep(_step_key(layer), own, *values)
+            layer.memory.step.keep(_step_key(layer), own, *values)
         elif _caches_eval(layer) and not torch.is_inference_mode_enabled():
-            layer.memory.keep(_eval_key(layer), output)
+            layer.memory.evaluation.keep(_eval_key(layer), output)
+
+
+def checked_init_iterations(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise ValueError(f"spectral_norm: expected init_iterations of 0 or more, got {n!r}")
+    return n
 
 
 def warm_up(layer: Layer, n: int) -> None:
     """Move u and v by n iterations, whatever the mode."""
-    s = layer.settings
-    weight = rows_first(layer.weight.detach(), s.dim)
-    ops.power_iteration_([weight], [layer.u], [layer.v], n, s.eps, s.order)
-
-
-__all__ = ["Layer", "Memory", "Settings", "normalize", "rows_first", "warm_up"]
+    if layer.weight.numel() == 0:
+        _empty(layer._replace(training=n > 0))
+    elif n > 0:
+        s = layer.settings
+        weight = rows_first(layer.weight.detach(), s.dim)
+        ops.power_iteration_([weight], [layer.u], [layer.v], n, layer.eps, s.order)

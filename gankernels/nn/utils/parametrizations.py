@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,16 @@ from torch.nn import Module
 from torch.nn.functional import normalize as unit_vector
 from torch.nn.utils import parametrize
 
-from gankernels.nn.utils._normalize import Layer, Memory, Settings, normalize, warm_up
+from gankernels.nn.utils._normalize import (
+    Deposit,
+    Layer,
+    Memory,
+    Settings,
+    checked_init_iterations,
+    normalize,
+    warm_up,
+    withdraw,
+)
 from gankernels.nn.utils.spectral_norm import default_dim
 
 M = TypeVar("M", bound=Module)
@@ -22,28 +32,38 @@ class SpectralNorm(Module):
     _u: Tensor
     _v: Tensor
     _skipped: Tensor
-    _fused: Tensor | None = None  # the weight during the forward of a fused model
+    _fused: Deposit | None = None  # the weight during the forward of a fused model
 
-    def __init__(self, settings: Settings, *, guard: bool = False) -> None:
+    def __init__(self, n: int, eps: float, settings: Settings, *, guard: bool = False) -> None:
         super().__init__()
+        self.n_power_iterations = n
+        self.eps = eps
+        self.dim = settings.dim
         self.settings = settings
         self.guard = guard
         self.memory = Memory()
 
     @classmethod
     def of(
-        cls, weight: Tensor, settings: Settings, *, guard: bool = False, init_iterations: int = 15
+        cls,
+        weight: Tensor,
+        n: int,
+        eps: float,
+        settings: Settings,
+        *,
+        guard: bool = False,
+        init_iterations: int = 15,
     ) -> SpectralNorm:
         """For this weight: draws u and v, and takes the first steps."""
-        self = cls(settings, guard=guard)
+        self = cls(n, eps, settings, guard=guard)
         if weight.ndim < 2:  # a vector's norm is exact and needs no u, v
             return self
         weight = weight.detach()
-        rows = weight.shape[settings.dim]
-        u = weight.new_empty(rows).normal_(0, 1)
-        v = weight.new_empty(weight.numel() // rows).normal_(0, 1)
-        self.register_buffer("_u", unit_vector(u, dim=0, eps=settings.eps))
-        self.register_buffer("_v", unit_vector(v, dim=0, eps=settings.eps))
+        shape = list(weight.shape)
+        u = weight.new_empty(shape.pop(settings.dim)).normal_(0, 1)
+        v = weight.new_empty(math.prod(shape)).normal_(0, 1)
+        self.register_buffer("_u", unit_vector(u, dim=0, eps=eps))
+        self.register_buffer("_v", unit_vector(v, dim=0, eps=eps))
         if guard:
             skipped = torch.zeros(1, dtype=torch.int64, device=weight.device)
             self.register_buffer("_skipped", skipped, persistent=False)
@@ -52,24 +72,30 @@ class SpectralNorm(Module):
 
     def layer(self, weight: Tensor) -> Layer:
         skipped = self._skipped if self.guard else None
-        return Layer(weight, self._u, self._v, self.settings, self.training, self.memory, skipped)
+        n, eps, memory = self.n_power_iterations, self.eps, self.memory
+        return Layer(
+            weight, self._u, self._v, n, eps, self.settings, self.training, memory, skipped
+        )
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self._fused is not None:
-            return self._fused
         if weight.ndim == 1:
-            return unit_vector(weight, dim=0, eps=self.settings.eps)
-        return normalize([self.layer(weight)])[0]
+            return unit_vector(weight, dim=0, eps=self.eps)
+        fused = withdraw(self._fused, weight)
+        return normalize([self.layer(weight)])[0] if fused is None else fused
 
     def right_inverse(self, value: Tensor) -> Tensor:
         return value
 
     def extra_repr(self) -> str:
         s = self.settings
-        given = {"coefficient": s.coefficient, "guard": self.guard, "cache_eval": s.cache_eval}
-        shown = {"n_power_iterations": s.n_power_iterations} if s.n_power_iterations != 1 else {}
-        shown.update({key: value for key, value in given.items() if value})  # type: ignore[misc]
-        return ", ".join(f"{key}={value}" for key, value in shown.items())
+        given = {
+            "n_power_iterations": self.n_power_iterations if self.n_power_iterations != 1 else None,
+            "coefficient": s.coefficient,
+            "guard": self.guard,
+            "cache_eval": s.cache_eval,
+            "step_scoped": s.step_scoped,
+        }
+        return ", ".join(f"{key}={value}" for key, value in given.items() if value)
 
 
 def spectral_norm(
@@ -83,6 +109,7 @@ def spectral_norm(
     guard: bool = False,
     init_iterations: int = 15,
     cache_eval: bool = False,
+    step_scoped: bool = False,
 ) -> M:
     """Normalise ``module.weight`` by its spectral norm whenever it is accessed.
 
@@ -106,6 +133,8 @@ def spectral_norm(
         cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
             W, u and v stay what they are. Not for tensors of inference mode, and blind to writes
             through ``.data``.
+        step_scoped: move u and v, and compute W / sigma, only once after every change of W, which is
+            once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`.
 
     Returns:
         ``module``.
@@ -133,8 +162,11 @@ def spectral_norm(
             "Expected n_power_iterations to be positive, but "
             f"got n_power_iterations={n_power_iterations}"
         )
-    settings = Settings(n_power_iterations, eps, dim % ndim, "u_first", coefficient, cache_eval)
-    spectral = SpectralNorm.of(weight, settings, guard=guard, init_iterations=init_iterations)
+    settings = Settings(dim % ndim, "u_first", coefficient, cache_eval, step_scoped)
+    first = checked_init_iterations(init_iterations)
+    spectral = SpectralNorm.of(
+        weight, n_power_iterations, eps, settings, guard=guard, init_iterations=first
+    )
     parametrize.register_parametrization(module, name, spectral)
     return module
 

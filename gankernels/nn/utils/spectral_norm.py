@@ -15,7 +15,15 @@ from torch.nn.utils.spectral_norm import (
 )
 from torch.nn.utils.spectral_norm import remove_spectral_norm as torch_remove_spectral_norm
 
-from gankernels.nn.utils._normalize import Layer, Memory, Settings, normalize, warm_up
+from gankernels.nn.utils._normalize import (
+    Layer,
+    Memory,
+    Settings,
+    checked_init_iterations,
+    normalize,
+    warm_up,
+    withdraw,
+)
 
 M = TypeVar("M", bound=Module)
 
@@ -40,8 +48,10 @@ class SpectralNorm(TorchSpectralNorm):
     ``torch.nn.utils.remove_spectral_norm`` removes it, and a second one is refused.
     """
 
-    def __init__(self, name: str, settings: Settings, *, guard: bool = False) -> None:
-        super().__init__(name, settings.n_power_iterations, settings.dim, settings.eps)
+    def __init__(
+        self, name: str, n: int, eps: float, settings: Settings, *, guard: bool = False
+    ) -> None:
+        super().__init__(name, n, settings.dim, eps)
         self.settings = settings
         self.guard = guard
         self.memory = Memory()
@@ -55,7 +65,8 @@ class SpectralNorm(TorchSpectralNorm):
         name = self.name
         weight, u, v = (getattr(module, name + suffix) for suffix in ("_orig", "_u", "_v"))
         skipped = getattr(module, name + "_skipped") if self.guard else None
-        return Layer(weight, u, v, self.settings, training, self.memory, skipped)
+        n, eps = self.n_power_iterations, self.eps
+        return Layer(weight, u, v, n, eps, self.settings, training, self.memory, skipped)
 
     def compute_weight(self, module: Module, do_power_iteration: bool) -> Tensor:
         return normalize([self.layer(module, do_power_iteration)])[0]
@@ -67,12 +78,21 @@ class SpectralNorm(TorchSpectralNorm):
                 delattr(module, name)
 
     def __call__(self, module: Module, inputs: Any) -> None:
-        weight = getattr(module, self.deposit, None)
+        deposit = getattr(module, self.deposit, None)
+        weight = withdraw(deposit, getattr(module, self.name + "_orig"))
         if weight is None:
             weight = self.compute_weight(module, module.training)
-        if not torch.compiler.is_compiling() and weight.grad_fn is not None:
-            weight = weight.as_subclass(ComputedWeight)
         setattr(module, self.name, weight)
+        make_copyable(module, self.name)
+
+
+def make_copyable(module: Module, name: str) -> None:
+    """Let the weight that a hook has stored be copied, and with it the module."""
+    if torch.compiler.is_compiling():
+        return
+    weight = getattr(module, name)
+    if weight.grad_fn is not None:
+        setattr(module, name, weight.as_subclass(ComputedWeight))
 
 
 def default_dim(module: Module) -> int:
@@ -91,6 +111,7 @@ def spectral_norm(
     guard: bool = False,
     init_iterations: int = 0,
     cache_eval: bool = False,
+    step_scoped: bool = False,
 ) -> M:
     """Normalise ``module.weight`` by its spectral norm in a hook before every forward.
 
@@ -113,6 +134,8 @@ def spectral_norm(
         cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
             W, u and v stay what they are. Not for tensors of inference mode, and blind to writes
             through ``.data``.
+        step_scoped: move u and v, and compute W / sigma, only once after every change of W, which is
+            once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`.
 
     Returns:
         ``module``.
@@ -131,8 +154,9 @@ def spectral_norm(
                 f"Cannot register two spectral_norm hooks on the same parameter {name}"
             )
     dim = default_dim(module) if dim is None else dim
-    settings = Settings(n_power_iterations, eps, dim, "v_first", coefficient, cache_eval)
-    fn = SpectralNorm(name, settings, guard=guard)
+    settings = Settings(dim, "v_first", coefficient, cache_eval, step_scoped)
+    fn = SpectralNorm(name, n_power_iterations, eps, settings, guard=guard)
+    checked_init_iterations(init_iterations)
     weight = module._parameters[name]
     if weight is None:
         raise ValueError(f"`SpectralNorm` cannot be applied as parameter `{name}` is None")
@@ -173,4 +197,4 @@ def remove_spectral_norm(module: M, name: str = "weight") -> M:
     return torch_remove_spectral_norm(module, name)
 
 
-__all__ = ["ComputedWeight", "SpectralNorm", "default_dim", "remove_spectral_norm", "spectral_norm"]
+__all__ = ["ComputedWeight", "SpectralNorm", "default_dim", "make_copyable", "remove_spectral_norm", "spectral_norm"]
