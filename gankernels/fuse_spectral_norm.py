@@ -36,7 +36,9 @@ class Site(NamedTuple):
     path: str  # of the module, "" for the model itself
     name: str  # of the parameter
     module: Module
-    hook_id: int | None  # the key in _forward_pre_hooks; None for a parametrization
+    chain: Any  # the ParametrizationList; None for a hook
+    holder: dict  # the dict that has the hook or parametrization
+    key: Any  # under this key
 
     @property
     def label(self) -> str:
@@ -45,45 +47,39 @@ class Site(NamedTuple):
     @property
     def norm(self) -> Any:
         """The hook or parametrization; None where it has been removed."""
-        if self.hook_id is not None:
-            return self.module._forward_pre_hooks.get(self.hook_id)
-        chain = self._parametrizations()
-        return None if chain is None else chain[0]
+        if self.chain is not None:
+            chains: Any = self.module._modules.get("parametrizations")
+            if chains is None or chains._modules.get(self.name) is not self.chain:
+                return None
+        return self.holder.get(self.key)
 
     def replace(self, value: Any) -> None:
-        if self.hook_id is not None:
-            self.module._forward_pre_hooks[self.hook_id] = value
-        else:
-            self._parametrizations()[0] = value
+        self.holder[self.key] = value
 
-    def _parametrizations(self) -> Any:
-        chains: Any = getattr(self.module, "parametrizations", {})
-        return chains[self.name] if self.name in chains else None
-
-    def layer(self) -> Layer:
+    def layer(self, norm: Any = None) -> Layer:
         """What there is to normalise now; the site's norm is one of ours."""
-        if self.hook_id is not None:
-            return self.norm.layer(self.module, self.module.training)
-        parametrizations = self._parametrizations()
-        return parametrizations[0].layer(parametrizations.original)
+        norm = self.norm if norm is None else norm
+        if self.chain is None:
+            return norm.layer(self.module, self.module.training)
+        return norm.layer(self.chain.original)
 
     def counter(self, norm: Any) -> tuple[Module, str]:
         """Where the guard's counter is: the module, and the name of the buffer."""
-        return (norm, "_skipped") if self.hook_id is None else (self.module, f"{self.name}_skipped")
+        return (self.module, f"{self.name}_skipped") if self.chain is None else (norm, "_skipped")
 
-    def deposit(self, deposit: Deposit | None) -> None:
-        """Hand the module its weight for this forward; None takes it back."""
-        if self.norm is None:
-            return
-        if self.hook_id is not None:
-            setattr(self.module, self.norm.deposit, deposit)
+    # The module's weight for the time of a forward; written past Module.__setattr__, which is slow.
+
+    def deposit(self, norm: Any, deposit: Deposit | None) -> None:
+        holder, name = (self.module, norm.deposit) if self.chain is None else (norm, "_fused")
+        if torch.compiler.is_compiling():
+            setattr(holder, name, deposit)
         else:
-            self.norm._fused = deposit
+            vars(holder)[name] = deposit
 
-    def deposited(self) -> Deposit | None:
-        if self.hook_id is not None:
-            return getattr(self.module, self.norm.deposit, None)
-        return self.norm._fused
+    def deposited(self, norm: Any) -> Deposit | None:
+        if self.chain is None:
+            return vars(self.module).get(norm.deposit)
+        return norm._fused
 
 
 def sites(model: Module) -> Iterator[Site]:
@@ -95,13 +91,13 @@ def sites(model: Module) -> Iterator[Site]:
     for path, module in model.named_modules():
         for key, hook in module._forward_pre_hooks.items():
             if isinstance(hook, TorchHook):
-                yield Site(path, hook.name, module, key)
+                yield Site(path, hook.name, module, None, module._forward_pre_hooks, key)
         if parametrize.is_parametrized(module):
             for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
                 first = chain[0]
                 if isinstance(first, (TorchParametrization, Parametrization)):
                     if chain.is_tensor and hasattr(first, "_u"):
-                        yield Site(path, name, module, None)
+                        yield Site(path, name, module, chain, chain._modules, "0")
 
 
 def _settings(norm: Any) -> Settings:
@@ -130,7 +126,7 @@ class FusedSpectralNorm:
     @property
     def skipped(self) -> dict[str, Tensor]:
         """How often the guard kept u and v, by weight; empty without ``guard=True``."""
-        layers = {site.label: site.layer().skipped for site in self._present()}
+        layers = {site.label: site.layer(norm).skipped for site, norm in self._present()}
         return {label: n for label, n in layers.items() if n is not None}
 
     def step(self, *_: Any) -> None:
@@ -169,7 +165,7 @@ class FusedSpectralNorm:
                 continue
             while (earlier := vars(original).get("_retired")) is not None:
                 original = earlier
-            if site.hook_id is None:
+            if site.chain is not None:
                 original.training = ours.training
             elif hasattr(site.module, ours.deposit):
                 delattr(site.module, ours.deposit)
@@ -184,7 +180,7 @@ class FusedSpectralNorm:
         settings = dataclasses.replace(_settings(norm), **wanted)
         guard = self.options["guard"] or getattr(norm, "guard", False)
         ours: Any
-        if site.hook_id is not None:
+        if site.chain is None:
             ours = Hook(site.name, norm.n_power_iterations, norm.eps, settings, guard=guard)
             make_copyable(site.module, site.name)
             u = getattr(site.module, f"{site.name}_u")
@@ -200,29 +196,28 @@ class FusedSpectralNorm:
             holder.register_buffer(name, counter, persistent=False)
         return ours
 
-    def _present(self) -> list[Site]:
-        """The sites that are still there, and ours."""
-        pairs = zip(self.sites, self._swaps, strict=True)
-        if all(site.norm is ours for site, (_, ours) in pairs):
-            return self.sites
-        return [site for site in self.sites if isinstance(site.norm, (Hook, Parametrization))]
+    def _present(self) -> list[tuple[Site, Any]]:
+        """The sites that are still there, with their hook or parametrization where it is ours."""
+        pairs = [(site, site.norm) for site in self.sites]
+        return [pair for pair in pairs if isinstance(pair[1], (Hook, Parametrization))]
 
     def _before(self, model: Module, args: Any) -> None:
         self._take_back(model)  # what an interrupted forward has left
-        # A replica of DataParallel comes with this hook, and with modules of its own.
-        present = self._present() if model is self.model else list(sites(model))
-        layers = [site.layer() for site in present]
-        wanted = [
-            i
-            for i, (site, layer) in enumerate(zip(present, layers, strict=True))
-            if withdraw(site.deposited(), layer.weight) is None
-        ]
-        outputs = normalize([layers[i] for i in wanted])
-        for i, output in zip(wanted, outputs, strict=True):
-            weight = layers[i].weight
-            version = 0 if torch.compiler.is_compiling() else weight._version
-            present[i].deposit(Deposit(weight, version, output))
-        model._gankernels_deposits = id(model), [present[i] for i in wanted]  # type: ignore[assignment]
+        if model is self.model:
+            present = self._present()
+        else:  # a replica of DataParallel comes with this hook, and with modules of its own
+            present = [(site, site.norm) for site in sites(model)]
+        wanted, layers = [], []
+        for site, norm in present:
+            layer = site.layer(norm)
+            if withdraw(site.deposited(norm), layer.weight) is None:  # else a model around this did
+                wanted.append((site, norm))
+                layers.append(layer)
+        compiling = torch.compiler.is_compiling()
+        for (site, norm), layer, output in zip(wanted, layers, normalize(layers), strict=True):
+            version = 0 if compiling else layer.weight._version
+            site.deposit(norm, Deposit(layer.weight, version, output))
+        model._gankernels_deposits = id(model), wanted  # type: ignore[assignment]
 
     def _after(self, model: Module, args: Any, output: Any) -> None:
         self._take_back(model)
@@ -231,8 +226,8 @@ class FusedSpectralNorm:
         # A replica has a copy of the attribute, with the sites of the model it was made from.
         owner, deposited = getattr(model, "_gankernels_deposits", (None, []))
         if owner == id(model):
-            for site in deposited:
-                site.deposit(None)
+            for site, norm in deposited:
+                site.deposit(norm, None)
             model._gankernels_deposits = None, []  # type: ignore[assignment]
 
 
@@ -342,10 +337,10 @@ def sigma(model: Module) -> Sigmas:
     """
     found = {}
     for site in sites(model):
-        if site.hook_id is not None:
+        if site.chain is None:
             parts = (getattr(site.module, site.name + s) for s in ("_orig", "_u", "_v"))
         else:
-            parts = (site._parametrizations().original, site.norm._u, site.norm._v)
+            parts = (site.chain.original, site.norm._u, site.norm._v)
         weight, u, v = parts
         matrix = rows_first(weight, _settings(site.norm).dim)
         found[site.label] = torch.vdot(u, matrix.reshape(matrix.shape[0], -1) @ v)
@@ -366,7 +361,7 @@ def fold(model: M, *, inplace: bool = False) -> M:
     """
     if not inplace:
         for site in sites(model):
-            if site.hook_id is not None:
+            if site.chain is None:
                 make_copyable(site.module, site.name)
         model = copy.deepcopy(model)
     for module in model.modules():

@@ -3,6 +3,7 @@
 #include "spectral_norm.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "bindings/tensors.h"
 
@@ -132,7 +133,8 @@ Tensor power_iteration(const Tensors& weights, const Tensors& u, const Tensors& 
                  nullptr);
 }
 
-std::tuple<Tensor, Tensors> iterate_and_normalize(const Tensors& weights, const Tensors& u,
+// Also returns a sigma of its own, which autograd can hand out without a view of the packed result.
+std::tuple<Tensor, Tensor, Tensors> iterate_and_normalize(const Tensors& weights, const Tensors& u,
                                                   const Tensors& v, int64_t n, double eps,
                                                   bool u_first,
                                                   const std::optional<Tensor>& skipped,
@@ -140,7 +142,10 @@ std::tuple<Tensor, Tensors> iterate_and_normalize(const Tensors& weights, const 
   Tensors outputs;
   Tensor packed =
       iterate("spectral_norm_", weights, u, v, {n, eps, u_first, skipped, coefficient}, &outputs);
-  return {packed, outputs};
+  const DType wide = accumulation(dtype_of("spectral_norm_", weights[0]));
+  const Tensor sigma = new_vector(packed, static_cast<int64_t>(weights.size()), wide);
+  std::memcpy(sigma.data_ptr(), packed.data_ptr(), weights.size() * item_size(wide));
+  return {packed, sigma, outputs};
 }
 
 // The weights and vectors of a call whose sigma is fixed.

@@ -27,7 +27,7 @@ LIBRARY.define(
 # Both at once, for eager mode only: torch cannot compile an op that mutates lists and returns one.
 LIBRARY.define(
     "spectral_norm_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
-    "bool u_first, Tensor(c!)? skipped, float? coefficient) -> (Tensor, Tensor[])"
+    "bool u_first, Tensor(c!)? skipped, float? coefficient) -> (Tensor, Tensor, Tensor[])"
 )
 LIBRARY.define(
     "spectral_normalize(Tensor[] weights, Tensor[] u, Tensor[] v, Tensor? sigma, "
@@ -212,8 +212,7 @@ def spectral_norm(
             sigma, *outputs = _SpectralNorm.apply(step, retain, *weights)
         else:
             with torch._C._AutoDispatchBelowAutograd():
-                packed, outputs = _ops.spectral_norm_(weights, *step)
-            sigma = packed[: len(weights)]
+                _, sigma, outputs = _ops.spectral_norm_(weights, *step)
     except (RuntimeError, TypeError, AttributeError):
         _check_iteration(weights, u, v, n, eps, order, skipped)
         _check_coefficient("spectral_norm", coefficient)
@@ -329,9 +328,9 @@ class _SpectralNorm(torch.autograd.Function):
     def forward(ctx, step, retain, *weights):
         ctx.set_materialize_grads(False)
         ctx.coefficient = step[-1]
-        packed, outputs = _ops.spectral_norm_(weights, *step)
+        packed, sigma, outputs = _ops.spectral_norm_(weights, *step)
         _keep(ctx, (*weights, packed), retain)
-        return packed[: len(weights)].clone(), *outputs
+        return sigma, *outputs
 
     @staticmethod
     def backward(ctx, grad_sigma, *grads):

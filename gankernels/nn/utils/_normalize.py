@@ -114,6 +114,24 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
     return outputs
 
 
+def normalize_one(layer: Layer) -> Tensor:
+    """The same for a layer alone; the common case without what only groups need."""
+    s = layer.settings
+    if not layer.training or s.step_scoped or layer.weight.numel() == 0:
+        return normalize([layer])[0]
+    outputs, _ = ops.spectral_norm(
+        (rows_first(layer.weight, s.dim),),
+        (layer.u,),
+        (layer.v,),
+        layer.n,
+        layer.eps,
+        s.order,
+        skipped=layer.skipped,
+        coefficient=s.coefficient,
+    )
+    return outputs[0] if s.dim == 0 else outputs[0].movedim(0, s.dim)
+
+
 def _empty(layer: Layer) -> Tensor:
     # As torch has it: the products are zero, and so are the vectors that follow from them.
     if layer.training:

@@ -20,7 +20,7 @@ from gankernels.nn.utils._normalize import (
     Memory,
     Settings,
     checked_init_iterations,
-    normalize,
+    normalize_one,
     warm_up,
     withdraw,
 )
@@ -55,11 +55,8 @@ class SpectralNorm(TorchSpectralNorm):
         self.settings = settings
         self.guard = guard
         self.memory = Memory()
-
-    @property
-    def deposit(self) -> str:
-        """The module's attribute that holds the weight during the forward of a fused model."""
-        return f"_{self.name}_fused"
+        # The module's attribute that holds the weight during the forward of a fused model.
+        self.deposit = f"_{name}_fused"
 
     def layer(self, module: Module, training: bool) -> Layer:
         name = self.name
@@ -69,7 +66,7 @@ class SpectralNorm(TorchSpectralNorm):
         return Layer(weight, u, v, n, eps, self.settings, training, self.memory, skipped)
 
     def compute_weight(self, module: Module, do_power_iteration: bool) -> Tensor:
-        return normalize([self.layer(module, do_power_iteration)])[0]
+        return normalize_one(self.layer(module, do_power_iteration))
 
     def remove(self, module: Module) -> None:
         super().remove(module)
@@ -78,21 +75,25 @@ class SpectralNorm(TorchSpectralNorm):
                 delattr(module, name)
 
     def __call__(self, module: Module, inputs: Any) -> None:
-        deposit = getattr(module, self.deposit, None)
-        weight = withdraw(deposit, getattr(module, self.name + "_orig"))
+        deposit = vars(module).get(self.deposit)
+        weight = None
+        if deposit is not None:
+            weight = withdraw(deposit, getattr(module, self.name + "_orig"))
         if weight is None:
             weight = self.compute_weight(module, module.training)
-        setattr(module, self.name, weight)
-        make_copyable(module, self.name)
+        if torch.compiler.is_compiling():
+            setattr(module, self.name, weight)
+        else:  # the name is a plain attribute: there is nothing for Module.__setattr__ to find out
+            vars(module)[self.name] = _copyable(weight)
+
+
+def _copyable(weight: Tensor) -> Tensor:
+    return weight if weight.grad_fn is None else weight.as_subclass(ComputedWeight)
 
 
 def make_copyable(module: Module, name: str) -> None:
-    """Let the weight that a hook has stored be copied, and with it the module."""
-    if torch.compiler.is_compiling():
-        return
-    weight = getattr(module, name)
-    if weight.grad_fn is not None:
-        setattr(module, name, weight.as_subclass(ComputedWeight))
+    """Let the weight that a hook, torch's own perhaps, has stored be copied with the module."""
+    setattr(module, name, _copyable(getattr(module, name)))
 
 
 def default_dim(module: Module) -> int:
