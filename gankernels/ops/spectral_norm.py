@@ -155,6 +155,9 @@ def spectral_normalize(
     """
     if not weights or takes_reference("spectral_normalize", weights):
         _check_normalize(weights, u, v, sigma, coefficient)
+        if retain and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            sigma, *outputs = _RetainedReference.apply(u, v, sigma, coefficient, *weights)
+            return outputs, sigma
         return reference.spectral_normalize(weights, u, v, sigma, coefficient=coefficient)
     compiling = torch.compiler.is_compiling()
     if compiling:
@@ -337,6 +340,43 @@ class _SpectralNorm(torch.autograd.Function):
         *weights, packed = _kept(ctx)
         parts = weights, *unpack(packed, weights)
         return None, None, *_gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[2:])
+
+
+class _RetainedReference(torch.autograd.Function):
+    """The reference for retain=True: every backward pass computes it anew."""
+
+    @staticmethod
+    def forward(ctx, u, v, sigma, coefficient, *weights):
+        ctx.set_materialize_grads(False)
+        _keep(ctx, weights, retain=True)
+        ctx.rest = u, v, sigma, coefficient
+        outputs, found = reference.spectral_normalize(
+            weights, u, v, sigma, coefficient=coefficient
+        )
+        return found, *outputs
+
+    @staticmethod
+    def backward(ctx, *grads):
+        u, v, sigma, coefficient = ctx.rest
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            weights = [w.view_as(w) for w in _kept(ctx)]
+            outputs, found = reference.spectral_normalize(
+                weights, u, v, sigma, coefficient=coefficient
+            )
+            used = [(x, g) for x, g in zip((found, *outputs), grads, strict=True) if g is not None]
+            needed = [i for i, n in enumerate(ctx.needs_input_grad[4:]) if n]
+            found_grads = torch.autograd.grad(
+                [x for x, _ in used],
+                [weights[i] for i in needed],
+                [g for _, g in used],
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+        result: list[Tensor | None] = [None] * len(weights)
+        for i, g in zip(needed, found_grads, strict=True):
+            result[i] = g
+        return None, None, None, None, *result
 
 
 def _keep(ctx, tensors, retain: bool) -> None:
