@@ -14,22 +14,22 @@ namespace gankernels::spectral_norm {
 
 struct PowerIterationLayer {
   Matrix w;
-  void* u;              // rows, of the weight's dtype, moved in place
-  void* v;              // cols, likewise
-  void* u_out;          // rows, acc: a copy of the new u
-  void* v_out;          // cols, acc
-  void* sigma_out;      // acc: u . (W v)
-  int64_t* skipped;     // null: no guard. Else a weight with a zero or non-finite sigma keeps u and v,
-                        // sigma_out becomes 1 and this is incremented
-  void* out;            // null, or W * scale of the new sigma, laid out as W
+  void* u;           // rows, of the weight's dtype, moved in place
+  void* v;           // cols, likewise
+  void* u_out;       // rows, acc: a copy of the new u
+  void* v_out;       // cols, acc
+  void* sigma_out;   // acc: u . (W v)
+  int64_t* skipped;  // null: no guard. Else a weight with a zero or non-finite sigma keeps u and v,
+                     // sigma_out becomes 1 and this is incremented
+  void* out;         // null, or W * scale of the new sigma, laid out as W
 };
 
 struct PowerIteration {
   DType dtype;
-  int64_t n;            // steps
+  int64_t n;  // steps
   double eps;
-  bool u_first;         // u <- n(W v), v <- n(W^T u); else v first
-  double coefficient;   // as in Normalize
+  bool u_first;        // u <- n(W v), v <- n(W^T u); else v first
+  double coefficient;  // as in Normalize
   int threads;
   int64_t count;
   const PowerIterationLayer* layers;
@@ -37,11 +37,11 @@ struct PowerIteration {
 
 struct NormalizeLayer {
   Matrix w;
-  const void* u;        // rows, acc
-  const void* v;        // cols, acc
-  const void* sigma;    // acc; null: compute u . (W v)
-  void* sigma_out;      // acc
-  void* out;            // W / sigma, laid out as W
+  const void* u;      // rows, acc
+  const void* v;      // cols, acc
+  const void* sigma;  // acc; null: compute u . (W v)
+  void* sigma_out;    // acc
+  void* out;          // W / sigma, laid out as W
 };
 
 // With coefficient = c > 0 the scale of W is min(1, c / sigma); with 0 it is 1 / sigma.
@@ -57,12 +57,12 @@ struct Normalize {
 // grad = scale G - slope <G, W> u v^T + s u v^T, slope = -d scale / d sigma.
 struct BackwardLayer {
   Matrix w;
-  const void* g;        // laid out as W
+  const void* g;  // laid out as W
   const void* u;
   const void* v;
   const void* sigma;
   const void* grad_sigma;  // acc, s; null: 0
-  void* out;            // laid out as W
+  void* out;               // laid out as W
 };
 
 struct Backward {
@@ -79,14 +79,14 @@ struct Backward {
 // d_grad_sigma = h.
 struct DoubleBackwardLayer {
   Matrix w;
-  const void* h;        // laid out as W
-  const void* g;        // laid out as W
+  const void* h;  // laid out as W
+  const void* g;  // laid out as W
   const void* u;
   const void* v;
   const void* sigma;
-  void* d_g;            // laid out as W
-  void* d_w;            // laid out as W
-  void* d_grad_sigma;   // acc
+  void* d_g;           // laid out as W
+  void* d_w;           // laid out as W
+  void* d_grad_sigma;  // acc
 };
 
 struct DoubleBackward {

@@ -160,7 +160,9 @@ class FusedSpectralNorm:
 
     def _restore(self) -> None:
         for site, (original, ours) in zip(self.sites, self._swaps, strict=True):
-            if site.norm is not ours:  # removed since, or fused once more by a model around this one
+            if (
+                site.norm is not ours
+            ):  # removed since, or fused once more by a model around this one
                 vars(ours)["_retired"] = original
                 continue
             while (earlier := vars(original).get("_retired")) is not None:
@@ -276,7 +278,9 @@ def fuse_spectral_norm(
     have no effect within ``torch.compile``.
     """
     if not isinstance(model, Module):
-        raise TypeError(f"fuse_spectral_norm: expected a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(
+            f"fuse_spectral_norm: expected a torch.nn.Module, got {type(model).__name__}"
+        )
     if optimizer is not None and not step_scoped:
         raise ValueError(
             "fuse_spectral_norm: optimizer announces steps, which only step_scoped=True waits for; "
@@ -295,7 +299,9 @@ def fuse_spectral_norm(
         "cache_eval": cache_eval,
     }
     probe = next(sites(model)).norm
-    dataclasses.replace(_settings(probe), coefficient=coefficient)  # refuses before anything changes
+    dataclasses.replace(
+        _settings(probe), coefficient=coefficient
+    )  # refuses before anything changes
     handle = _handle_of(model)
     if handle is None:
         handle = FusedSpectralNorm(model, options)
@@ -338,7 +344,7 @@ def sigma(model: Module) -> Sigmas:
     found = {}
     for site in sites(model):
         if site.chain is None:
-            parts = (getattr(site.module, site.name + s) for s in ("_orig", "_u", "_v"))
+            parts = tuple(getattr(site.module, site.name + s) for s in ("_orig", "_u", "_v"))
         else:
             parts = (site.chain.original, site.norm._u, site.norm._v)
         weight, u, v = parts

@@ -7,7 +7,9 @@
 
 namespace {
 
-PyObject* isa(PyObject*, PyObject*) { return PyUnicode_FromString(gankernels::cpu::isa()); }
+PyObject* isa(PyObject*, PyObject*) {
+  return PyUnicode_FromString(gankernels::cpu::isa());
+}
 
 PyObject* set_isa(PyObject*, PyObject* name) {
   PyObject* bytes = PyUnicode_AsASCIIString(name);
@@ -29,8 +31,8 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods,
-                          nullptr, nullptr, nullptr, nullptr};
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 

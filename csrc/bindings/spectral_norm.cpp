@@ -15,7 +15,9 @@ namespace sn = gankernels::spectral_norm;
 // Every part of the packed result starts at a multiple of this many elements.
 constexpr int64_t kPack = 16;
 
-int64_t packed_size(int64_t size) { return (size + kPack - 1) / kPack * kPack; }
+int64_t packed_size(int64_t size) {
+  return (size + kPack - 1) / kPack * kPack;
+}
 
 char* offset(void* data, int64_t elements, DType dtype) {
   return static_cast<char*>(data) + elements * static_cast<int64_t>(item_size(dtype));
@@ -23,7 +25,8 @@ char* offset(void* data, int64_t elements, DType dtype) {
 
 // The elements of a vector of all layers; null without one.
 struct PerLayer {
-  PerLayer(const char* op, const char* name, const std::optional<Tensor>& x, size_t count, DType dtype)
+  PerLayer(const char* op, const char* name, const std::optional<Tensor>& x, size_t count,
+           DType dtype)
       : dtype_(dtype) {
     if (!x) return;
     check_vector(op, name, *x, static_cast<int64_t>(count), dtype);
@@ -61,7 +64,9 @@ void check_distinct(const char* op, const Tensors& u, const Tensors& v) {
                     ": expected every u and v in memory of its own");
 }
 
-int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
+int threads() {
+  return static_cast<int>(torch::stable::get_num_threads());
+}
 
 double checked_coefficient(const char* op, std::optional<double> coefficient) {
   if (!coefficient) return 0;
@@ -135,10 +140,10 @@ Tensor power_iteration(const Tensors& weights, const Tensors& u, const Tensors& 
 
 // Also returns a sigma of its own, which autograd can hand out without a view of the packed result.
 std::tuple<Tensor, Tensor, Tensors> iterate_and_normalize(const Tensors& weights, const Tensors& u,
-                                                  const Tensors& v, int64_t n, double eps,
-                                                  bool u_first,
-                                                  const std::optional<Tensor>& skipped,
-                                                  std::optional<double> coefficient) {
+                                                          const Tensors& v, int64_t n, double eps,
+                                                          bool u_first,
+                                                          const std::optional<Tensor>& skipped,
+                                                          std::optional<double> coefficient) {
   Tensors outputs;
   Tensor packed =
       iterate("spectral_norm_", weights, u, v, {n, eps, u_first, skipped, coefficient}, &outputs);
@@ -180,8 +185,8 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
     layers[i].sigma_out = found.at(i);
     layers[i].out = outputs[i].data_ptr();
   }
-  check_status(op, sn::cpu::normalize({dtype, c, threads(), static_cast<int64_t>(layers.size()),
-                                       layers.data()}));
+  check_status(op, sn::cpu::normalize(
+                       {dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()}));
   return {outputs, sigma_out};
 }
 
@@ -204,16 +209,17 @@ Tensors backward(const Tensors& grads, const Tensors& weights, const Tensors& u,
     layers[i].grad_sigma = seed.at(i);
     layers[i].out = outputs[i].data_ptr();
   }
-  check_status(op, sn::cpu::backward({dtype, c, threads(), static_cast<int64_t>(layers.size()),
-                                      layers.data()}));
+  check_status(op, sn::cpu::backward(
+                       {dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()}));
   return outputs;
 }
 
 // `grad_sigma` is in the schema for autograd: the result is linear in it and does not depend on it.
-std::tuple<Tensors, Tensors, Tensor> double_backward(
-    const Tensors& h, const Tensors& grads, const Tensors& weights, const Tensors& u,
-    const Tensors& v, const Tensor& sigma, const std::optional<Tensor>& /*grad_sigma*/,
-    std::optional<double> coefficient) {
+std::tuple<Tensors, Tensors, Tensor> double_backward(const Tensors& h, const Tensors& grads,
+                                                     const Tensors& weights, const Tensors& u,
+                                                     const Tensors& v, const Tensor& sigma,
+                                                     const std::optional<Tensor>& /*grad_sigma*/,
+                                                     std::optional<double> coefficient) {
   const char* op = "spectral_normalize_double_backward";
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
   STD_TORCH_CHECK(grads.size() == weights.size() && h.size() == weights.size(), op,
@@ -236,8 +242,8 @@ std::tuple<Tensors, Tensors, Tensor> double_backward(
     layers[i].sigma = known.at(i);
     layers[i].d_grad_sigma = seed.at(i);
   }
-  check_status(op, sn::cpu::double_backward({dtype, c, threads(),
-                                             static_cast<int64_t>(layers.size()), layers.data()}));
+  check_status(op, sn::cpu::double_backward(
+                       {dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()}));
   return {d_grads, d_weights, d_seed};
 }
 

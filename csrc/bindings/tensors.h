@@ -24,20 +24,29 @@ using Tensors = std::vector<Tensor>;
 
 inline DType dtype_of(const char* op, const Tensor& x) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::Double: return DType::kFloat64;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Half: return DType::kFloat16;
-    default: STD_TORCH_CHECK(false, op, ": expected float32, float64, bfloat16 or float16 tensors");
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, op, ": expected float32, float64, bfloat16 or float16 tensors");
   }
 }
 
 inline ScalarType scalar_type(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return ScalarType::Float;
-    case DType::kFloat64: return ScalarType::Double;
-    case DType::kBFloat16: return ScalarType::BFloat16;
-    default: return ScalarType::Half;
+    case DType::kFloat32:
+      return ScalarType::Float;
+    case DType::kFloat64:
+      return ScalarType::Double;
+    case DType::kBFloat16:
+      return ScalarType::BFloat16;
+    default:
+      return ScalarType::Half;
   }
 }
 

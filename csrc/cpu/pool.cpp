@@ -12,10 +12,10 @@
 namespace gankernels::pool {
 namespace {
 
-constexpr size_t kAlign = 64;             // a cache line; also the room for a block's size before it
-constexpr size_t kRound = 64 << 10;       // blocks come in multiples of this
+constexpr size_t kAlign = 64;        // a cache line; also the room for a block's size before it
+constexpr size_t kRound = 64 << 10;  // blocks come in multiples of this
 constexpr size_t kHugePage = 2 << 20;
-constexpr size_t kHugeFrom = 4 << 20;     // blocks from here on ask for huge pages
+constexpr size_t kHugeFrom = 4 << 20;  // blocks from here on ask for huge pages
 
 struct Pool {
   std::mutex mutex;
@@ -32,7 +32,9 @@ Pool& pool() {
   return *instance;
 }
 
-size_t& size_of(char* base) { return *reinterpret_cast<size_t*>(base); }
+size_t& size_of(char* base) {
+  return *reinterpret_cast<size_t*>(base);
+}
 
 }  // namespace
 

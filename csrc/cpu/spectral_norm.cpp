@@ -42,10 +42,10 @@ constexpr int64_t kPiece = 2048;  // elements widened at a time
 template <class T>
 struct Plan {
   StridedMatrix<T> matrix;
-  int64_t step, chunks;     // units a chunk, chunks
-  T *p, *q;                 // in the order of memory
-  T* partial;               // a q for every chunk
-  double* sums;             // kSums for every chunk
+  int64_t step, chunks;  // units a chunk, chunks
+  T *p, *q;              // in the order of memory
+  T* partial;            // a q for every chunk
+  double* sums;          // kSums for every chunk
 };
 constexpr int kSums = 3;
 
@@ -232,7 +232,9 @@ double norm_of(const VectorKernels<T>& kernels, const T* x, int64_t n) {
 }
 
 // max(norm, eps), but NaN stays NaN.
-double at_least(double norm, double eps) { return norm < eps ? eps : norm; }
+double at_least(double norm, double eps) {
+  return norm < eps ? eps : norm;
+}
 
 // x / divisor, element by element; multiplied where the reciprocal is a normal number.
 template <class T>
@@ -314,25 +316,24 @@ void power_iteration(const PowerIteration& args) {
         end_step(i, normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps));
       }};
   // Two passes where the other one does.
-  const Phase across{
-      [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-        const Plan<T>& plan = call.plans[i];
-        plan.matrix.transposed_product(begin, end, plan.p, partial(plan, c));
-      },
-      [&](int64_t i) {
-        const Plan<T>& plan = call.plans[i];
-        reduce_partial(call.kernels, plan, 1);
-        normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps);
-      }};
-  const Phase along{
-      [&](int64_t i, int64_t, int64_t begin, int64_t end) {
-        const Plan<T>& plan = call.plans[i];
-        plan.matrix.product(begin, end, plan.q, plan.p);
-      },
-      [&](int64_t i) {
-        const Plan<T>& plan = call.plans[i];
-        end_step(i, normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps));
-      }};
+  const Phase across{[&](int64_t i, int64_t c, int64_t begin, int64_t end) {
+                       const Plan<T>& plan = call.plans[i];
+                       plan.matrix.transposed_product(begin, end, plan.p, partial(plan, c));
+                     },
+                     [&](int64_t i) {
+                       const Plan<T>& plan = call.plans[i];
+                       reduce_partial(call.kernels, plan, 1);
+                       normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps);
+                     }};
+  const Phase along{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
+                      const Plan<T>& plan = call.plans[i];
+                      plan.matrix.product(begin, end, plan.q, plan.p);
+                    },
+                    [&](int64_t i) {
+                      const Plan<T>& plan = call.plans[i];
+                      end_step(
+                          i, normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps));
+                    }};
   const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
                        const PowerIterationLayer& layer = args.layers[i];
                        scale(call, i, layer.w, *static_cast<const T*>(layer.sigma_out),
@@ -420,16 +421,16 @@ void backward(const Backward& args) {
         const double gw = s.slope == 0 ? 0 : call.sum(call.plans[i], 0);
         factors[i] = {s.scale, seed - s.slope * gw};
       }};
-  const Phase output{
-      [&](int64_t i, int64_t, int64_t begin, int64_t end) {
-        const Plan<T>& plan = call.plans[i];
-        plan.matrix.outer_product(
-            begin, end, plan.p, plan.q, [&](int64_t offset, int64_t n, T factor, const T* vector) {
-              call.combine(factors[i].g, args.layers[i].g, factors[i].outer * factor, vector, false,
-                           offset, n, args.layers[i].out);
-            });
-      },
-      nullptr};
+  const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
+                       const Plan<T>& plan = call.plans[i];
+                       plan.matrix.outer_product(
+                           begin, end, plan.p, plan.q,
+                           [&](int64_t offset, int64_t n, T factor, const T* vector) {
+                             call.combine(factors[i].g, args.layers[i].g, factors[i].outer * factor,
+                                          vector, false, offset, n, args.layers[i].out);
+                           });
+                     },
+                     nullptr};
   call.run([&](int64_t) { return std::vector<const Phase*>{&reduce, &output}; });
 }
 

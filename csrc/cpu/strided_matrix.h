@@ -149,7 +149,8 @@ class StridedMatrix {
       if (kProduct) {
         std::fill(p_sum, p_sum + block, T(0));
         for (int64_t k = 0; k < unit_size; k += block)
-          kernels_->add_elementwise_product(a + k, q_rows + k, std::min(block, unit_size - k), p_sum);
+          kernels_->add_elementwise_product(a + k, q_rows + k, std::min(block, unit_size - k),
+                                            p_sum);
         for (int64_t j = 0; j < inner_; ++j) {
           T sum = 0;
           for (int64_t r = 0; r < kSlabRows; ++r) sum += p_sum[r * inner_ + j];
@@ -159,7 +160,8 @@ class StridedMatrix {
       if (kTransposed) {
         repeat(p + i * inner_, p_rows);
         for (int64_t k = 0; k < unit_size; k += block)
-          kernels_->add_elementwise_product(a + k, p_rows, std::min(block, unit_size - k), z_sum + k);
+          kernels_->add_elementwise_product(a + k, p_rows, std::min(block, unit_size - k),
+                                            z_sum + k);
       }
     }
     if (!kTransposed) return;

@@ -26,7 +26,9 @@ inline uint32_t to_bits(float x) {
   return bits;
 }
 
-inline float bfloat16_to_float(uint16_t h) { return from_bits(static_cast<uint32_t>(h) << 16); }
+inline float bfloat16_to_float(uint16_t h) {
+  return from_bits(static_cast<uint32_t>(h) << 16);
+}
 
 // To the nearest, ties to even; NaN stays NaN.
 inline uint16_t float_to_bfloat16(float x) {
@@ -116,7 +118,9 @@ const VectorKernels<T>& vector_kernels() {
 template const VectorKernels<float>& vector_kernels<float>();
 template const VectorKernels<double>& vector_kernels<double>();
 
-const char* isa() { return kNames[static_cast<int>(current_isa())]; }
+const char* isa() {
+  return kNames[static_cast<int>(current_isa())];
+}
 
 bool set_isa(const char* name) {
   if (name[0] == 0) {

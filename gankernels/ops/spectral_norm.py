@@ -110,7 +110,8 @@ def unpack(
     packed: Tensor, weights: Sequence[Tensor]
 ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
     """Split the result of :func:`power_iteration_` into views: every u, every v, and sigma (L,)."""
-    sizes, wanted = [], []
+    sizes: list[int] = []
+    wanted: list[int] = []
     for size in _part_sizes(weights):
         wanted.append(len(sizes))
         sizes.append(size)
@@ -205,9 +206,8 @@ def spectral_norm(
         or order not in ("u_first", "v_first")
     ):
         packed = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
-        return spectral_normalize(
-            weights, *unpack(packed, weights), coefficient=coefficient, retain=retain
-        )
+        u, v, sigma = unpack(packed, weights)
+        return spectral_normalize(weights, u, v, sigma, coefficient=coefficient, retain=retain)
     step = (u, v, n, eps, order == "u_first", skipped, coefficient)
     try:
         weights = _dense(weights)
@@ -272,7 +272,7 @@ def _(h, grads, weights, u, v, sigma, grad_sigma, coefficient):
     return like, [torch.empty_like(w) for w in weights], torch.empty_like(sigma)
 
 
-def _gradients(ctx, saved, grads, grad_sigma, needed) -> list[Tensor | None]:
+def _gradients(ctx, saved, grads, grad_sigma, needed) -> Sequence[Tensor | None]:
     weights, u, v, sigma = saved
     count = len(weights)
     if grad_sigma is not None:
@@ -283,7 +283,9 @@ def _gradients(ctx, saved, grads, grad_sigma, needed) -> list[Tensor | None]:
         return _backward_op(grads, weights, u, v, sigma, grad_sigma, ctx.coefficient)
     if index:
         chosen = [[x[i] for i in index] for x in (grads, weights, u, v)]
-        part = [None if x is None else torch.stack([x[i] for i in index]) for x in (sigma, grad_sigma)]
+        part = [
+            None if x is None else torch.stack([x[i] for i in index]) for x in (sigma, grad_sigma)
+        ]
         found = _backward_op(*chosen, *part, ctx.coefficient)
         for i, g in zip(index, found, strict=True):
             result[i] = g
@@ -350,9 +352,7 @@ class _RetainedReference(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         _keep(ctx, weights, retain=True)
         ctx.rest = u, v, sigma, coefficient
-        outputs, found = reference.spectral_normalize(
-            weights, u, v, sigma, coefficient=coefficient
-        )
+        outputs, found = reference.spectral_normalize(weights, u, v, sigma, coefficient=coefficient)
         return found, *outputs
 
     @staticmethod

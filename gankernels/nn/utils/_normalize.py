@@ -157,6 +157,7 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
     u, v = [layer.u for layer in layers], [layer.v for layer in layers]
     grad, iterates = _needs_grad(layers[0]), layers[0].training and not _moved(layers[0])
     scoped = _is_step_scoped(layers[0])
+    vectors: tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]
     if iterates:
         skipped = _counters(layers)
         step = layers[0].n, layers[0].eps, s.order

@@ -34,7 +34,7 @@ class ComputedWeight(Tensor):
     Autograd refuses to copy a plain one, and with it the module. A copy or pickle has no history.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         return memo.setdefault(id(self), self.detach().as_subclass(Tensor).clone())
@@ -198,4 +198,11 @@ def remove_spectral_norm(module: M, name: str = "weight") -> M:
     return torch_remove_spectral_norm(module, name)
 
 
-__all__ = ["ComputedWeight", "SpectralNorm", "default_dim", "make_copyable", "remove_spectral_norm", "spectral_norm"]
+__all__ = [
+    "ComputedWeight",
+    "SpectralNorm",
+    "default_dim",
+    "make_copyable",
+    "remove_spectral_norm",
+    "spectral_norm",
+]
