@@ -1,8 +1,8 @@
 """Loads the two extension modules, says what was found, and falls back to the reference loudly.
 
 The operators of ``torch.ops.gankernels`` are defined in Python (``gankernels/ops``); the extension
-modules only bring their implementations, ``_C`` those for CPU tensors and ``_C_cuda`` those for CUDA
-tensors. Without a module the plain functions of ``gankernels.ops`` take the PyTorch reference.
+modules only bring their implementations, ``_C`` those for CPU tensors and ``_C_cuda`` those for
+CUDA tensors. Without a module the plain functions of ``gankernels.ops`` take the PyTorch reference.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def backend(name: Literal["native", "reference"]) -> Iterator[None]:
 
 
 def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
-    """Whether ``op`` must take the reference for these tensors; says why, once per op and reason."""
+    """Whether ``op`` must take the reference for these tensors; says why once per op and reason."""
     if _backend == "reference":
         return True
     first = tensors[0]
@@ -116,7 +116,7 @@ def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
 
 
 def _foreign(tensor: Tensor) -> bool:
-    if type(tensor) in (Tensor, torch.nn.Parameter):
+    if type(tensor) in (Tensor, torch.nn.Parameter) or not isinstance(tensor, Tensor):
         return False
     own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
     return own and not isinstance(tensor, torch._subclasses.FakeTensor)

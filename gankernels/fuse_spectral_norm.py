@@ -1,4 +1,4 @@
-"""A whole network's spectral normalisation in one call a forward, and what is read off a network."""
+"""A network's spectral normalisation in one call a forward, and what is read off a network."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def sites(model: Module) -> Iterator[Site]:
         if parametrize.is_parametrized(module):
             for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
                 first = chain[0]
-                if isinstance(first, (TorchParametrization, Parametrization)):
-                    if chain.is_tensor and hasattr(first, "_u"):
-                        yield Site(path, name, module, chain, chain._modules, "0")
+                ours = isinstance(first, (TorchParametrization, Parametrization))
+                if ours and chain.is_tensor and hasattr(first, "_u"):
+                    yield Site(path, name, module, chain, chain._modules, "0")
 
 
 def _settings(norm: Any) -> Settings:
@@ -245,22 +245,22 @@ def fuse_spectral_norm(
     """Normalise all spectrally normalised weights of ``model`` by one call at each of its forwards.
 
     Finds every weight under torch's or our ``spectral_norm``, hook or parametrization, in all
-    submodules. Parameters, buffers and state_dict keys stay what they are, each weight keeps its order
-    of iteration and its ``train()`` or ``eval()``. A submodule that is called by itself, outside
-    ``model``'s forward, normalises itself.
+    submodules. Parameters, buffers and state_dict keys stay what they are, each weight keeps its
+    order of iteration and its ``train()`` or ``eval()``. A submodule that is called by itself,
+    outside ``model``'s forward, normalises itself.
 
-    It differs from layer by layer where a weight is used more than once in a forward: a layer that is
-    called twice, or a parametrised weight that is read twice, is iterated once.
+    It differs from layer by layer where a weight is used more than once in a forward: a layer that
+    is called twice, or a parametrised weight that is read twice, is iterated once.
 
     Calling it again finds what was added since; where the options are others, they replace the old.
 
     Args:
         model: the module whose forward is a pass, for instance the discriminator.
-        step_scoped: move u and v once a step of the optimiser, not once a forward. D(real), D(fake),
-            penalties and accumulated batches then share one W / sigma and, within one ``backward()``,
-            one pass through it; recomputing activations (checkpointing) is exact. The step is
-            announced by ``step()`` of the handle or by ``optimizer``; a weight that changed without
-            an announcement is iterated as well, and never used stale.
+        step_scoped: move u and v once a step of the optimiser, not once a forward. D(real),
+            D(fake), penalties and accumulated batches then share one W / sigma and, within one
+            ``backward()``, one pass through it; recomputing activations (checkpointing) is exact.
+            The step is announced by ``step()`` of the handle or by ``optimizer``; a weight that
+            changed without an announcement is iterated as well, and never used stale.
         optimizer: announces its steps by itself; needs ``step_scoped=True``.
         guard: see :func:`gankernels.nn.utils.spectral_norm`; the handle's ``skipped`` counts.
         coefficient: likewise.
@@ -358,8 +358,8 @@ def sigma(model: Module) -> Sigmas:
 def fold(model: M, *, inplace: bool = False) -> M:
     """``model`` with plain weights W / sigma, for export or for averaging weights.
 
-    u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys. Other
-    parametrizations of a spectrally normalised weight are folded with it.
+    u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys.
+    Other parametrizations of a spectrally normalised weight are folded with it.
 
     Args:
         model: with torch's or our ``spectral_norm``, fused or not.
@@ -395,7 +395,8 @@ def _fold_parametrizations(module: Module) -> None:
 
 
 def _own_class(module: Module) -> None:
-    # Copies of a parametrised module share its class, and removing takes the property off the class.
+    # Copies of a parametrised module share its class, and removing takes the property off the
+    # class.
     shared = type(module)
     namespace = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
     module.__class__ = type(shared.__name__, shared.__bases__, namespace)

@@ -7,7 +7,8 @@ Miyato et al. 2018 (arXiv 1802.05957), algorithm 1. The kernels behind the schem
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -64,7 +65,8 @@ def power_iteration_(
 
     With ``x / max(||x||, eps)`` written n(x), one step is ``u <- n(W v); v <- n(W^H u)`` in the
     order ``"u_first"`` (that of :func:`torch.nn.utils.parametrizations.spectral_norm`) and
-    ``v <- n(W^T u); u <- n(W v)`` in the order ``"v_first"`` (:func:`torch.nn.utils.spectral_norm`).
+    ``v <- n(W^T u); u <- n(W v)`` in the order ``"v_first"``
+    (:func:`torch.nn.utils.spectral_norm`).
 
     Args:
         weights: any number of tensors of one dtype and device, each read as a matrix of its first
@@ -87,7 +89,7 @@ def power_iteration_(
 
     Not differentiable. Deterministic, whatever the number of threads.
     """
-    if not weights or takes_reference("power_iteration_", weights):
+    if _needs_checks("power_iteration_", weights):
         _check_iteration(weights, u, v, n, eps, order, skipped)
         return reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
     u_first = order == "u_first"
@@ -135,17 +137,17 @@ def spectral_normalize(
 
     Args:
         weights: as for :func:`power_iteration_`.
-        u, v: tensors of shapes (rows,) and (cols,), held constant by the gradient. Pass copies (those
-            of :func:`unpack`), not the buffers that the next iteration overwrites.
+        u, v: tensors of shapes (rows,) and (cols,), held constant by the gradient. Pass copies
+            (those of :func:`unpack`), not the buffers that the next iteration overwrites.
         sigma: (L,), what the iteration found. Without it ``u . (W v)`` is computed (evaluation).
         coefficient: where given, the output is ``W * min(1, coefficient / sigma)``.
         retain: let several backward passes run through the result without ``retain_graph``. What
             the gradient needs then lives as long as the result does.
 
     Returns:
-        ``(outputs, sigma)``: a tensor for every weight, of its dtype and strides (memory that is not
-        dense gives a contiguous one), and all sigmas as one tensor (L,), float64 for float64 weights
-        and float32 for the rest.
+        ``(outputs, sigma)``: a tensor for every weight, of its dtype and strides (memory that is
+        not dense gives a contiguous one), and all sigmas as one tensor (L,), float64 for float64
+        weights and float32 for the rest.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above.
@@ -154,7 +156,7 @@ def spectral_normalize(
     ``gankernels.backend("reference")`` to any order. A weight that needs no gradient costs no
     gradient. Numbers stay in the weights' dtype under autocast. Deterministic.
     """
-    if not weights or takes_reference("spectral_normalize", weights):
+    if _needs_checks("spectral_normalize", weights):
         _check_normalize(weights, u, v, sigma, coefficient)
         if retain and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             sigma, *outputs = _RetainedReference.apply(u, v, sigma, coefficient, *weights)
@@ -166,6 +168,8 @@ def spectral_normalize(
     try:
         weights = _dense(weights)
         u, v = _accumulation(u, weights[0]), _accumulation(v, weights[0])
+        if sigma is not None and not sigma.is_contiguous():
+            sigma = sigma.contiguous()
         trainable = [w.requires_grad for w in weights] if torch.is_grad_enabled() else [False]
         if any(trainable) and not all(trainable):
             return _split_by_gradient(trainable, weights, u, v, sigma, coefficient, retain)
@@ -200,8 +204,7 @@ def spectral_norm(
     them. All weights must agree in whether they require a gradient.
     """
     if (
-        not weights
-        or takes_reference("spectral_norm", weights)
+        _needs_checks("spectral_norm", weights)
         or torch.compiler.is_compiling()
         or order not in ("u_first", "v_first")
     ):
@@ -224,6 +227,12 @@ def spectral_norm(
     return outputs, sigma
 
 
+def _needs_checks(op: str, weights: Sequence[Tensor]) -> bool:
+    # The call goes to the reference, or is refused: the kernel would not find the words.
+    is_list = not isinstance(weights, Tensor) and bool(weights) and isinstance(weights[0], Tensor)
+    return not is_list or takes_reference(op, weights)
+
+
 def _split_by_gradient(
     trainable: list[bool],
     weights: Sequence[Tensor],
@@ -239,8 +248,10 @@ def _split_by_gradient(
     for wanted in (True, False):
         index = [i for i, t in enumerate(trainable) if t is wanted]
         part = None if sigma is None else torch.stack([sigma[i] for i in index])
-        some = [[x[i] for i in index] for x in (weights, u, v)]
-        out, s = spectral_normalize(*some, part, coefficient=coefficient, retain=retain)
+        w_part, u_part, v_part = ([x[i] for i in index] for x in (weights, u, v))
+        out, s = spectral_normalize(
+            w_part, u_part, v_part, part, coefficient=coefficient, retain=retain
+        )
         for k, i in enumerate(index):
             outputs[i], sigmas[i] = out[k], s[k]
     return outputs, torch.stack(sigmas)
@@ -249,14 +260,22 @@ def _split_by_gradient(
 # --- fakes and autograd ------------------------------------------------------------------------
 
 
+def _one_device(weights, *tensors) -> None:
+    # The fakes answer for a call in which any tensor is a meta tensor.
+    if any(x is not None and x.device != weights[0].device for x in tensors):
+        raise RuntimeError("expected all tensors on one device")
+
+
 @torch.library.register_fake("gankernels::power_iteration_", lib=LIBRARY)
 def _(weights, u, v, n, eps, u_first, skipped=None):
+    _one_device(weights, *weights, *u, *v, skipped)
     total = sum(size + -size % PACK for size in _part_sizes(weights))
     return weights[0].new_empty(total, dtype=accumulation_dtype(weights[0].dtype))
 
 
 @torch.library.register_fake("gankernels::spectral_normalize", lib=LIBRARY)
 def _(weights, u, v, sigma, coefficient, retain):
+    _one_device(weights, *weights, *u, *v, sigma)
     dtype = accumulation_dtype(weights[0].dtype)
     return [torch.empty_like(w) for w in weights], weights[0].new_empty(len(weights), dtype=dtype)
 
@@ -496,8 +515,17 @@ def _accumulation(vectors: Sequence[Tensor], weight: Tensor) -> Sequence[Tensor]
     return [x.to(dtype).contiguous() if x.dtype == weight.dtype else x for x in vectors]
 
 
+_MAX_DIMS = 8  # kMaxColumnDims + 1 of csrc/common/matrix.h
+
+
+def _is_list(values: object) -> bool:
+    if isinstance(values, Tensor) or not isinstance(values, Iterable):
+        return False
+    return all(isinstance(x, Tensor) for x in values)
+
+
 def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) -> None:
-    if isinstance(weights, Tensor) or not all(isinstance(w, Tensor) for w in weights):
+    if not _is_list(weights):
         raise TypeError(f"{op}: expected weights to be a list of tensors, got {_kind(weights)}")
     if not weights:
         raise ValueError(f"{op}: expected at least one weight, got an empty list")
@@ -508,6 +536,11 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
                 f"{op}: expected weights[{i}] to have a dimension and elements, "
                 f"got shape {tuple(w.shape)}"
             )
+        if sum(size != 1 for size in w.shape[1:]) >= _MAX_DIMS:
+            raise ValueError(
+                f"{op}: expected weights[{i}] of at most {_MAX_DIMS} dimensions, "
+                f"got shape {tuple(w.shape)}; flatten some"
+            )
         if w.dtype != first.dtype or w.device != first.device:
             raise ValueError(
                 f"{op}: expected all weights of one dtype and device, got {first.dtype} on "
@@ -517,7 +550,7 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
         names = ", ".join(sorted(str(d) for d in NATIVE_DTYPES))
         raise TypeError(f"{op}: expected weights of {names} or complex, got {first.dtype}")
     for name, vectors in lists.items():
-        if isinstance(vectors, Tensor) or not all(isinstance(x, Tensor) for x in vectors):
+        if not _is_list(vectors):
             raise TypeError(f"{op}: expected {name} to be a list of tensors, got {_kind(vectors)}")
         if len(vectors) != len(weights):
             raise ValueError(
@@ -562,6 +595,8 @@ def _check_iteration(weights, u, v, n, eps, order, skipped) -> None:
                     "got one that requires grad; pass it detached"
                 )
     if skipped is not None:
+        if not isinstance(skipped, Tensor):
+            raise TypeError(f"{op}: expected skipped to be a tensor, got {_kind(skipped)}")
         good = skipped.dtype == torch.int64 and tuple(skipped.shape) == (len(weights),)
         if not good or skipped.device != weights[0].device or not skipped.is_contiguous():
             raise ValueError(
@@ -577,7 +612,7 @@ def _check_overlap(op: str, vectors: Sequence[Tensor]) -> None:
     if vectors[0].device.type == "meta" or isinstance(vectors[0], torch._subclasses.FakeTensor):
         return
     spans = sorted((x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()) for x in vectors)
-    for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+    for (_, end), (start, _) in pairwise(spans):
         if start < end:
             raise ValueError(
                 f"{op}: expected every u and v in memory of its own, got two that overlap; "

@@ -141,8 +141,8 @@ def spectral_norm(
         cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
             W, u and v stay what they are. Not for tensors of inference mode, and blind to writes
             through ``.data``.
-        step_scoped: move u and v, and compute W / sigma, only once after every change of W, which is
-            once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`.
+        step_scoped: move u and v, and compute W / sigma, only once after every change of W, which
+            is once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`.
 
     Returns:
         ``module``.

@@ -117,12 +117,12 @@ def spectral_norm(
     """Normalise ``module.weight`` by its spectral norm in a hook before every forward.
 
     A drop-in for :func:`torch.nn.utils.spectral_norm`: the same numbers, random draws, state_dict
-    (``weight_orig``, ``weight_u``, ``weight_v``, with its versions) and errors. Besides, a module can
-    be deep-copied after a forward.
+    (``weight_orig``, ``weight_u``, ``weight_v``, with its versions) and errors. Besides, a module
+    can be deep-copied after a forward.
 
     Args:
-        module: a module with a parameter ``name`` of any shape; float32, float64, bfloat16, float16,
-            and, slower, complex.
+        module: a module with a parameter ``name`` of any shape; float32, float64, bfloat16,
+            float16, and, slower, complex.
         name: the parameter's name.
         n_power_iterations: steps of the power method in every forward in training mode.
         eps: added to no norm, but their least value in a division.
@@ -131,12 +131,12 @@ def spectral_norm(
         guard: keep u and v where an iteration would make them zero or not finite (a zero weight, an
             overflow), and divide by 1 that time. Decided on the device; ``module.weight_skipped``,
             a buffer that is not in the state_dict, counts.
-        init_iterations: steps to take at once, for a useful sigma before the first training forward.
+        init_iterations: steps to take at once, for a useful sigma before the first training step.
         cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
             W, u and v stay what they are. Not for tensors of inference mode, and blind to writes
             through ``.data``.
-        step_scoped: move u and v, and compute W / sigma, only once after every change of W, which is
-            once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`.
+        step_scoped: move u and v, and compute W / sigma, only once after every change of W, which
+            is once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`.
 
     Returns:
         ``module``.
