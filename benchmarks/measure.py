@@ -5,6 +5,8 @@ A process of its own because malloc's settings are read when a process starts.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import sys
 import time
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 
+import gankernels
 from benchmarks import bandwidth, contestants, networks, workloads
 from benchmarks.contestants import BACKWARD, LAYER, TORCH
 from benchmarks.harness import interleaved
@@ -160,11 +163,15 @@ def memory_row(job: Event) -> Iterator[Event]:
     workload = workloads.load()[job["network"]]
     entered = contestants.build(kind, workloads.random_weights(workload.weights), [])
     try:
+        # Memory that was freed but kept, by us or by malloc, would serve the results and hide them.
+        gc.collect()
+        gankernels.empty_cache()
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         before = _status_bytes("VmRSS")
         outputs = entered.call()
         peak = _status_bytes("VmHWM") - before
-    except (OSError, RuntimeError) as error:
+    except (OSError, AttributeError, RuntimeError) as error:
         yield {"event": "left out", "network": workload.name, "kind": kind, "reason": str(error)}
         return
     yield {
