@@ -20,8 +20,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -99,11 +100,11 @@ class Run:
     name: str
     losses: list[tuple[float, float]]  # (discriminator, generator) of every step
     seconds_per_step: float
-    samples: Tensor
+    samples: Callable[[], Tensor]
 
 
-def train(name: str, spectral_norm: SpectralNorm, fuse: bool, steps: int) -> Run:
-    """Trains one GAN from the same seed as all the others."""
+def train(name: str, spectral_norm: SpectralNorm, fuse: bool) -> Iterator[Run]:
+    """Trains one GAN from the same seed as all the others; yields the run after every step."""
     torch.manual_seed(0)
     images = digits()
     generator = Generator()
@@ -119,7 +120,7 @@ def train(name: str, spectral_norm: SpectralNorm, fuse: bool, steps: int) -> Run
 
     losses: list[tuple[float, float]] = []
     times: list[float] = []
-    for _ in tqdm(range(steps), desc=name, unit="step"):
+    while True:
         start = time.perf_counter()
         real = images[torch.randint(len(images), (BATCH,))]
 
@@ -138,10 +139,29 @@ def train(name: str, spectral_norm: SpectralNorm, fuse: bool, steps: int) -> Run
 
         losses.append((loss_d.item(), loss_g.item()))
         times.append(time.perf_counter() - start)
+        yield Run(
+            name, losses, sorted(times)[len(times) // 2], partial(sample, generator, some_noise)
+        )
 
+
+def sample(generator: nn.Module, noise: Tensor) -> Tensor:
     with torch.no_grad():
-        samples = generator(some_noise)
-    return Run(name, losses, sorted(times)[len(times) // 2], samples)
+        return generator(noise)
+
+
+def side_by_side(trainings: list[Iterator[Run]], steps: int) -> list[Run]:
+    """A step of each in turn, so that a machine whose speed drifts is the same to all of them."""
+    random_states: list[Tensor | None] = [None] * len(trainings)
+    runs: list[Run] = []
+    for _ in tqdm(range(steps), desc="three trainings", unit="step"):
+        runs = []
+        for i, training in enumerate(trainings):
+            state = random_states[i]
+            if state is not None:
+                torch.set_rng_state(state)
+            runs.append(next(training))
+            random_states[i] = torch.get_rng_state()
+    return runs
 
 
 def largest_difference(one: Run, other: Run) -> float:
@@ -155,7 +175,7 @@ def save_grid(run: Run, path: Path) -> None:
     steps = len(run.losses)
     for axes, title, images in (
         (panels[0], "real", digits()[:64]),
-        (panels[1], f"generated, after {steps} steps", run.samples),
+        (panels[1], f"generated, after {steps} steps", run.samples()),
     ):
         framed = F.pad(images, (1, 1, 1, 1), value=-1)
         tiles = framed.reshape(8, 8, 10, 10).permute(0, 2, 1, 3).reshape(80, 80)
@@ -174,11 +194,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("sngan_digits.png"))
     chosen = parser.parse_args(arguments)
 
-    runs = [
-        train("torch              ", torch_spectral_norm, fuse=False, steps=chosen.steps),
-        train("gankernels         ", our_spectral_norm, fuse=False, steps=chosen.steps),
-        train("gankernels, fused  ", our_spectral_norm, fuse=True, steps=chosen.steps),
+    if chosen.steps < 1:
+        parser.error(f"expected --steps of at least 1, got {chosen.steps}")
+    out = chosen.out if chosen.out.suffix else chosen.out.with_suffix(".png")
+
+    trainings = [
+        train("torch              ", torch_spectral_norm, fuse=False),
+        train("gankernels         ", our_spectral_norm, fuse=False),
+        train("gankernels, fused  ", our_spectral_norm, fuse=True),
     ]
+    runs = side_by_side(trainings, chosen.steps)
     worst = max(largest_difference(runs[0], run) for run in runs[1:])
 
     print()
@@ -189,8 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"{run.name} {1e3 * run.seconds_per_step:7.2f} ms a step, last losses "
             f"{loss_d:.4f} {loss_g:.4f}, largest difference from torch {difference:.1e}"
         )
-    save_grid(runs[-1], chosen.out)
-    print(f"samples: {chosen.out}")
+    save_grid(runs[-1], out)
+    print(f"samples: {out}")
     if not worst <= TOLERANCE:
         print(f"FAILED: losses differ by {worst:.1e}, more than {TOLERANCE:.0e}", file=sys.stderr)
         return 1

@@ -115,13 +115,18 @@ Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const T
 
   const Tensor packed = new_vector(weights[0], total, wide);
   void* data = packed.data_ptr();
-  int64_t next = packed_size(count);
+  // Between the parts too, every call gives the same bytes.
+  const auto fill_up = [&](int64_t begin, int64_t size) {
+    std::memset(offset(data, begin + size, wide), 0, (packed_size(size) - size) * item_size(wide));
+    return begin + packed_size(size);
+  };
+  int64_t next = fill_up(0, count);
   for (size_t i = 0; i < layers.size(); ++i) {
     layers[i].sigma_out = offset(data, static_cast<int64_t>(i), wide);
     layers[i].u_out = offset(data, next, wide);
-    next += packed_size(layers[i].w.rows);
+    next = fill_up(next, layers[i].w.rows);
     layers[i].v_out = offset(data, next, wide);
-    next += packed_size(layers[i].w.cols());
+    next = fill_up(next, layers[i].w.cols());
     layers[i].skipped = counters ? counters + i : nullptr;
     if (!outputs) continue;
     outputs->push_back(dense_like(weights[i]));
