@@ -270,7 +270,7 @@ def fuse_spectral_norm(
         A handle with ``unfuse()``, ``step()`` and ``skipped``.
 
     Raises:
-        TypeError: if ``model`` is not a module.
+        TypeError: if ``model`` is not a module, or ``optimizer`` not an optimiser.
         ValueError: if it has no spectrally normalised weight, for ``optimizer`` without
             ``step_scoped=True``, or a coefficient that is not positive and finite.
 
@@ -280,6 +280,11 @@ def fuse_spectral_norm(
     if not isinstance(model, Module):
         raise TypeError(
             f"fuse_spectral_norm: expected a torch.nn.Module, got {type(model).__name__}"
+        )
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            "fuse_spectral_norm: expected optimizer to be a torch.optim.Optimizer, "
+            f"got {type(optimizer).__name__}"
         )
     if optimizer is not None and not step_scoped:
         raise ValueError(

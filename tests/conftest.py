@@ -8,8 +8,8 @@ from torch import Tensor
 
 from gankernels import _library
 
-#: Largest error against float64, relative to the largest number of the tensor: by the dtype that the
-#: tensor under test is stored in. A few roundings each.
+#: Largest error against float64, relative to the largest number of the tensor: by the dtype that it
+#: is stored in. A few roundings each.
 TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 1e-5,
@@ -111,7 +111,9 @@ LAYOUTS: dict[str, Callable[[Callable[..., Tensor]], Tensor]] = {
     "conv3d": lambda draw: draw(5, 3, 2, 3, 4),
     "conv3d_channels_last": lambda draw: _channels_last(draw(5, 3, 2, 3, 4)),
     "conv_transpose3d": lambda draw: draw(4, 9, 2, 3, 2).movedim(1, 0),
-    "conv_transpose3d_channels_last": lambda draw: _channels_last(draw(4, 9, 2, 3, 2)).movedim(1, 0),
+    "conv_transpose3d_channels_last": lambda draw: _channels_last(draw(4, 9, 2, 3, 2)).movedim(
+        1, 0
+    ),
     "eight_dims": lambda draw: draw(2, 3, 2, 2, 3, 2, 2, 2).permute(3, 0, 1, 7, 2, 6, 5, 4),
     "slice_of_rows": lambda draw: draw(24, 15)[::2],
     "slice_of_columns": lambda draw: draw(12, 31)[:, 1:-1],

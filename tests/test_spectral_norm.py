@@ -47,15 +47,15 @@ def exact(weights, u, v, n=1, eps=1e-12, order="u_first", coefficient=None, guar
     skipped = torch.zeros(len(weights), dtype=torch.int64) if guard else None
     packed = reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
     new_u, new_v, sigma = ops.unpack(packed, weights)
-    out, sigma = reference.spectral_normalize(
-        weights, new_u, new_v, sigma, coefficient=coefficient
-    )
+    out, sigma = reference.spectral_normalize(weights, new_u, new_v, sigma, coefficient=coefficient)
     return new_u, new_v, sigma, out, skipped
 
 
 def expected_strides(w):
     """Those of ``w``, or of a contiguous tensor where the memory of ``w`` has gaps or overlaps."""
-    steps = sorted((stride, size) for stride, size in zip(w.stride(), w.shape) if size > 1)
+    steps = sorted(
+        (stride, size) for stride, size in zip(w.stride(), w.shape, strict=True) if size > 1
+    )
     expected = 1
     for stride, size in steps:
         if stride != expected:
@@ -112,7 +112,8 @@ def test_iteration_and_output(backend, isa, layout, dtype):
 
                 u2, v2 = clones(u0), clones(v0)
                 both, both_sigma = ops.spectral_norm(weights, u2, v2, n, order=order)
-                for got, same in zip([*u2, *v2, *both, both_sigma], [*u, *v, *out, sigma]):
+                results = [*u2, *v2, *both, both_sigma], [*u, *v, *out, sigma]
+                for got, same in zip(*results, strict=True):
                     assert torch.equal(got, same), what
 
 
@@ -248,7 +249,7 @@ def test_outputs_beyond_the_caches(backend, isa, threads, dtype):
     for name in instruction_sets():
         isa(name)
         leaves = [w.detach().requires_grad_() for w in weights]
-        out, sigma = ops.spectral_norm(leaves, clones(u0), clones(v0))
+        out, _ = ops.spectral_norm(leaves, clones(u0), clones(v0))
         check_outputs(weights, out, expected[3], name)
         # With the cotangent W, dL/dW = (W - <W, W / sigma> u v^T) / sigma.
         grads = torch.autograd.grad(out, leaves, weights)

@@ -21,7 +21,13 @@ def leaves(names=SOME, dtype=torch.float64, device="cpu", seed=0):
 def small(device="cpu", dtype=torch.float64):
     """A few weights that numerical derivatives are quick for."""
     draw = drawer(0, dtype, device)
-    weights = [draw(3, 4), draw(5), draw(4, 2).t(), draw(2, 3, 2, 2).movedim(1, 0), draw(3, 6)[:, ::2]]
+    weights = [
+        draw(3, 4),
+        draw(5),
+        draw(4, 2).t(),
+        draw(2, 3, 2, 2).movedim(1, 0),
+        draw(3, 6)[:, ::2],
+    ]
     return [w.detach().requires_grad_() for w in weights]
 
 
@@ -447,7 +453,7 @@ def test_version_counters(backend, function, guard):
         loss.backward()
 
 
-# --- a third derivative ----------------------------------------------------------------------------
+# --- a third derivative ------------------------------------------------------------------------
 
 
 def three_orders(weights, u, v, sigma, normalize):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize as unit_vector
 
 from gankernels import ops
 from gankernels.ops.spectral_norm import Order
@@ -104,7 +105,9 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
     outputs: list[Any] = [None] * len(layers)
     groups: dict[tuple, list[int]] = {}
     for i, layer in enumerate(layers):
-        outputs[i] = _empty(layer) if layer.weight.numel() == 0 else _remembered(layer)
+        outputs[i] = _without_operators(layer)
+        if outputs[i] is None:
+            outputs[i] = _remembered(layer)
         if outputs[i] is None:
             groups.setdefault(_group(layer), []).append(i)
     for index in groups.values():
@@ -117,10 +120,11 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
 def normalize_one(layer: Layer) -> Tensor:
     """The same for a layer alone; the common case without what only groups need."""
     s = layer.settings
-    if not layer.training or s.step_scoped or layer.weight.numel() == 0:
+    weight = layer.weight
+    if not layer.training or s.step_scoped or weight.numel() == 0 or weight.is_complex():
         return normalize([layer])[0]
     outputs, _ = ops.spectral_norm(
-        (rows_first(layer.weight, s.dim),),
+        (rows_first(weight, s.dim),),
         (layer.u,),
         (layer.v,),
         layer.n,
@@ -130,6 +134,29 @@ def normalize_one(layer: Layer) -> Tensor:
         coefficient=s.coefficient,
     )
     return outputs[0] if s.dim == 0 else outputs[0].movedim(0, s.dim)
+
+
+def _without_operators(layer: Layer) -> Tensor | None:
+    weight, s = layer.weight, layer.settings
+    if weight.numel() == 0:
+        return _empty(layer)
+    options = s.step_scoped or s.coefficient is not None or layer.skipped is not None
+    if weight.is_complex() and s.order == "v_first" and not options:
+        return _bilinear(layer)
+    return None
+
+
+def _bilinear(layer: Layer) -> Tensor:
+    # torch's hook conjugates nothing: its sigma of a complex weight is complex, and u, v are not
+    # singular vectors. A drop-in gives what it gives.
+    u, v = layer.u, layer.v
+    weight = rows_first(layer.weight, layer.settings.dim).flatten(1)
+    if layer.training:
+        with torch.no_grad():
+            for _ in range(layer.n):
+                v.copy_(unit_vector(weight.mT @ u, dim=0, eps=layer.eps))
+                u.copy_(unit_vector(weight @ v, dim=0, eps=layer.eps))
+    return layer.weight / torch.dot(u.clone(), weight @ v.clone())
 
 
 def _empty(layer: Layer) -> Tensor:
