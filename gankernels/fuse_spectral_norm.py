@@ -21,6 +21,7 @@ from gankernels.nn.utils._normalize import (
     Slot,
     normalize,
     rows_first,
+    version_of,
     withdraw,
 )
 from gankernels.nn.utils.parametrizations import SpectralNorm as Parametrization
@@ -215,10 +216,8 @@ class FusedSpectralNorm:
             if withdraw(site.deposited(norm), layer.weight) is None:  # else a model around this did
                 wanted.append((site, norm))
                 layers.append(layer)
-        compiling = torch.compiler.is_compiling()
         for (site, norm), layer, output in zip(wanted, layers, normalize(layers), strict=True):
-            version = 0 if compiling else layer.weight._version
-            site.deposit(norm, Deposit(layer.weight, version, output))
+            site.deposit(norm, Deposit(layer.weight, version_of(layer.weight), output))
         model._gankernels_deposits = id(model), wanted  # type: ignore[assignment]
 
     def _after(self, model: Module, args: Any, output: Any) -> None:

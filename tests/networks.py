@@ -80,7 +80,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | None]] = {
 }
 
 
-def draw(shape: tuple[int, ...] | None, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+def draw(
+    shape: tuple[int, ...] | None, seed: int = 1, dtype: torch.dtype = torch.float32
+) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     if shape is None:
         return torch.randint(9, (12,), generator=generator)
@@ -132,7 +134,7 @@ class Critic(nn.Module):
         self.blocks = nn.Sequential(Block(norm, 4), Block(norm, 4))
         self.plain = nn.Conv2d(4, 4, 1, dtype=dtype)
         self.up = norm(nn.ConvTranspose2d(4, 3, 2, stride=2))
-        self.last = norm(nn.Linear(3, 1))
+        self.last = norm(nn.Linear(3, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.first(x))

@@ -94,7 +94,9 @@ def test_any_dim(dim):
 @pytest.mark.filterwarnings("ignore:Complex modules")
 def test_a_vector_is_divided_by_its_norm(dtype):
     theirs, ours = twins(KIND, lambda: Scale(6), dtype)
-    assert list(ours.state_dict()) == list(theirs.state_dict()) == ["parametrizations.weight.original"]
+    assert (
+        list(ours.state_dict()) == list(theirs.state_dict()) == ["parametrizations.weight.original"]
+    )
     xs = inputs((4, 6), dtype)
     assert_same(train(ours, xs), train(theirs, xs))
     assert float(ours.weight.detach().abs().square().sum()) == pytest.approx(1)
@@ -158,7 +160,9 @@ def test_among_other_parametrizations(before):
         return module
 
     theirs, ours = build(KIND.torch), build(KIND.ours)
-    assert_same(train(ours, inputs(dtype=torch.float64)), train(theirs, inputs(dtype=torch.float64)))
+    assert_same(
+        train(ours, inputs(dtype=torch.float64)), train(theirs, inputs(dtype=torch.float64))
+    )
 
 
 def test_a_buffer_can_be_normalised():

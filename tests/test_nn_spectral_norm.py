@@ -695,6 +695,7 @@ def test_hook_weight_is_an_ordinary_tensor_to_its_users():
     assert type(weight.detach()) is torch.Tensor
     assert weight.requires_grad
     assert not weight.is_leaf
-    assert_same(torch.autograd.grad(weight.sin().sum(), ours.weight_orig), torch.autograd.grad(
-        theirs.weight.sin().sum(), theirs.weight_orig
-    ))
+    assert_same(
+        torch.autograd.grad(weight.sin().sum(), ours.weight_orig),
+        torch.autograd.grad(theirs.weight.sin().sum(), theirs.weight_orig),
+    )

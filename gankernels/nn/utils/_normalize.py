@@ -67,19 +67,35 @@ class Memory:
 
 
 class Deposit(NamedTuple):
-    """A weight that a fused model normalised for one of its modules, for the time of a forward."""
+    """A weight that a fused model normalised for one of its modules, for the time of a forward.
+
+    A copy or pickle of the module that is made in that time comes without.
+    """
 
     weight: Tensor  # what it was computed from
     version: int
     output: Tensor
+
+    def __deepcopy__(self, memo: dict) -> None:
+        return None
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()
+
+
+def version_of(weight: Tensor) -> int:
+    """What changes with every write; constant where torch does not count."""
+    return 0 if torch.compiler.is_compiling() or weight.is_inference() else weight._version
 
 
 def withdraw(deposit: Deposit | None, weight: Tensor) -> Tensor | None:
     """The deposit's output if it belongs to this weight as it is; a replica has one of its own."""
     if deposit is None or deposit.weight is not weight:
         return None
-    if not torch.compiler.is_compiling() and deposit.version != weight._version:
+    if deposit.version != version_of(weight):
         return None
+    if torch.is_grad_enabled() and weight.requires_grad and not deposit.output.requires_grad:
+        return None  # made without a gradient, and now there is to be one
     return deposit.output
 
 
@@ -188,6 +204,7 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
     if iterates:
         skipped = _counters(layers)
         step = layers[0].n, layers[0].eps, s.order
+        vectors: tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]
         if not scoped:
             outputs, _ = ops.spectral_norm(
                 weights, u, v, *step, skipped=skipped, coefficient=s.coefficient
