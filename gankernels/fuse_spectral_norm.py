@@ -121,6 +121,10 @@ class FusedSpectralNorm:
             model.register_forward_hook(self._after, always_call=True),
         ]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy or pickle of the model does not take the optimiser, of other parameters, along.
+        return {**vars(self), "_optimizers": []}
+
     def __repr__(self) -> str:
         return f"FusedSpectralNorm({len(self.sites)} weights)"
 
@@ -260,7 +264,8 @@ def fuse_spectral_norm(
             ``backward()``, one pass through it; recomputing activations (checkpointing) is exact.
             The step is announced by ``step()`` of the handle or by ``optimizer``; a weight that
             changed without an announcement is iterated as well, and never used stale.
-        optimizer: announces its steps by itself; needs ``step_scoped=True``.
+        optimizer: announces its steps by itself; needs ``step_scoped=True``. Copies and pickles of
+            the model are not announced to; fuse them again with an optimiser of theirs.
         guard: see :func:`gankernels.nn.utils.spectral_norm`; the handle's ``skipped`` counts.
         coefficient: likewise.
         cache_eval: likewise.
@@ -353,7 +358,8 @@ def sigma(model: Module) -> Sigmas:
             parts = (site.chain.original, site.norm._u, site.norm._v)
         weight, u, v = parts
         matrix = rows_first(weight, _settings(site.norm).dim)
-        found[site.label] = torch.vdot(u, matrix.reshape(matrix.shape[0], -1) @ v)
+        with torch.autocast(u.device.type, enabled=False):
+            found[site.label] = torch.vdot(u, matrix.reshape(matrix.shape[0], -1) @ v)
     if not found:
         raise ValueError("sigma: expected a model with spectrally normalised weights, got none")
     return Sigmas(found, torch.stack(list(found.values())).prod())
@@ -381,7 +387,9 @@ def fold(model: M, *, inplace: bool = False) -> M:
     for module in list(model.modules()):
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, TorchHook):
+                wanted = getattr(module, f"{hook.name}_orig").requires_grad
                 remove_spectral_norm(module, hook.name)
+                getattr(module, hook.name).requires_grad_(wanted)
         if parametrize.is_parametrized(module):
             _fold_parametrizations(module)
     return model

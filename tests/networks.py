@@ -1,4 +1,4 @@
-"""Layers and networks under spectral normalisation, torch's and ours, for the tests of the drop-ins."""
+"""Layers and networks under spectral normalisation, torch's and ours, to test the drop-ins on."""
 
 import collections
 import itertools
@@ -215,7 +215,7 @@ def assert_same(got: Any, expected: Any, what: str = "", factor: float = 1) -> N
 def train(
     module: nn.Module, inputs: list[Tensor], lr: float = 0.05, forwards: int = 2
 ) -> list[dict[str, Tensor]]:
-    """A step of gradient descent for every input, each with ``forwards`` passes before the backward;
+    """A step of gradient descent for every input, with ``forwards`` passes before the backward;
     returns what the outputs, parameters, buffers and gradients were after each."""
     history = []
     for x in inputs:
@@ -235,7 +235,7 @@ def train(
 
 
 def replicate(module: nn.Module) -> nn.Module:
-    """What DataParallel makes of a module for the device that it lies on: aliases of its tensors."""
+    """What DataParallel makes of a module for the device it lies on: aliases of its tensors."""
     copies = {m: m._replicate_for_data_parallel() for m in module.modules()}
     for original, replica in copies.items():
         for key, child in original._modules.items():

@@ -1,4 +1,4 @@
-"""The drop-ins against torch, run for run: what both kinds share, then the rows of the hook alone."""
+"""The drop-ins against torch, run for run: what both kinds share, then the hook's own rows."""
 
 import copy
 import io

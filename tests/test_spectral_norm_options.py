@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import pickle
 
 import pytest
 import torch
@@ -289,6 +290,23 @@ def test_a_copy_has_a_memory_of_its_own(given_to):
     for m in (model, twin):
         got = m(batch())
         assert_same(got, copy.deepcopy(m).eval()(batch()), factor=5)
+
+
+def test_copies_leave_the_optimizer_behind():
+    model = critic("torch_hook")
+    optimizer = torch.optim.Adam(model.parameters())
+    handle = fuse_spectral_norm(model, step_scoped=True, optimizer=optimizer)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        copied = fuse_spectral_norm(twin, step_scoped=True)
+        assert copied is not handle
+        assert not copied._optimizers
+        copied.unfuse()
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    model(batch())
+    before = vectors(model)
+    optimizer.step()  # without gradients: changes nothing, and announces
+    model(batch())
+    assert all(moved(before, model))
 
 
 def test_gradient_accumulation(given_to):
@@ -629,6 +647,14 @@ def test_sigma(ways, is_fused):
     assert_same(states(model), before)
 
 
+def test_sigma_under_autocast():
+    model = critic(*MIX, dtype=torch.float32)
+    expected = sigma(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sigma(model)
+    assert found.layers == expected.layers
+
+
 def test_sigma_of_nothing():
     with pytest.raises(ValueError, match="expected a model with spectrally normalised weights"):
         sigma(nn.Linear(3, 4))
@@ -705,6 +731,15 @@ def test_fold_of_a_model_with_options():
     folded = fold(model)
     assert_same(folded(batch()), want)
     assert not list(folded.buffers())
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_fold_keeps_frozen_weights_frozen(way):
+    model = critic(way)
+    model.up.requires_grad_(False)
+    folded = fold(model)
+    assert not folded.up.weight.requires_grad
+    assert folded.last.weight.requires_grad
 
 
 def test_folding_twice_and_folding_nothing():

@@ -204,7 +204,6 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
     if iterates:
         skipped = _counters(layers)
         step = layers[0].n, layers[0].eps, s.order
-        vectors: tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]
         if not scoped:
             outputs, _ = ops.spectral_norm(
                 weights, u, v, *step, skipped=skipped, coefficient=s.coefficient
