@@ -23,8 +23,10 @@ from networks import (
     twins,
 )
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import remove_spectral_norm as torch_remove
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import gankernels
 from gankernels.nn.utils import remove_spectral_norm, spectral_norm
@@ -266,6 +268,22 @@ def test_gradcheck(kind):
 
     assert torch.autograd.gradcheck(run, (x, *values), fast_mode=True)
     assert torch.autograd.gradgradcheck(run, (x, *values), fast_mode=True)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_flops_are_counted(kind, training):
+    module = make(kind.ours, linear()).train(training)
+    x = draw((4, 7))
+    with FlopCounterMode(display=False) as counter:
+        module(x).sum().backward()
+    assert counter.get_total_flops() >= 2 * 4 * 7 * 5
+
+
+def test_traced_by_make_fx(kind):
+    theirs, ours = (module.eval() for module in twins(kind, linear()))
+    x = draw((4, 7))
+    graph = make_fx(lambda x: ours(x))(x)
+    assert_same(graph(2 * x), theirs(2 * x))
 
 
 # --- copies ------------------------------------------------------------------------------------

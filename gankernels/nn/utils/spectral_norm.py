@@ -88,7 +88,10 @@ class SpectralNorm(TorchSpectralNorm):
 
 
 def _copyable(weight: Tensor) -> Tensor:
-    return weight if weight.grad_fn is None else weight.as_subclass(ComputedWeight)
+    # Modes of dispatch, tracers for instance, refuse subclasses that they do not know.
+    if weight.grad_fn is None or torch._C._len_torch_dispatch_stack() > 0:
+        return weight
+    return weight.as_subclass(ComputedWeight)
 
 
 def make_copyable(module: Module, name: str) -> None:
