@@ -12,15 +12,21 @@ namespace gankernels::spectral_norm {
 
 // Vectors are contiguous and in logical order. "acc" is the accumulation type of the weights' dtype.
 
+// Vectors of results are filled up with zeros to a multiple of this many elements.
+constexpr int64_t kPack = 16;
+
+constexpr int64_t packed_size(int64_t size) {
+  return (size + kPack - 1) / kPack * kPack;
+}
+
 struct PowerIterationLayer {
   Matrix w;
   void* u;           // rows, of the weight's dtype, moved in place
   void* v;           // cols, likewise
-  void* u_out;       // rows, acc: a copy of the new u
-  void* v_out;       // cols, acc
-  void* sigma_out;   // acc: u . (W v)
+  void* u_out;       // rows, acc, filled up: a copy of the new u
+  void* v_out;       // cols, acc, filled up
   int64_t* skipped;  // null: no guard. Else a weight with a zero or non-finite sigma keeps u and v,
-                     // sigma_out becomes 1 and this is incremented
+                     // its sigma becomes 1 and this is incremented
   void* out;         // null, or W * scale of the new sigma, laid out as W
 };
 
@@ -33,6 +39,8 @@ struct PowerIteration {
   int threads;
   int64_t count;
   const PowerIterationLayer* layers;
+  void* sigma_out;   // count, acc, filled up: u . (W v) of every layer
+  void* sigma_copy;  // null, or count, acc
 };
 
 struct NormalizeLayer {
@@ -102,7 +110,7 @@ struct Scale {
   double scale, slope, curve;
 };
 
-inline Scale scale_of(double sigma, double coefficient) {
+constexpr Scale scale_of(double sigma, double coefficient) {
   if (coefficient > 0 && sigma <= coefficient) return {1, 0, 0};
   const double c = coefficient > 0 ? coefficient : 1;
   const double inverse = 1 / sigma;
@@ -116,5 +124,20 @@ const char* normalize(const Normalize&);
 const char* backward(const Backward&);
 const char* double_backward(const DoubleBackward&);
 }  // namespace cpu
+
+// On the current device. `threads` has no meaning here. A launcher uses `workspace` bytes of memory,
+// aligned to 256, until its work on the stream is done; it does not wait for it, and can be captured
+// in a graph. Launches, for every 64 layers: power_iteration 4 for one step and 2 more for each
+// further one, normalize 1, or 2 where it computes sigma, backward and double_backward 2.
+namespace cuda {
+int64_t workspace(const PowerIteration&);
+int64_t workspace(const Normalize&);
+int64_t workspace(const Backward&);
+int64_t workspace(const DoubleBackward&);
+const char* power_iteration(const PowerIteration&, void* workspace, void* stream);
+const char* normalize(const Normalize&, void* workspace, void* stream);
+const char* backward(const Backward&, void* workspace, void* stream);
+const char* double_backward(const DoubleBackward&, void* workspace, void* stream);
+}  // namespace cuda
 
 }  // namespace gankernels::spectral_norm

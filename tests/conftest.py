@@ -1,6 +1,13 @@
 """What every test of an operator shares: backends, tolerances, awkward weights."""
 
+import importlib
+import os
+import sys
+import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -31,21 +38,79 @@ def _cpu() -> torch.device:
     return torch.device("cpu")
 
 
+#: Where `make test` puts the emulated CUDA kernels.
+EMULATOR = Path(
+    os.environ.get("GANKERNELS_EMU", Path(__file__).parent.parent / "build" / "emu")
+).resolve()
+_operators = importlib.import_module("gankernels.ops.spectral_norm")
+_emulator: list[ModuleType] = []
+
+
+def emulator() -> ModuleType:
+    """The emulator's control panel. Its kernels are in ``torch.ops.gankernels_emu``."""
+    if not _emulator:
+        if not list(EMULATOR.glob("gankernels_emu*.so")):
+            pytest.fail(f"expected gankernels_emu in {EMULATOR}: run `make emu`")
+        sys.path.insert(0, str(EMULATOR))
+        library = torch.library.Library("gankernels_emu", "DEF")
+        _operators.define(library)
+        _emulator.extend([importlib.import_module("gankernels_emu"), library])
+    return _emulator[0]
+
+
+def _emu() -> torch.device:
+    emulator()
+    return torch.device("cpu")
+
+
+def _cuda() -> torch.device:
+    status = _library.EXTENSIONS["_C_cuda"]
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if not status.loaded:
+        pytest.fail(f"gankernels._C_cuda: {status.reason}")
+    return torch.device("cuda")
+
+
 #: What the kernels of an operator run on: a function that prepares it and returns the device of its
-#: tensors, or skips. To be joined by "emu" (CUDA kernels emulated, CPU tensors) and "cuda".
-BACKENDS: dict[str, Callable[[], torch.device]] = {"cpu": _cpu}
+#: tensors, or skips. "emu" are the CUDA kernels, emulated, on CPU tensors.
+BACKENDS: dict[str, Callable[[], torch.device]] = {"cpu": _cpu, "emu": _emu, "cuda": _cuda}
+_current = "cpu"
+
+
+def current_backend() -> str:
+    """The name of the backend under test."""
+    return _current
+
+
+def native_ops() -> Any:
+    """The namespace of the backend under test, such as ``torch.ops.gankernels``."""
+    return _operators._ops
 
 
 @pytest.fixture(params=list(BACKENDS))
-def backend(request) -> Iterator[torch.device]:
+def backend(request, monkeypatch) -> Iterator[torch.device]:
     """The device to test on. A test that was answered by the reference after all has failed."""
+    global _current
     device = BACKENDS[request.param]()
+    if request.param == "emu":
+        panel = emulator()
+        panel.set_order(panel.Order.random, zlib.crc32(request.node.nodeid.encode()))
+        monkeypatch.setattr(_operators, "_ops", torch.ops.gankernels_emu)
     told = set(_library._told)
     _library._told.clear()
+    _current = request.param
     yield device
+    _current = "cpu"
     fell_back = set(_library._told)
     _library._told.update(told)
     assert not fell_back, f"expected the kernels, got the reference: {fell_back}"
+
+
+@pytest.fixture
+def cpu_backend() -> None:
+    """For what only the CPU kernels have."""
+    _cpu()
 
 
 @pytest.fixture
@@ -56,8 +121,16 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+#: What an emulated test goes through instead of instruction sets: orders of the threads.
+ORDERS_OF_THREADS = ("descending", "switching")
+
+
 def instruction_sets() -> list[str]:
-    """Those of the CPU kernels that this processor has."""
+    """Those of the CPU kernels that this processor has; orders of threads on the emulator."""
+    if _current == "emu":
+        return list(ORDERS_OF_THREADS)
+    if _current == "cuda":
+        return ["cuda"]
     from gankernels import _C
 
     found = [name for name in ("portable", "avx2", "avx512") if _C.set_isa(name)]
@@ -67,12 +140,15 @@ def instruction_sets() -> list[str]:
 
 @pytest.fixture
 def isa() -> Iterator[Callable[[str], None]]:
-    """Chooses the instruction set of the CPU kernels for the length of a test."""
+    """Chooses among ``instruction_sets()`` for the length of a test."""
     from gankernels import _C
 
     def choose(name: str) -> None:
-        assert _C.set_isa(name)
-        assert _C.isa() == name
+        if _current == "emu":
+            emulator().set_order(getattr(emulator().Order, name), 1)
+        elif _current == "cpu":
+            assert _C.set_isa(name)
+            assert _C.isa() == name
 
     yield choose
     _C.set_isa("")

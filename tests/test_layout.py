@@ -18,10 +18,12 @@ MAY_INCLUDE = {
     "cpu": {"", "common", "cpu"},
     "cuda": {"", "common", "cuda"},
     "bindings": {"", "common", "bindings"},
-    "emu": {"emu"},
+    "emu": {"common", "emu"},
 }
 #: What the bindings see of cpu/ beyond the contracts: the pool of outputs, the instruction set.
 SHARED_WITH_BINDINGS = {"cpu/pool.h", "cpu/vector_kernels.h"}
+#: The one door between the kernels and whoever runs them.
+PLATFORM = {"csrc/common/platform.h": "emu/device.h"}
 TORCH_STABLE = ("torch/csrc/stable/", "torch/headeronly/", "torch/csrc/inductor/aoti_torch/c/")
 CUDA_HEADER = re.compile(r"cuda|cub/|cooperative_groups|curand|mma\.h|nv/")
 
@@ -60,15 +62,16 @@ def test_includes(path):
     for header in includes(path):
         if (CSRC / header).exists():
             there = layer(CSRC / header)
-            allowed = there in MAY_INCLUDE[here] or (
-                here == "bindings" and header in SHARED_WITH_BINDINGS
-            )
+            allowed = there in MAY_INCLUDE[here] or PLATFORM.get(name(path)) == header
+            allowed |= here == "bindings" and header in SHARED_WITH_BINDINGS
             assert allowed, f'{name(path)}: csrc/{here or "*.h"} may not include "{header}"'
         elif header.startswith(("torch/", "ATen/", "c10/")):
             stable = here == "bindings" and header.startswith(TORCH_STABLE)
             assert stable, f"{name(path)}: <{header}>: only bindings include torch, its stable part"
         elif header == "Python.h":
             assert name(path) == "csrc/bindings/module.cpp"
+        elif header.startswith("pybind11/"):
+            assert name(path) == "csrc/emu/module.cpp"
         elif CUDA_HEADER.match(header):
             allowed = name(path) == "csrc/common/platform.h"
             assert allowed, f"{name(path)}: <{header}>: CUDA comes through common/platform.h only"
@@ -91,6 +94,7 @@ def test_one_stem_in_every_layer(contract):
     stem = contract.stem
     expected = [
         f"csrc/cpu/{stem}.cpp",
+        f"csrc/cuda/{stem}.cu",
         f"csrc/bindings/{stem}.cpp",
         f"gankernels/ops/{stem}.py",
         f"gankernels/reference/{stem}.py",

@@ -8,9 +8,11 @@ from conftest import (
     LAYOUTS,
     TOLERANCE,
     assert_near,
+    current_backend,
     drawer,
     dtype_name,
     instruction_sets,
+    native_ops,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -207,15 +209,17 @@ def test_large_weights_do_not_depend_on_threads(backend, isa, threads, layout):
     draw = drawer(3, torch.float32, backend)
     grads, h = ([draw(*w.shape) for w in weights] for _ in range(2))
     backward, double = (
-        getattr(torch.ops.gankernels, f"spectral_normalize_{name}")
+        getattr(native_ops(), f"spectral_normalize_{name}")
         for name in ("backward", "double_backward")
     )
     for order in ORDERS:
         expected = exact(weights, u0, v0, 2, order=order)
+        runs = []
         for name in instruction_sets():
             isa(name)
-            runs = []
-            for count in (1, 2, 5):
+            if current_backend() == "cpu":  # others give the same bits in any order of the threads
+                runs = []
+            for count in (1, 2, 5) if current_backend() == "cpu" else (1,):
                 threads(count)
                 u, v = clones(u0), clones(v0)
                 packed = ops.power_iteration_(weights, u, v, 2, order=order)
@@ -237,9 +241,9 @@ def test_large_weights_do_not_depend_on_threads(backend, isa, threads, layout):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=dtype_name)
-def test_outputs_beyond_the_caches(backend, isa, threads, dtype):
+def test_outputs_beyond_the_caches(cpu_backend, isa, threads, dtype):
     """Over 32 MiB of weights, outputs are written past the caches."""
-    draw = drawer(0, dtype, backend)
+    draw = drawer(0, dtype)
     size = 1450 if dtype == torch.float64 else 2051
     weights = [draw(size, size), draw(3, 5), draw(size, size).t(), draw(257, size, 2).movedim(1, 0)]
     assert sum(w.numel() * w.element_size() for w in weights) > 32 << 20
@@ -396,15 +400,17 @@ def test_outputs_own_their_memory(backend):
     address = first[0].data_ptr()
     del first
     again, _ = ops.spectral_normalize([w], u, v)
-    assert again[0].data_ptr() == address
+    if current_backend() == "cpu":  # others leave it to their allocator
+        assert again[0].data_ptr() == address
     again[0].mul_(2)
     assert not torch.equal(again[0], kept)
     view = again[0][:2]
     del again
     assert ops.spectral_normalize([w], u, v)[0][0].data_ptr() != view.data_ptr()
     del view
-    assert gankernels.empty_cache() > 0
-    assert gankernels.empty_cache() == 0
+    if current_backend() == "cpu":
+        assert gankernels.empty_cache() > 0
+        assert gankernels.empty_cache() == 0
 
 
 # --- hypothesis ----------------------------------------------------------------------------------

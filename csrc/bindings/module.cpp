@@ -1,11 +1,20 @@
-// The Python module gankernels._C. Importing it registers the operators of all bindings; its own
-// functions are for gankernels.info, for tests, and for giving memory back.
+// The Python modules gankernels._C and gankernels._C_cuda. Importing one registers its implementations
+// of all operators; functions are for gankernels.info, for tests, and for giving memory back.
 #include <Python.h>
 
 #include "cpu/pool.h"
 #include "cpu/vector_kernels.h"
 
 namespace {
+
+#if defined(GANKERNELS_CUDA)
+
+#define GANKERNELS_MODULE _C_cuda
+PyMethodDef methods[] = {{nullptr, nullptr, 0, nullptr}};
+
+#else
+
+#define GANKERNELS_MODULE _C
 
 PyObject* isa(PyObject*, PyObject*) {
   return PyUnicode_FromString(gankernels::cpu::isa());
@@ -31,11 +40,25 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+#endif
+
+#define TEXT(x) #x
+#define NAME_OF(module) TEXT(module)
+#define JOIN(a, b) a##b
+#define INIT_OF(module) JOIN(PyInit_, module)
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                          NAME_OF(GANKERNELS_MODULE),
+                          nullptr,
+                          -1,
+                          methods,
+                          nullptr,
+                          nullptr,
+                          nullptr,
+                          nullptr};
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
+extern "C" __attribute__((visibility("default"))) PyObject* INIT_OF(GANKERNELS_MODULE)() {
   return PyModule_Create(&definition);
 }

@@ -1,9 +1,8 @@
-// Tensors in, contract out: checks, allocation, and the registration of the CPU implementations.
+// Tensors in, contract out: checks, allocation, and the registration of the implementations.
 // The schemas are defined in gankernels/ops/spectral_norm.py.
 #include "spectral_norm.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "bindings/tensors.h"
 
@@ -11,13 +10,7 @@ namespace gankernels::bindings {
 namespace {
 
 namespace sn = gankernels::spectral_norm;
-
-// Every part of the packed result starts at a multiple of this many elements.
-constexpr int64_t kPack = 16;
-
-int64_t packed_size(int64_t size) {
-  return (size + kPack - 1) / kPack * kPack;
-}
+using sn::packed_size;
 
 char* offset(void* data, int64_t elements, DType dtype) {
   return static_cast<char*>(data) + elements * static_cast<int64_t>(item_size(dtype));
@@ -26,10 +19,10 @@ char* offset(void* data, int64_t elements, DType dtype) {
 // The elements of a vector of all layers; null without one.
 struct PerLayer {
   PerLayer(const char* op, const char* name, const std::optional<Tensor>& x, size_t count,
-           DType dtype)
+           DType dtype, const Tensor& like)
       : dtype_(dtype) {
     if (!x) return;
-    check_vector(op, name, *x, static_cast<int64_t>(count), dtype);
+    check_vector(op, name, *x, static_cast<int64_t>(count), dtype, like);
     data_ = x->data_ptr();
   }
   void* at(int64_t i) const { return data_ ? offset(data_, i, dtype_) : nullptr; }
@@ -49,6 +42,17 @@ DType check_lists(const char* op, const Tensors& weights, const Tensors& u, cons
 void check_status(const char* op, const char* status) {
   STD_TORCH_CHECK(status == nullptr, op, ": ", status);
 }
+
+// Hands `args` to the launcher of this module's kernels.
+#if defined(GANKERNELS_GPU)
+#define RUN(op, pass, like, args)                                            \
+  {                                                                          \
+    const GpuCall call(like, sn::cuda::workspace(args));                     \
+    check_status(op, sn::cuda::pass(args, call.workspace(), call.stream())); \
+  }
+#else
+#define RUN(op, pass, like, args) check_status(op, sn::cpu::pass(args))
+#endif
 
 // Vectors that a call overwrites must not share memory.
 void check_distinct(const char* op, const Tensors& u, const Tensors& v) {
@@ -83,9 +87,9 @@ struct IterationOptions {
   std::optional<double> coefficient;
 };
 
-// Returns the packed result; fills `outputs`, one a weight, where it is given.
+// Returns the packed result; fills `outputs`, one a weight, and `sigma`, where they are given.
 Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const Tensors& v,
-               const IterationOptions& options, Tensors* outputs) {
+               const IterationOptions& options, Tensors* outputs, void* sigma) {
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
   const double coefficient = checked_coefficient(op, options.coefficient);
   const auto count = static_cast<int64_t>(weights.size());
@@ -95,9 +99,9 @@ Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const T
   std::vector<sn::PowerIterationLayer> layers(weights.size());
   int64_t total = packed_size(count);
   for (size_t i = 0; i < weights.size(); ++i) {
-    const Matrix w = matrix_of(op, weights[i], dtype);
-    check_vector(op, "u", u[i], w.rows, dtype);
-    check_vector(op, "v", v[i], w.cols(), dtype);
+    const Matrix w = matrix_of(op, weights[i], dtype, weights[0]);
+    check_vector(op, "u", u[i], w.rows, dtype, weights[0]);
+    check_vector(op, "v", v[i], w.cols(), dtype, weights[0]);
     layers[i].w = w;
     layers[i].u = u[i].data_ptr();
     layers[i].v = v[i].data_ptr();
@@ -106,41 +110,37 @@ Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const T
   check_distinct(op, u, v);
   int64_t* counters = nullptr;
   if (const auto& skipped = options.skipped) {
-    STD_TORCH_CHECK(skipped->is_cpu() && skipped->scalar_type() == ScalarType::Long &&
-                        skipped->dim() == 1 && skipped->is_contiguous() &&
-                        skipped->size(0) == count,
+    STD_TORCH_CHECK(same_device(*skipped, weights[0]) &&
+                        skipped->scalar_type() == ScalarType::Long && skipped->dim() == 1 &&
+                        skipped->is_contiguous() && skipped->size(0) == count,
                     op, ": expected skipped to be contiguous int64, one element a weight");
     counters = static_cast<int64_t*>(skipped->data_ptr());
   }
 
   const Tensor packed = new_vector(weights[0], total, wide);
   void* data = packed.data_ptr();
-  // Between the parts too, every call gives the same bytes.
-  const auto fill_up = [&](int64_t begin, int64_t size) {
-    std::memset(offset(data, begin + size, wide), 0, (packed_size(size) - size) * item_size(wide));
-    return begin + packed_size(size);
-  };
-  int64_t next = fill_up(0, count);
+  int64_t next = packed_size(count);
   for (size_t i = 0; i < layers.size(); ++i) {
-    layers[i].sigma_out = offset(data, static_cast<int64_t>(i), wide);
     layers[i].u_out = offset(data, next, wide);
-    next = fill_up(next, layers[i].w.rows);
+    next += packed_size(layers[i].w.rows);
     layers[i].v_out = offset(data, next, wide);
-    next = fill_up(next, layers[i].w.cols());
+    next += packed_size(layers[i].w.cols());
     layers[i].skipped = counters ? counters + i : nullptr;
     if (!outputs) continue;
     outputs->push_back(dense_like(weights[i]));
     layers[i].out = outputs->back().data_ptr();
   }
-  check_status(op, sn::cpu::power_iteration({dtype, options.n, options.eps, options.u_first,
-                                             coefficient, threads(), count, layers.data()}));
+  const sn::PowerIteration args{dtype,       options.n, options.eps, options.u_first,
+                                coefficient, threads(), count,       layers.data(),
+                                data,        sigma};
+  RUN(op, power_iteration, weights[0], args);
   return packed;
 }
 
 Tensor power_iteration(const Tensors& weights, const Tensors& u, const Tensors& v, int64_t n,
                        double eps, bool u_first, const std::optional<Tensor>& skipped) {
   return iterate("power_iteration_", weights, u, v, {n, eps, u_first, skipped, std::nullopt},
-                 nullptr);
+                 nullptr, nullptr);
 }
 
 // Also returns a sigma of its own, which autograd can hand out without a view of the packed result.
@@ -149,12 +149,12 @@ std::tuple<Tensor, Tensor, Tensors> iterate_and_normalize(const Tensors& weights
                                                           bool u_first,
                                                           const std::optional<Tensor>& skipped,
                                                           std::optional<double> coefficient) {
+  const char* op = "spectral_norm_";
+  const DType wide = accumulation(check_lists(op, weights, u, v));
+  const Tensor sigma = new_vector(weights[0], static_cast<int64_t>(weights.size()), wide);
   Tensors outputs;
-  Tensor packed =
-      iterate("spectral_norm_", weights, u, v, {n, eps, u_first, skipped, coefficient}, &outputs);
-  const DType wide = accumulation(dtype_of("spectral_norm_", weights[0]));
-  const Tensor sigma = new_vector(packed, static_cast<int64_t>(weights.size()), wide);
-  std::memcpy(sigma.data_ptr(), packed.data_ptr(), weights.size() * item_size(wide));
+  const Tensor packed = iterate(op, weights, u, v, {n, eps, u_first, skipped, coefficient},
+                                &outputs, sigma.data_ptr());
   return {packed, sigma, outputs};
 }
 
@@ -164,9 +164,9 @@ std::vector<Layer> constant_layers(const char* op, const Tensors& weights, const
                                    const Tensors& v, DType dtype) {
   std::vector<Layer> layers(weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
-    layers[i].w = matrix_of(op, weights[i], dtype);
-    check_vector(op, "u", u[i], layers[i].w.rows, accumulation(dtype));
-    check_vector(op, "v", v[i], layers[i].w.cols(), accumulation(dtype));
+    layers[i].w = matrix_of(op, weights[i], dtype, weights[0]);
+    check_vector(op, "u", u[i], layers[i].w.rows, accumulation(dtype), weights[0]);
+    check_vector(op, "v", v[i], layers[i].w.cols(), accumulation(dtype), weights[0]);
     layers[i].u = u[i].data_ptr();
     layers[i].v = v[i].data_ptr();
   }
@@ -180,9 +180,9 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
   const double c = checked_coefficient(op, coefficient);
   auto layers = constant_layers<sn::NormalizeLayer>(op, weights, u, v, dtype);
-  const PerLayer known(op, "sigma", sigma, layers.size(), wide);
+  const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
   const Tensor sigma_out = new_vector(weights[0], static_cast<int64_t>(layers.size()), wide);
-  const PerLayer found(op, "sigma", sigma_out, layers.size(), wide);
+  const PerLayer found(op, "sigma", sigma_out, layers.size(), wide, weights[0]);
   Tensors outputs;
   for (size_t i = 0; i < layers.size(); ++i) {
     outputs.push_back(dense_like(weights[i]));
@@ -190,8 +190,8 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
     layers[i].sigma_out = found.at(i);
     layers[i].out = outputs[i].data_ptr();
   }
-  check_status(op, sn::cpu::normalize(
-                       {dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()}));
+  const sn::Normalize args{dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()};
+  RUN(op, normalize, weights[0], args);
   return {outputs, sigma_out};
 }
 
@@ -203,8 +203,8 @@ Tensors backward(const Tensors& grads, const Tensors& weights, const Tensors& u,
   STD_TORCH_CHECK(grads.size() == weights.size(), op, ": expected one gradient a weight");
   const double c = checked_coefficient(op, coefficient);
   auto layers = constant_layers<sn::BackwardLayer>(op, weights, u, v, dtype);
-  const PerLayer known(op, "sigma", sigma, layers.size(), wide);
-  const PerLayer seed(op, "grad_sigma", grad_sigma, layers.size(), wide);
+  const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
+  const PerLayer seed(op, "grad_sigma", grad_sigma, layers.size(), wide, weights[0]);
   Tensors outputs, inputs;
   for (size_t i = 0; i < layers.size(); ++i) {
     inputs.push_back(laid_out_as(op, "the gradients", grads[i], weights[i]));
@@ -214,8 +214,8 @@ Tensors backward(const Tensors& grads, const Tensors& weights, const Tensors& u,
     layers[i].grad_sigma = seed.at(i);
     layers[i].out = outputs[i].data_ptr();
   }
-  check_status(op, sn::cpu::backward(
-                       {dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()}));
+  const sn::Backward args{dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()};
+  RUN(op, backward, weights[0], args);
   return outputs;
 }
 
@@ -231,9 +231,9 @@ std::tuple<Tensors, Tensors, Tensor> double_backward(const Tensors& h, const Ten
                   ": expected one gradient and one cotangent a weight");
   const double c = checked_coefficient(op, coefficient);
   auto layers = constant_layers<sn::DoubleBackwardLayer>(op, weights, u, v, dtype);
-  const PerLayer known(op, "sigma", sigma, layers.size(), wide);
+  const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
   const Tensor d_seed = new_vector(weights[0], static_cast<int64_t>(layers.size()), wide);
-  const PerLayer seed(op, "grad_sigma", d_seed, layers.size(), wide);
+  const PerLayer seed(op, "grad_sigma", d_seed, layers.size(), wide, weights[0]);
   Tensors d_grads, d_weights, inputs;
   for (size_t i = 0; i < layers.size(); ++i) {
     inputs.push_back(laid_out_as(op, "the gradients", grads[i], weights[i]));
@@ -247,12 +247,13 @@ std::tuple<Tensors, Tensors, Tensor> double_backward(const Tensors& h, const Ten
     layers[i].sigma = known.at(i);
     layers[i].d_grad_sigma = seed.at(i);
   }
-  check_status(op, sn::cpu::double_backward(
-                       {dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()}));
+  const sn::DoubleBackward args{dtype, c, threads(), static_cast<int64_t>(layers.size()),
+                                layers.data()};
+  RUN(op, double_backward, weights[0], args);
   return {d_grads, d_weights, d_seed};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(gankernels, CPU, m) {
+GANKERNELS_IMPLEMENTATIONS(m) {
   m.impl("power_iteration_", TORCH_BOX(&power_iteration));
   m.impl("spectral_norm_", TORCH_BOX(&iterate_and_normalize));
   m.impl("spectral_normalize", TORCH_BOX(&normalize));

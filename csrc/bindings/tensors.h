@@ -12,14 +12,13 @@
 #include <optional>
 #include <vector>
 
+#include "bindings/backend.h"
 #include "common/dtype.h"
 #include "common/matrix.h"
-#include "cpu/pool.h"
 
 namespace gankernels::bindings {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
 
 inline DType dtype_of(const char* op, const Tensor& x) {
@@ -50,20 +49,21 @@ inline ScalarType scalar_type(DType dtype) {
   }
 }
 
-// A contiguous vector of `size` elements of `dtype` on the CPU.
+// A contiguous vector of `size` elements of `dtype` on the device of `like`.
 inline void check_vector(const char* op, const char* name, const Tensor& x, int64_t size,
-                         DType dtype) {
-  STD_TORCH_CHECK(x.is_cpu() && x.scalar_type() == scalar_type(dtype), op, ": expected ", name,
-                  " on the CPU, of the dtype that goes with the weights");
+                         DType dtype, const Tensor& like) {
+  STD_TORCH_CHECK(same_device(x, like) && x.scalar_type() == scalar_type(dtype), op, ": expected ",
+                  name, " on the weights' device, of the dtype that goes with them");
   STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == size && x.is_contiguous(), op, ": expected ", name,
                   " to be a contiguous vector of ", size, " elements");
 }
 
 // The weight as a matrix; refuses memory with gaps or overlaps. Dimensions of one element, whose
 // strides mean nothing, are left out.
-inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype) {
-  STD_TORCH_CHECK(w.is_cpu() && w.scalar_type() == scalar_type(dtype), op,
-                  ": expected all weights on the CPU and of one dtype");
+inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype, const Tensor& like) {
+  STD_TORCH_CHECK(is_here(w) && same_device(w, like), op, ": expected all weights on ", kPlace,
+                  ", the same one");
+  STD_TORCH_CHECK(w.scalar_type() == scalar_type(dtype), op, ": expected weights of one dtype");
   STD_TORCH_CHECK(w.dim() >= 1 && w.numel() > 0, op, ": expected weights with elements");
   struct Dim {
     int64_t size, stride;
@@ -105,19 +105,11 @@ inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype) {
   return m;
 }
 
-// An uninitialised tensor laid out as `like`, whose memory is dense; from the pool where it is large.
-inline Tensor dense_like(const Tensor& like) {
-  const size_t bytes = like.numel() * like.element_size();
-  void* memory = bytes < pool::kMinimum ? nullptr : pool::take(bytes);
-  if (!memory) return torch::stable::empty_like(like);
-  return torch::stable::from_blob(memory, like.sizes(), like.strides(), like.device(),
-                                  like.scalar_type(), &pool::give);
-}
-
 // `x` where it has the memory layout of `like`, else a copy that has.
 inline Tensor laid_out_as(const char* op, const char* name, const Tensor& x, const Tensor& like) {
-  STD_TORCH_CHECK(x.is_cpu() && x.scalar_type() == like.scalar_type() && x.dim() == like.dim(), op,
-                  ": expected ", name, " of the weights' dtype and shapes, on the CPU");
+  STD_TORCH_CHECK(
+      same_device(x, like) && x.scalar_type() == like.scalar_type() && x.dim() == like.dim(), op,
+      ": expected ", name, " of the weights' dtype and shapes, on their device");
   bool same = true;
   for (int64_t d = 0; d < x.dim(); ++d) {
     STD_TORCH_CHECK(x.size(d) == like.size(d), op, ": expected ", name, " of the weights' shapes");

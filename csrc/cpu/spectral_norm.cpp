@@ -264,10 +264,16 @@ void reduce_partial(const VectorKernels<T>& kernels, const Plan<T>& plan, double
   if (divisor != 1) divide(kernels, plan.q, n, divisor);
 }
 
+template <class T>
+void fill_up(T* x, int64_t size) {
+  std::fill(x + size, x + packed_size(size), T{0});
+}
+
 // Where the iteration ends: the new u and v, their copies, and sigma, or what the guard says.
 template <class T>
-void emit(Call<T>& call, int64_t i, const PowerIterationLayer& layer, DType dtype, double sigma) {
-  const DType wide = accumulation(dtype);
+void emit(Call<T>& call, int64_t i, const PowerIteration& args, double sigma) {
+  const PowerIterationLayer& layer = args.layers[i];
+  const DType dtype = args.dtype, wide = accumulation(dtype);
   if (layer.skipped && !(std::isfinite(sigma) && sigma > 0)) {
     call.load(i, layer.w, layer.u, layer.v, dtype);
     ++*layer.skipped;
@@ -276,7 +282,10 @@ void emit(Call<T>& call, int64_t i, const PowerIterationLayer& layer, DType dtyp
     call.store(i, layer.w, dtype, layer.u, layer.v);
   }
   call.store(i, layer.w, wide, layer.u_out, layer.v_out);
-  *static_cast<T*>(layer.sigma_out) = static_cast<T>(sigma);
+  fill_up(static_cast<T*>(layer.u_out), layer.w.rows);
+  fill_up(static_cast<T*>(layer.v_out), layer.w.cols());
+  static_cast<T*>(args.sigma_out)[i] = static_cast<T>(sigma);
+  if (args.sigma_copy) static_cast<T*>(args.sigma_copy)[i] = static_cast<T>(sigma);
 }
 
 // out = W * scale for the units [begin, end).
@@ -291,6 +300,7 @@ void scale(const Call<T>& call, int64_t i, const Matrix& w, double sigma, double
 template <class T>
 void power_iteration(const PowerIteration& args) {
   Call<T> call(args.dtype, args.threads, args.count, args.layers, true);
+  fill_up(static_cast<T*>(args.sigma_out), args.count);
   for (int64_t i = 0; i < args.count; ++i)
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, args.dtype);
   const auto partial = [](const Plan<T>& plan, int64_t c) {
@@ -298,8 +308,7 @@ void power_iteration(const PowerIteration& args) {
   };
   std::vector<int64_t> steps_left(args.count, args.n);
   const auto end_step = [&](int64_t i, double norm) {
-    if (--steps_left[i] == 0)
-      emit(call, i, args.layers[i], args.dtype, norm * norm / at_least(norm, args.eps));
+    if (--steps_left[i] == 0) emit(call, i, args, norm * norm / at_least(norm, args.eps));
   };
 
   // One pass over W where the vector along the units comes first.
@@ -336,7 +345,7 @@ void power_iteration(const PowerIteration& args) {
                     }};
   const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
                        const PowerIterationLayer& layer = args.layers[i];
-                       scale(call, i, layer.w, *static_cast<const T*>(layer.sigma_out),
+                       scale(call, i, layer.w, static_cast<const T*>(args.sigma_out)[i],
                              args.coefficient, begin, end, layer.out);
                      },
                      nullptr};

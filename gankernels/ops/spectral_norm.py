@@ -21,31 +21,23 @@ from gankernels.reference.spectral_norm import PACK, accumulation_dtype
 
 Order = Literal["u_first", "v_first"]
 
-LIBRARY.define(
+_SCHEMAS = (
     "power_iteration_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
-    "bool u_first, Tensor(c!)? skipped=None) -> Tensor"
-)
-# Both at once, for eager mode only: torch cannot compile an op that mutates lists and returns one.
-LIBRARY.define(
+    "bool u_first, Tensor(c!)? skipped=None) -> Tensor",
+    # Both at once, for eager mode only: torch cannot compile an op that mutates lists and returns
+    # one.
     "spectral_norm_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
-    "bool u_first, Tensor(c!)? skipped, float? coefficient) -> (Tensor, Tensor, Tensor[])"
-)
-LIBRARY.define(
+    "bool u_first, Tensor(c!)? skipped, float? coefficient) -> (Tensor, Tensor, Tensor[])",
     "spectral_normalize(Tensor[] weights, Tensor[] u, Tensor[] v, Tensor? sigma, "
-    "float? coefficient, bool retain) -> (Tensor[], Tensor)"
-)
-LIBRARY.define(
+    "float? coefficient, bool retain) -> (Tensor[], Tensor)",
     "spectral_normalize_backward(Tensor[] grads, Tensor[] weights, Tensor[] u, Tensor[] v, "
-    "Tensor sigma, Tensor? grad_sigma, float? coefficient) -> Tensor[]"
-)
-LIBRARY.define(
+    "Tensor sigma, Tensor? grad_sigma, float? coefficient) -> Tensor[]",
     "spectral_normalize_double_backward(Tensor[] h, Tensor[] grads, Tensor[] weights, Tensor[] u, "
     "Tensor[] v, Tensor sigma, Tensor? grad_sigma, float? coefficient) "
-    "-> (Tensor[], Tensor[], Tensor)"
+    "-> (Tensor[], Tensor[], Tensor)",
 )
-_ops = torch.ops.gankernels
-# It moves buffers and has no gradient: let autograd pass it by instead of warning.
-LIBRARY.impl("power_iteration_", torch.library.fallthrough_kernel, "Autograd")
+#: Where the operators are called: the tests put the emulated CUDA kernels here.
+_ops: Any = torch.ops.gankernels
 
 
 # --- what users call ---------------------------------------------------------------------------
@@ -266,27 +258,23 @@ def _one_device(weights, *tensors) -> None:
         raise RuntimeError("expected all tensors on one device")
 
 
-@torch.library.register_fake("gankernels::power_iteration_", lib=LIBRARY)
-def _(weights, u, v, n, eps, u_first, skipped=None):
+def _fake_power_iteration(weights, u, v, n, eps, u_first, skipped=None):
     _one_device(weights, *weights, *u, *v, skipped)
     total = sum(size + -size % PACK for size in _part_sizes(weights))
     return weights[0].new_empty(total, dtype=accumulation_dtype(weights[0].dtype))
 
 
-@torch.library.register_fake("gankernels::spectral_normalize", lib=LIBRARY)
-def _(weights, u, v, sigma, coefficient, retain):
+def _fake_normalize(weights, u, v, sigma, coefficient, retain):
     _one_device(weights, *weights, *u, *v, sigma)
     dtype = accumulation_dtype(weights[0].dtype)
     return [torch.empty_like(w) for w in weights], weights[0].new_empty(len(weights), dtype=dtype)
 
 
-@torch.library.register_fake("gankernels::spectral_normalize_backward", lib=LIBRARY)
-def _(grads, weights, u, v, sigma, grad_sigma, coefficient):
+def _fake_backward(grads, weights, u, v, sigma, grad_sigma, coefficient):
     return [torch.empty_like(w) for w in weights]
 
 
-@torch.library.register_fake("gankernels::spectral_normalize_double_backward", lib=LIBRARY)
-def _(h, grads, weights, u, v, sigma, grad_sigma, coefficient):
+def _fake_double_backward(h, grads, weights, u, v, sigma, grad_sigma, coefficient):
     like = [torch.empty_like(w) for w in weights]
     return like, [torch.empty_like(w) for w in weights], torch.empty_like(sigma)
 
@@ -436,14 +424,6 @@ def _backward_normalize(ctx, grads, grad_sigma):
     return result, none, none, None, None, None
 
 
-torch.library.register_autograd(
-    "gankernels::spectral_normalize",
-    _backward_normalize,
-    setup_context=_setup_normalize,
-    lib=LIBRARY,
-)
-
-
 def _setup_backward(ctx, inputs, output):
     grads, weights, u, v, sigma, grad_sigma, coefficient = inputs
     ctx.count, ctx.coefficient, ctx.seeded = len(grads), coefficient, grad_sigma is not None
@@ -461,14 +441,6 @@ def _backward_backward(ctx, h):
     return d_grads, d_weights, none, none, None, d_seed if ctx.seeded else None, None
 
 
-torch.library.register_autograd(
-    "gankernels::spectral_normalize_backward",
-    _backward_backward,
-    setup_context=_setup_backward,
-    lib=LIBRARY,
-)
-
-
 def _third_order(ctx, *grads):
     raise NotImplementedError(
         "spectral_normalize: the compiled kernels are differentiable twice, and a third derivative "
@@ -476,9 +448,33 @@ def _third_order(ctx, *grads):
     )
 
 
-torch.library.register_autograd(
-    "gankernels::spectral_normalize_double_backward", _third_order, lib=LIBRARY
-)
+# --- registration ------------------------------------------------------------------------------
+
+
+def define(library: torch.library.Library) -> None:
+    """Define the operators, their fakes and their autograd in the namespace of ``library``."""
+    for schema in _SCHEMAS:
+        library.define(schema)
+    # It moves buffers and has no gradient: let autograd pass it by instead of warning.
+    library.impl("power_iteration_", torch.library.fallthrough_kernel, "Autograd")
+    for name, fake in (
+        ("power_iteration_", _fake_power_iteration),
+        ("spectral_normalize", _fake_normalize),
+        ("spectral_normalize_backward", _fake_backward),
+        ("spectral_normalize_double_backward", _fake_double_backward),
+    ):
+        torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
+    for name, backward, setup in (
+        ("spectral_normalize", _backward_normalize, _setup_normalize),
+        ("spectral_normalize_backward", _backward_backward, _setup_backward),
+        ("spectral_normalize_double_backward", _third_order, None),
+    ):
+        torch.library.register_autograd(
+            f"{library.ns}::{name}", backward, setup_context=setup, lib=library
+        )
+
+
+define(LIBRARY)
 
 
 # --- layouts and checks ------------------------------------------------------------------------

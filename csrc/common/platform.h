@@ -1,0 +1,182 @@
+// The CUDA dialect of the kernels, and the only file that asks who compiles them: nvcc for GPUs, or a
+// host compiler for the emulator of the tests (-DGANKERNELS_EMULATE, emu/device.h). Both offer:
+//
+//   KERNEL, DEVICE, TABLE         a kernel, a function it calls, its by-value argument
+//   SHARED(T, name, n)            shared memory of a block; no initial value. Passed on as a
+//                                 SharedArray<T>
+//   thread_id(), block_id()       in one dimension
+//   load, store                   global memory: one element, or N as a Vector<T, N> at its alignment
+//   shared_load<N>                N elements of shared memory at their common alignment
+//   sync_threads(), shuffle_xor   a block's barrier; a full warp's exchange
+//   fence(), atomic_add           between blocks
+//   Buffers                       the memory that a call's kernels may touch; known to the emulator only
+//   launch<kernel>, fill_zero     what the host starts on a stream; null, or what went wrong
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace gankernels {
+
+constexpr int kWarp = 32;
+
+// Elements as they are stored; arithmetic is done on widen(x).
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct AccumulationOf {
+  using type = float;
+};
+template <>
+struct AccumulationOf<double> {
+  using type = double;
+};
+template <class T>
+using Accumulation = typename AccumulationOf<T>::type;
+
+template <class T, int N>
+struct alignas(N * sizeof(T)) Vector {
+  T at[N];
+};
+
+// Calls `f` with a value of the type that is stored.
+template <class F>
+auto visit_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return f(double{});
+    case DType::kBFloat16:
+      return f(BFloat16{});
+    case DType::kFloat16:
+      return f(Half{});
+    default:
+      return f(float{});
+  }
+}
+
+}  // namespace gankernels
+
+#if defined(__CUDACC__)
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#define KERNEL(threads) __global__ void __launch_bounds__(threads, 3)
+#define DEVICE __device__ __forceinline__
+#define TABLE(T) const __grid_constant__ T
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL(n) PRAGMA(unroll n)
+#define SHARED(T, name, n) __shared__ __align__(32) T name[n]
+
+namespace gankernels {
+
+template <class T>
+using SharedArray = T*;
+
+DEVICE int thread_id() {
+  return static_cast<int>(threadIdx.x);
+}
+DEVICE int block_id() {
+  return static_cast<int>(blockIdx.x);
+}
+
+template <class T>
+DEVICE T load(const T* p) {
+  return *p;
+}
+template <int N, class T>
+DEVICE Vector<T, N> load(const T* p) {
+  return *reinterpret_cast<const Vector<T, N>*>(p);
+}
+template <class T>
+DEVICE void store(T* p, T x) {
+  *p = x;
+}
+template <class T, int N>
+DEVICE void store(T* p, const Vector<T, N>& x) {
+  *reinterpret_cast<Vector<T, N>*>(p) = x;
+}
+template <int N, class T>
+DEVICE Vector<T, N> shared_load(const T* p) {
+  return *reinterpret_cast<const Vector<T, N>*>(p);
+}
+
+DEVICE void sync_threads() {
+  __syncthreads();
+}
+template <class T>
+DEVICE T shuffle_xor(T x, int lanes) {
+  return __shfl_xor_sync(0xffffffffu, x, lanes);
+}
+DEVICE void fence() {
+  __threadfence();
+}
+DEVICE int atomic_add(int* p, int x) {
+  return atomicAdd(p, x);
+}
+
+DEVICE float widen(float x) {
+  return x;
+}
+DEVICE double widen(double x) {
+  return x;
+}
+DEVICE float widen(Half x) {
+  return __half2float(__ushort_as_half(x.bits));
+}
+DEVICE float widen(BFloat16 x) {
+  return __bfloat162float(__ushort_as_bfloat16(x.bits));
+}
+
+template <class T>
+DEVICE T narrow(Accumulation<T> x) {
+  return x;
+}
+template <>
+DEVICE Half narrow<Half>(float x) {
+  return {__half_as_ushort(__float2half_rn(x))};
+}
+template <>
+DEVICE BFloat16 narrow<BFloat16>(float x) {
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+}
+
+class Buffers {
+ public:
+  void in(const char*, const void*, int64_t, size_t) {}
+  void out(const char*, void*, int64_t, size_t) {}
+  void scratch(const char*, void*, int64_t, size_t) {}
+};
+
+inline const char* status() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+template <auto kernel, class... Arguments>
+const char* launch(const char* /*name*/, int64_t blocks, int threads, void* stream,
+                   const Arguments&... arguments) {
+  if (blocks > INT32_MAX) return "too many blocks for one launch";
+  kernel<<<static_cast<unsigned>(blocks), threads, 0, static_cast<cudaStream_t>(stream)>>>(
+      arguments...);
+  return status();
+}
+
+inline const char* fill_zero(void* p, size_t bytes, void* stream) {
+  (void)cudaMemsetAsync(p, 0, bytes, static_cast<cudaStream_t>(stream));
+  return status();
+}
+
+}  // namespace gankernels
+
+#else
+#include "emu/device.h"
+#endif

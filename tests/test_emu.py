@@ -1,0 +1,256 @@
+"""The emulator of the CUDA kernels finds what it is made to find; what the kernels cost on it."""
+
+import math
+import re
+
+import pytest
+import torch
+from conftest import LAYOUTS, drawer, dtype_name, emulator, native_ops
+
+from gankernels import ops
+
+ORDERS = ("ascending", "descending", "random", "switching")
+#: Of planted faults: what the report must say.
+FAULTS = {
+    "missing barrier, read after write": "shared tile before it was written|race on tile",
+    "missing barrier, write after read": "race on tile",
+    "missing warp barrier": "shared tile before it was written|race on tile",
+    "missing fence before the ticket": "race on partial: thread 1 of another block wrote",
+    "missing fence after the ticket": "race on partial: thread 1 of another block wrote",
+    "missing barrier before the ticket": "race on partial: thread 1 of another block wrote",
+    "two blocks write one place": "race on out: thread 0 of another block wrote",
+    "barrier after some threads returned": "63 threads wait at a barrier .* 1 have returned",
+    "barrier at different lines": "32 threads wait at a barrier .* 32 threads wait at a barrier",
+    "lane in the mask that never arrives": "names lane 7, which is not there",
+    "warp operations at different lines": "warp operation while other lanes are at another one",
+    "uninitialised shared read": "shared tile before it was written",
+    "uninitialised scratch read": "read of partial before anything was written",
+    "shared out of bounds": "access to shared memory out of bounds",
+    "too much shared memory": "more than 48 KiB of shared memory, at the array tile",
+    "global read out of bounds": "read of 4 bytes out of bounds",
+    "global write out of bounds": "write of 4 bytes out of bounds, near out of 256 bytes",
+    "write to an input": "write to the input in",
+    "misaligned vector": "not aligned to 16",
+    "misaligned shared vector": "misaligned access to the shared tile",
+    "too many threads": "1025 threads, beyond the limits",
+    "too many blocks": "2147483648 blocks .* beyond the limits",
+    "float atomic": "atomic sum of floats",
+}
+
+
+@pytest.fixture
+def panel():
+    """The emulator, counting from zero, in ascending order; left in order."""
+    panel = emulator()
+    panel.set_order(panel.Order.ascending)
+    panel.reset_counters()
+    yield panel
+    panel.set_profiling(False)
+
+
+# --- what it finds --------------------------------------------------------------------------------
+
+
+def test_every_fault_is_expected(panel):
+    assert set(panel.faults()) == set(FAULTS)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault(panel, fault, order):
+    for seed in range(5):
+        panel.set_order(getattr(panel.Order, order), seed)
+        assert panel.run_fault(fault, planted=False) is None
+        found = panel.run_fault(fault, planted=True)
+        assert found is not None, "not found"
+        assert re.search(FAULTS[fault], found), found
+        if "beyond the limits" not in found and "48 KiB" not in found:
+            assert "faults.cpp:" in found
+            assert "block" in found
+
+
+def test_an_error_reaches_python_and_the_engine_goes_on(panel, monkeypatch):
+    """A view of memory that ends too early: the kernel's own words, then a right result."""
+    with pytest.raises(ValueError, match="no such fault"):
+        panel.run_fault("none", planted=True)
+    assert panel.run_fault("global write out of bounds", planted=True)
+    w = drawer(0)(33, 31)
+    packed = call(w, "power_iteration_", 1, 1e-12, True, None)
+    assert torch.isfinite(packed).all()
+
+
+# --- how fast it is -------------------------------------------------------------------------------
+
+
+def test_speed(panel):
+    """Far below what it does when nothing else runs; less would make the tests too slow."""
+    threads = 2_000 * 256 / panel.speed(blocks=2_000, threads=256, barriers=0)
+    barriers = 200 * 256 * 16 / panel.speed(blocks=200, threads=256, barriers=16)
+    print(f"{threads / 1e6:.1f} M threads/s, {barriers / 1e6:.1f} M thread-barriers/s")
+    assert threads > 2e6
+    assert barriers > 2e6
+
+
+# --- what the kernels cost ------------------------------------------------------------------------
+
+
+def vectors_of(w):
+    draw = drawer(1, w.dtype)
+    return [draw(w.shape[0])], [draw(w.numel() // w.shape[0])]
+
+
+def call(w, name, *options):
+    u, v = vectors_of(w)
+    return getattr(torch.ops.gankernels_emu, name)([w], u, v, *options)
+
+
+def network(count, draw):
+    """Layers of very different sizes and of every layout, `count` of them."""
+    makers = list(LAYOUTS.values())
+    return [
+        w if w.is_contiguous() or w.dim() > 1 else w.contiguous()
+        for w in (makers[i % len(makers)](draw) for i in range(count))
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 30, 64, 65])
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_launches(panel, backend, count):
+    """Whatever the number of layers up to 64, then per 64; the promise of csrc/spectral_norm.h."""
+    groups = math.ceil(count / 64)
+    weights = [w.requires_grad_() for w in network(count, drawer(0))]
+    u = [drawer(1)(w.shape[0]) for w in weights]
+    v = [drawer(2)(w.numel() // w.shape[0]) for w in weights]
+
+    def launches(f):
+        panel.reset_counters()
+        result = f()
+        counted = panel.counters()["launches"]
+        return result, {name: number / groups for name, number in counted.items()}
+
+    for order in ("u_first", "v_first"):
+        (out, sigma), forward = launches(
+            lambda order=order: ops.spectral_norm(weights, u, v, 1, order=order)
+        )
+        assert forward == {"fill": 1, "product": 2, "finish": 1}
+    _, three = launches(lambda: ops.spectral_norm(weights, u, v, 3))
+    assert sum(three.values()) <= 4 + 3 * 2
+    assert three == {"fill": 1, "product": 6, "finish": 1}
+    ones = [torch.ones_like(w).requires_grad_() for w in weights]
+    first, backward = launches(
+        lambda: torch.autograd.grad(
+            [*out, sigma], weights, [*ones, torch.ones_like(sigma)], create_graph=True
+        )
+    )
+    assert backward == {"add_tiles": 1, "backward": 1}
+    _, second = launches(
+        lambda: torch.autograd.grad(first, weights, [torch.ones_like(g) for g in first])
+    )
+    assert second == {"add_tiles": 1, "double_backward": 1}
+    _, evaluation = launches(lambda: ops.spectral_normalize([w.detach() for w in weights], u, v))
+    assert evaluation == {"add_tiles": 1, "normalize": 1}
+    _, known = launches(
+        lambda: ops.spectral_normalize([w.detach() for w in weights], u, v, sigma.detach())
+    )
+    assert known == {"normalize": 1}
+
+
+SHAPES = {
+    "linear": lambda draw: draw(256, 1024),
+    "linear_odd": lambda draw: draw(257, 1023),
+    "linear_transposed": lambda draw: draw(1024, 256).t(),
+    "conv_channels_last": lambda draw: draw(128, 64, 4, 4).contiguous(
+        memory_format=torch.channels_last
+    ),
+    "conv_transpose": lambda draw: draw(64, 128, 4, 4).movedim(1, 0),
+    "large": lambda draw: draw(2048, 2048),
+    "large_transposed": lambda draw: draw(2048, 2048).t(),
+    "large_conv_transpose": lambda draw: draw(512, 512, 4, 4).movedim(1, 0),
+}
+
+
+def expected_bytes(w, name):
+    """What csrc/cuda/spectral_norm.cuh states: by buffer, bytes read and bytes written."""
+    size = w.numel() * w.element_size()
+    return {
+        "forward": {"w": (3 * size, 0), "out": (0, size)},
+        "normalize": {"w": (2 * size, 0), "out": (0, size)},
+        "backward": {"w": (size, 0), "g": (2 * size, 0), "out": (0, size)},
+        "double_backward": {
+            "w": (2 * size, 0),
+            "g": (2 * size, 0),
+            "h": (2 * size, 0),
+            "out": (0, size),
+            "second": (0, size),
+        },
+    }[name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_bytes(panel, backend, shape, dtype):
+    """Weight-sized memory is moved as stated, to the byte, and the rest is small.
+
+    At most 5 % from 16 MiB on; 10 % for transposed convolutions, whose tiles read 16 entries of v
+    for 128 elements. Below, tiles are small, so that there are enough of them to fill a GPU, and
+    their partial sums and norms, which caches hold, are at most 25 %.
+    """
+    if shape.startswith("large") and dtype != torch.float32:
+        pytest.skip("one dtype will do for what takes seconds")
+    bound = {"large_conv_transpose": 1.1}.get(shape, 1.05 if shape.startswith("large") else 1.25)
+    draw = drawer(0, dtype)
+    w, g, h = (SHAPES[shape](draw) for _ in range(3))
+    u, v = vectors_of(w)
+    packed = ops.power_iteration_([w], u, v)
+    parts = ops.unpack(packed, [w])
+    space = native_ops()
+    calls = {
+        "forward": lambda: space.spectral_norm_([w], u, v, 1, 1e-12, True, None, None),
+        "normalize": lambda: space.spectral_normalize([w], *parts[:2], None, None, False),
+        "backward": lambda: space.spectral_normalize_backward([g], [w], *parts, None, None),
+        "double_backward": lambda: space.spectral_normalize_double_backward(
+            [h], [g], [w], *parts, None, None
+        ),
+    }
+    for name, run in calls.items():
+        panel.reset_counters()
+        run()
+        buffers = {k: tuple(map(int, x)) for k, x in panel.counters()["buffers"].items()}
+        stated = expected_bytes(w, name)
+        for buffer, moved in stated.items():
+            assert buffers[buffer] == moved, f"{name} {buffer}"
+        total = sum(map(sum, buffers.values()))
+        assert total <= bound * sum(map(sum, stated.values())), f"{name}: {buffers}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_sectors(panel, backend, dtype):
+    """Accesses to weights fill the 32-byte sectors that they touch."""
+    draw = drawer(0, dtype)
+    # A row of odd length begins anywhere, and a warp reads 32 of its elements at a time.
+    odd = {torch.float32: 0.75, torch.bfloat16: 0.6}[dtype]
+    for shape, least in (("linear", 0.99), ("linear_transposed", 0.99), ("linear_odd", odd)):
+        w = SHAPES[shape](draw)
+        panel.reset_counters()
+        panel.set_profiling(True)
+        call(w, "spectral_norm_", 1, 1e-12, True, None, None)
+        panel.set_profiling(False)
+        sites = panel.counters()["sites"]
+        largest = max(int(moved) for _, moved, _ in sites.values())
+        for place, (accesses, moved, sectors) in sites.items():
+            if moved * 4 >= largest:  # those of weights
+                assert moved / (32 * sectors) >= least, f"{place}: {accesses} accesses"
+
+
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_shared_memory(panel, backend):
+    """What blocks use is below 48 KiB by far: more than one block fits a multiprocessor."""
+    weights = network(40, drawer(0, torch.float64))
+    u = [drawer(1, torch.float64)(w.shape[0]) for w in weights]
+    v = [drawer(2, torch.float64)(w.numel() // w.shape[0]) for w in weights]
+    ops.spectral_norm(weights, u, v)
+    used = panel.counters()["shared"]
+    assert set(used) >= {"product", "finish"}
+    assert max(used.values()) <= 20 << 10
