@@ -1,0 +1,298 @@
+"""Times on a GPU by CUDA events, in interleaved rounds; bytes over time; kernel launches.
+
+An event time spans everything between two points of the stream: where the host is slower than the
+device, it is the host's time, as it is for a user.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import contestants, workloads
+from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, LABELS, LAYER, TORCH
+from benchmarks.gpu_exact import Captured, compare_with_graph
+from benchmarks.gpu_workout import Results
+from benchmarks.harness import Sample, Timings
+from gankernels import ops
+
+Facts = dict[str, Any]
+Say = Callable[[str], None]
+
+QUICK = ("sngan_resnet_cifar10", "stylegan2_256", "biggan_128")
+TINY = workloads.Workload("tiny", 1, (3, 8, 8), ((16, 3, 3, 3), (32, 16), (1, 32)))
+GRAPH = "graph"
+GPU_LABELS = {**LABELS, GRAPH: "gankernels fused, CUDA graph"}
+KINDS = (TORCH, COMPILED, LAYER, FUSED)
+OURS = (LAYER, FUSED, GRAPH)
+
+ROUNDS = 15
+SAMPLE_SECONDS = 0.02
+COPY_BYTES = 1 << 28
+PASSES_OVER_WEIGHTS = 4  # the least: 3 reads and 1 write of every weight, forward and backward
+LAYERS_PER_LAUNCH = 64
+PROMISED = {FORWARD: 4, "backward": 2}  # launches for up to LAYERS_PER_LAUNCH weights
+
+
+def chosen(full: bool, dry_run: bool) -> list[workloads.Workload]:
+    """The networks to measure, smallest first."""
+    if dry_run:
+        return [TINY]
+    loaded = workloads.load()
+    names = loaded if full else QUICK
+    return sorted((loaded[name] for name in names), key=lambda w: w.nbytes)
+
+
+# --- timing ------------------------------------------------------------------------------------
+
+
+def _sample(call: Callable[[], object], repeats: int) -> float:
+    """Seconds a call, between two events."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e-3 / repeats
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> Timings:
+    """Warms all up, then lets them take turns in a new random order each round."""
+    repeats = {}
+    for name, call in calls.items():
+        for _ in range(3):
+            call()
+        torch.cuda.synchronize()
+        once = max(_sample(call, 3), 1e-6)
+        repeats[name] = min(2000, max(1, round(SAMPLE_SECONDS / once)))
+    samples: dict[str, list[Sample]] = {name: [] for name in calls}
+    order = list(calls)
+    shuffle = random.Random(0).shuffle
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            calls[name]()  # the caches are its own again
+            samples[name].append(Sample(_sample(calls[name], repeats[name]), 0.0, False))
+    return Timings(samples)
+
+
+# --- who is timed ------------------------------------------------------------------------------
+
+
+def tensors(shapes: Sequence[tuple[int, ...]], device: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and the gradients of their outputs."""
+    weights = [w.to(device) for w in workloads.random_weights(shapes)]
+    return weights, [g.to(device) * 50 for g in workloads.random_weights(shapes, seed=1)]
+
+
+def line_up(
+    kinds: Sequence[str], weights: list[Tensor], grads: list[Tensor], say: Say
+) -> tuple[dict[str, contestants.Contestant], dict[str, float], dict[str, str]]:
+    """Builds and checks every kind: the contestants, their errors, and why any is left out."""
+    found: dict[str, contestants.Contestant] = {}
+    errors: dict[str, float] = {}
+    left_out: dict[str, str] = {}
+    for kind in kinds:
+        say(f"checking {LABELS[kind]}")
+        try:
+            contestant = contestants.build(kind, weights, grads)
+            errors[kind] = contestants.check(contestant, weights)
+            found[kind] = contestant
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            left_out[kind] = f"{type(error).__name__}: {first}"
+    return found, errors, left_out
+
+
+def fused_step(contestant: contestants.Contestant, backward: bool) -> Results:
+    """What a pass gives, and the vectors it moves."""
+    outputs = contestant.call()
+    results = {"outputs": [x.detach() for x in outputs]}
+    if backward:
+        gradients = torch.autograd.grad(outputs, contestant.parameters, contestant.grads)
+        results["gradients"] = list(gradients)
+    return {**results, "u and v": [x for pair in contestant.vectors() for x in pair]}
+
+
+def captured_model(contestant: contestants.Contestant, backward: bool, times: int) -> Captured:
+    """A pass of a fused model as a CUDA graph, its replays compared with the eager pass."""
+    state = [x for pair in contestant.vectors() for x in pair]
+    start = [x.clone() for x in state]
+
+    def reset() -> None:
+        for x, value in zip(state, start, strict=True):
+            x.copy_(value)
+
+    name = f"fused model, {BACKWARD if backward else FORWARD}"
+    return compare_with_graph(name, lambda: fused_step(contestant, backward), reset, times)
+
+
+def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
+    """Every network: values checked, then (unless dry) timed. Ours being wrong is told apart."""
+    rows: list[Facts] = []
+    left_out: list[Facts] = []
+    for workload in chosen(full, dry_run):
+        say(workload.name)
+        kinds = [kind for kind in KINDS if not (dry_run and kind == COMPILED)]
+        weights, grads = tensors(workload.weights, device)
+        found, errors, missing = line_up(
+            kinds, weights, grads, lambda text, name=workload.name: say(f"{name}, {text}")
+        )
+        for which in (FORWARD, BACKWARD):
+            calls = {kind: c.timed(which) for kind, c in found.items()}
+            if not dry_run and FUSED in found:
+                try:
+                    calls[GRAPH] = captured_model(found[FUSED], which == BACKWARD, 1).replay
+                    errors[GRAPH] = errors[FUSED]
+                except Exception as error:
+                    missing[GRAPH] = f"{type(error).__name__}: {str(error).strip()}"
+            say(f"{workload.name}, {which}")
+            timings = None if dry_run else interleaved(calls)
+            for kind in calls:
+                row = _row(workload, which, kind, timings, TORCH in calls)
+                rows.append(row | {"error": errors[kind]})
+        left_out += [
+            {"network": workload.name, "kind": kind, "reason": reason}
+            for kind, reason in missing.items()
+        ]
+        found.clear()
+        torch._dynamo.reset()
+    return {"rows": rows, "left_out": left_out}
+
+
+def _row(
+    workload: workloads.Workload, which: str, kind: str, timings: Timings | None, baseline: bool
+) -> Facts:
+    row: Facts = {"network": workload.name, "pass": which, "kind": kind}
+    if timings is not None:
+        row["seconds"] = timings.seconds(kind).to_dict()
+        if baseline:
+            row["times_faster"] = timings.ratio(TORCH, kind).to_dict()
+    return row
+
+
+# --- bytes over time ---------------------------------------------------------------------------
+
+
+def _fused_calls(weights: list[Tensor], grads: list[Tensor]) -> dict[str, Callable[[], Any]]:
+    """The forward and the backward by themselves, as operators."""
+    u = [torch.randn_like(w.flatten(1)[:, 0]) for w in weights]
+    v = [torch.randn_like(w.flatten(1)[0]) for w in weights]
+    packed = ops.power_iteration_(weights, u, v)
+    saved_u, saved_v, sigma = ops.unpack(packed, weights)
+    backward = torch.ops.gankernels.spectral_normalize_backward
+
+    def forward() -> list[Tensor]:
+        with torch.no_grad():
+            return ops.spectral_norm(weights, u, v)[0]
+
+    return {
+        FORWARD: forward,
+        "backward": lambda: backward(grads, weights, saved_u, saved_v, sigma, None, None),
+    }
+
+
+def _graph_or_call(call: Callable[[], Any]) -> tuple[Callable[[], Any], str]:
+    # A graph leaves out the host's time, which is most of the time of a small network.
+    try:
+        return Captured(lambda: {"results": call()}).replay, "CUDA graph"
+    except Exception:
+        torch.cuda.synchronize()
+        return call, "calls"
+
+
+def bandwidth(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
+    """What fused passes must move at the least over the time they take, beside a copy."""
+    calls: dict[str, Callable[[], Any]] = {}
+    moved: dict[str, int] = {}
+    about: dict[str, Facts] = {}
+    for workload in chosen(full, dry_run):
+        weights, grads = tensors(workload.weights, device)
+        for which, call in _fused_calls(weights, grads).items():
+            call()
+            name = f"{workload.name}, {which}"
+            calls[name], how = (call, "") if dry_run else _graph_or_call(call)
+            moved[name] = PASSES_OVER_WEIGHTS * workload.nbytes
+            about[name] = {"network": workload.name, "pass": which, "bytes": moved[name]}
+            about[name] |= {"weight_bytes": workload.nbytes, "timed": how}
+    if dry_run:
+        return {"rows": list(about.values())}
+    source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    calls["copy"] = lambda: target.copy_(source)
+    say("timing")
+    timings = interleaved(calls)
+    copy = 2 * COPY_BYTES / timings.seconds("copy").median
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    for name, row in about.items():
+        seconds = timings.seconds(name)
+        speed = moved[name] / seconds.median
+        row |= {"seconds": seconds.to_dict(), "bytes_per_second": speed, "of_copy": speed / copy}
+        row["fits_in_l2"] = 2 * row["weight_bytes"] <= cache
+    return {"copy_bytes_per_second": copy, "l2_bytes": cache, "rows": list(about.values())}
+
+
+# --- launches ----------------------------------------------------------------------------------
+
+
+def _device_events(call: Callable[[], Any]) -> dict[str, list[str]]:
+    """Names of what the device ran during the call: kernels, and copies and fills of memory."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        call()
+        torch.cuda.synchronize()
+    names = [
+        e.name
+        for e in profiler.events()
+        if e.device_type == DeviceType.CUDA and not getattr(e, "is_user_annotation", False)
+    ]
+    memory = [name for name in names if name.startswith(("Memcpy", "Memset"))]
+    return {"kernels": [name for name in names if name not in memory], "memory": memory}
+
+
+def promised(which: str, layers: int) -> int:
+    return PROMISED[which] * math.ceil(layers / LAYERS_PER_LAUNCH)
+
+
+def launches(device: str, dry_run: bool, say: Say) -> Facts:
+    """Kernel launches of the forward and the backward of fused models of 1 to 130 layers."""
+    rows: list[Facts] = []
+    if not dry_run:
+        _device_events(lambda: torch.ones(8, device=device) + 1)  # the first may miss some
+    for layers in (1, 64, 65, 130):
+        say(f"{layers} layers")
+        weights, grads = tensors([(24 + i % 9, 40 + i % 7) for i in range(layers)], device)
+        model = contestants.build(FUSED, weights, grads)
+        for _ in range(3):
+            fused_step(model, backward=True)
+        outputs: list[Tensor] = []
+        calls: dict[str, Callable[[], Any]] = {
+            FORWARD: lambda m=model, o=outputs: o.extend(m.call()),
+            "backward": lambda m=model, o=outputs: torch.autograd.grad(o, m.parameters, m.grads),
+        }
+        for which, call in calls.items():
+            row: Facts = {"layers": layers, "pass": which, "promised": promised(which, layers)}
+            if dry_run:
+                call()
+            else:
+                row |= count(call)
+            rows.append(row)
+    return {"rows": rows}
+
+
+def count(call: Callable[[], Any]) -> Facts:
+    events = _device_events(call)
+    return {
+        "kernels": len(events["kernels"]),
+        "names": sorted({name.split("<")[0].split("(")[0] for name in events["kernels"]}),
+        "copies and fills": len(events["memory"]),
+    }

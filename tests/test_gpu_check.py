@@ -1,0 +1,425 @@
+"""The check on a GPU, as far as it goes without one: its dry run, its parsers, its judgement."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+from rich.console import Console
+
+from benchmarks import (
+    gpu_check,
+    gpu_exact,
+    gpu_measure,
+    gpu_page,
+    gpu_steps,
+    gpu_tools,
+    gpu_workout,
+)
+from benchmarks.contestants import FUSED, LAYER, TORCH
+from benchmarks.gpu_steps import Plan, Step
+from benchmarks.gpu_tools import SkipStepError, StepError
+from gankernels import _library
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _console() -> Console:
+    return Console(quiet=True)
+
+
+def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.gpu_check", *arguments]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_dry_run_writes_both_files_and_says_what_it_is(tmp_path):
+    done = _run("--dry-run", "--out", str(tmp_path), COLUMNS="200")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert gpu_page.DRY_RUN in done.stdout
+    report = json.loads((tmp_path / "dry-run.json").read_text())
+    html = (tmp_path / "dry-run.html").read_text()
+    assert report["what"] == gpu_page.DRY_RUN
+    assert gpu_page.DRY_RUN in html
+    assert report["device"] == "none"
+    assert [step["name"] for step in report["steps"]] == [step.name for step in gpu_steps.STEPS]
+    assert {step["status"] for step in report["steps"]} == {gpu_check.NOT_RUN}
+    facts = {step["name"]: step["facts"] for step in report["steps"]}
+    assert len(facts["values"]["rows"]) == len(gpu_workout.CASES)
+    assert facts["values"]["device"] == "cpu"
+    for name in ("benchmark", "bandwidth", "launches"):
+        assert facts[name]["rows"]
+        for row in facts[name]["rows"]:
+            assert not {"seconds", "times_faster", "bytes_per_second", "kernels"} & set(row)
+    assert "copy_bytes_per_second" not in facts["bandwidth"]
+    assert "<svg" not in html
+
+
+@pytest.mark.slow
+def test_without_a_gpu_it_refuses_in_one_sentence(tmp_path):
+    done = _run("--out", str(tmp_path / "out"), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("gpu-check: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_refusals_name_the_cure(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "install a CUDA build of torch" in gpu_steps.refusal()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--dry-run" in gpu_steps.refusal()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    missing = _library.ExtensionStatus(False, reason="it was not built", cure="reinstall")
+    monkeypatch.setitem(_library.EXTENSIONS, "_C_cuda", missing)
+    assert "gankernels._C_cuda is not loaded" in gpu_steps.refusal()
+    loaded = _library.ExtensionStatus(True, path="_C_cuda.so")
+    monkeypatch.setitem(_library.EXTENSIONS, "_C_cuda", loaded)
+    assert gpu_steps.refusal() is None
+
+
+# --- pytest and compute-sanitizer --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, counts",
+    [
+        ("3 passed, 2 skipped, 17 deselected in 4.20s", {"passed": 3, "skipped": 2}),
+        ("=== 1 failed, 2 passed, 1 error in 61.00s (0:01:01) ===", {"failed": 1, "error": 1}),
+        ("1 passed, 1 xfailed, 3 warnings, 2 errors in 0.1s", {"xfailed": 1, "error": 2}),
+        ("no tests ran in 0.01s", {}),
+        ("17 deselected in 0.9s", {"deselected": 17}),
+    ],
+)
+def test_summaries_of_pytest(line, counts):
+    found = gpu_tools.parse_pytest(f"tests/test_x.py .F. in 5.00s\n{line}\n")
+    assert found is not None
+    assert found | counts == found
+    assert bool(found) == bool(counts)
+
+
+def test_no_summary_of_pytest():
+    assert gpu_tools.parse_pytest("Fatal Python error: Aborted") is None
+    with pytest.raises(StepError, match="without a summary"):
+        gpu_tools.judge_pytest(-6, "Fatal Python error: Aborted")
+
+
+def test_judgement_of_pytest():
+    assert gpu_tools.judge_pytest(0, "5 passed, 9 deselected in 1.0s")["counts"]["passed"] == 5
+    with pytest.raises(StepError, match="no test was selected"):
+        gpu_tools.judge_pytest(5, "9 deselected in 1.0s")
+    with pytest.raises(StepError, match="all 4 selected tests were skipped"):
+        gpu_tools.judge_pytest(0, "4 skipped, 9 deselected in 1.0s")
+    failing = "FAILED tests/test_x.py::test[cuda] - assert 0\n1 failed, 3 passed in 1.0s"
+    with pytest.raises(StepError, match="1 of 4 tests failed") as failure:
+        gpu_tools.judge_pytest(1, failing)
+    assert failure.value.facts["failures"] == ["FAILED tests/test_x.py::test[cuda] - assert 0"]
+
+
+@pytest.mark.parametrize(
+    "line, count",
+    [
+        ("12/345 tests collected (333 deselected) in 3.2s", 12),
+        ("1 test collected in 0.1s", 1),
+        ("no tests collected (345 deselected) in 3.2s", 0),
+        ("ImportError: no", None),
+    ],
+)
+def test_collections_of_pytest(line, count):
+    assert gpu_tools.parse_collection(f"tests/test_x.py::test[cuda]\n{line}") == count
+
+
+@pytest.mark.slow
+def test_selection_takes_the_cuda_backend_and_no_other(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_cuda_things.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('dtype', ['f', 'h'])\n"
+        "@pytest.mark.parametrize('backend', ['cpu', 'emu', 'cuda'])\n"
+        "def test_first(backend, dtype): pass\n"
+        "@pytest.mark.parametrize('backend', ['cpu', 'emu', 'cuda'])\n"
+        "@pytest.mark.parametrize('dtype', ['f', 'h'])\n"
+        "def test_last(backend, dtype): pass\n"
+        "@pytest.mark.parametrize('backend', ['cpu', 'cuda'])\n"
+        "def test_only(backend): pass\n"
+        "def test_cuda_flags(): pass\n"
+    )
+    done = subprocess.run(
+        gpu_tools.pytest_command(), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    facts = gpu_tools.judge_pytest(done.returncode, done.stdout)
+    assert facts["counts"] == {"passed": 5, "deselected": 10}
+
+
+CLEAN = """========= COMPUTE-SANITIZER
+float32
+========= ERROR SUMMARY: 0 errors
+"""
+OUT_OF_BOUNDS = """========= COMPUTE-SANITIZER
+========= Invalid __global__ read of size 4 bytes
+=========     at void products<float>(Batch)+0x1f0 in spectral_norm.cu:120
+=========     by thread (31,0,0) in block (2,0,0)
+=========     Address 0x7f0000000400 is out of bounds
+=========
+========= Invalid __global__ read of size 4 bytes
+=========     at void products<float>(Batch)+0x1f0 in spectral_norm.cu:120
+=========
+========= Target application returned an error
+========= ERROR SUMMARY: 2 errors
+"""
+RACE = """========= COMPUTE-SANITIZER
+========= Error: Race reported between Write access at reduce+0x20 and Read access at reduce+0x40
+=========
+========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
+"""
+
+
+def test_output_of_compute_sanitizer():
+    clean = gpu_tools.judge_sanitizer("memcheck", 0, CLEAN)
+    assert clean["passed"]
+    assert clean["messages"] == []
+    race_free = "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)"
+    assert gpu_tools.judge_sanitizer("racecheck", 0, race_free)["passed"]
+
+    bad = gpu_tools.judge_sanitizer("memcheck", gpu_tools.FOUND_ERRORS, OUT_OF_BOUNDS)
+    assert not bad["passed"]
+    assert bad["errors"] == 2
+    assert bad["messages"][0] == "Invalid __global__ read of size 4 bytes"
+    assert "out of bounds" in bad["output"]
+    race = gpu_tools.judge_sanitizer("racecheck", 0, RACE)
+    assert not race["passed"]
+    assert race["errors"] == 1
+    assert race["messages"][0].startswith("Error: Race reported")
+
+
+def test_a_sanitizer_that_could_not_run_has_not_passed():
+    broken = "========= Error: Target application terminated before first instrumented API call"
+    assert not gpu_tools.judge_sanitizer("memcheck", 255, broken)["passed"]
+    assert not gpu_tools.judge_sanitizer("memcheck", 0, "")["passed"]
+    wrong_values = gpu_tools.judge_sanitizer("memcheck", 1, CLEAN)
+    assert not wrong_values["passed"]
+
+
+@pytest.fixture
+def no_sanitizer(monkeypatch):
+    monkeypatch.setattr(gpu_tools, "find_sanitizer", lambda: None)
+
+
+def test_without_compute_sanitizer_the_step_is_skipped_with_the_cure(no_sanitizer):
+    step = next(step for step in gpu_steps.STEPS if step.name == "sanitizer")
+    result = gpu_check.attempt(step, Plan(), _silent)
+    assert result["status"] == gpu_check.SKIPPED
+    assert "pip install" in result["reason"]
+
+
+def test_compute_sanitizer_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for place, variable in [("home/bin", "CUDA_HOME"), ("site/nvidia/cu13/bin", None)]:
+        program = tmp_path / place / "compute-sanitizer"
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        monkeypatch.delenv("CUDA_HOME", raising=False)
+        monkeypatch.delenv("CUDA_PATH", raising=False)
+        if variable:
+            monkeypatch.setenv(variable, str(tmp_path / "home"))
+        monkeypatch.setattr(gpu_tools.sysconfig, "get_path", lambda _: str(tmp_path / "site"))
+        monkeypatch.setattr(gpu_tools, "Path", lambda *p: Path(str(p[0]).replace("/usr/", "/no/")))
+        assert gpu_tools.find_sanitizer() == str(program)
+    monkeypatch.setenv("PATH", str(tmp_path / "home" / "bin"))
+    assert gpu_tools.find_sanitizer() == str(tmp_path / "home/bin/compute-sanitizer")
+
+
+# --- steps -------------------------------------------------------------------------------------
+
+
+def _break(plan, say):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def _skip(plan, say):
+    raise SkipStepError("not here: do this")
+
+
+def test_a_failing_step_does_not_stop_the_later_ones():
+    steps = [
+        Step("a", "A", lambda plan, say: {"x": 1}, apart=False),
+        Step("b", "B", _break, apart=False),
+        Step("c", "C", _skip, apart=False),
+        Step("d", "D", lambda plan, say: {"y": 2}, apart=False),
+    ]
+    report = gpu_check.check(steps, Plan(), _console())
+    statuses = [step["status"] for step in report["steps"]]
+    assert statuses == [gpu_check.PASSED, gpu_check.FAILED, gpu_check.SKIPPED, gpu_check.PASSED]
+    assert report["failed"] == ["b"]
+    assert "illegal memory access" in report["steps"][1]["reason"]
+    assert "illegal memory access" in gpu_page.render(report)
+
+
+def test_exit_status_follows_the_steps(tmp_path, monkeypatch):
+    good = Step("a", "A", lambda plan, say: {}, apart=False)
+    bad = Step("b", "B", _break, apart=False)
+    for steps, status in (((good,), 0), ((bad, good), 1)):
+        monkeypatch.setattr(gpu_check, "STEPS", steps)
+        assert gpu_check.main(["--dry-run", "--out", str(tmp_path)]) == status
+    report = json.loads((tmp_path / "dry-run.json").read_text())
+    assert [step["status"] for step in report["steps"]] == [gpu_check.FAILED, gpu_check.NOT_RUN]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_a_failed_step():
+    unknown = Step("nothing of that name", "?", _break)
+    result = gpu_check.attempt_apart(unknown, Plan(dry_run=True), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert "ended with status 2" in result["reason"]
+    late = Step("values", "?", _break, timeout_s=0.1)
+    result = gpu_check.attempt_apart(late, Plan(dry_run=True), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert "stopped after" in result["reason"]
+
+
+# --- values ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrong_launcher(monkeypatch):
+    """Kernels whose outputs are off by a thousandth."""
+    right = gpu_workout.ops.spectral_norm
+
+    def wrong(*args, **kwargs):
+        outputs, sigma = right(*args, **kwargs)
+        if _library._backend == "native":
+            outputs = [x * 1.001 for x in outputs]
+        return outputs, sigma
+
+    monkeypatch.setattr(gpu_workout.ops, "spectral_norm", wrong)
+
+
+def test_workout_passes_on_the_cpu():
+    for case in gpu_workout.CASES:
+        assert gpu_workout.check_case(case, "cpu")["share of tolerance"] <= 1
+
+
+def test_wrong_values_are_caught(wrong_launcher):
+    step = next(step for step in gpu_steps.STEPS if step.name == "values")
+    result = gpu_check.attempt(step, Plan(dry_run=True), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert "float32: " in result["reason"]
+    assert "times what is tolerated" in result["reason"]
+
+
+def test_wrong_values_are_caught_before_they_are_timed(wrong_launcher):
+    step = next(step for step in gpu_steps.STEPS if step.name == "benchmark")
+    result = gpu_check.attempt(step, Plan(dry_run=True), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert "gankernels fused is off by 1.0e-03 from float64" in result["reason"]
+
+
+def test_wrong_contestants_of_ours_fail_the_benchmark(monkeypatch):
+    def wrong(contestant, weights):
+        if contestant.kind == FUSED:
+            raise gpu_measure.contestants.WrongResultError("off by 1e-3")
+        return 0.0
+
+    monkeypatch.setattr(gpu_measure.contestants, "check", wrong)
+    step = next(step for step in gpu_steps.STEPS if step.name == "benchmark")
+    result = gpu_check.attempt(step, Plan(dry_run=True), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert "WrongResultError: off by 1e-3" in result["reason"]
+    assert {row["kind"] for row in result["facts"]["rows"]} == {TORCH, LAYER}
+
+
+def test_the_reference_in_place_of_the_kernels_is_caught(monkeypatch):
+    monkeypatch.setattr(_library, "_NATIVE_DEVICES", frozenset())
+    with pytest.raises(ValueError, match="got the reference"):
+        gpu_workout.check_case(gpu_workout.CASES[0], "cpu")
+
+
+def test_a_step_that_differs_is_caught(monkeypatch):
+    right, calls = gpu_exact.training_step, []
+
+    def drifting(case, given):
+        results = right(case, given)
+        calls.append(1)
+        if len(calls) == 3:
+            results["gradients"][1].view(-1)[0] += 1e-6
+        return results
+
+    case = gpu_workout.REPEATED[0]
+    gpu_exact.repeat(case, "cpu", 3)
+    monkeypatch.setattr(gpu_exact, "training_step", drifting)
+    with pytest.raises(ValueError, match=r"run 3 differs .* gradients\[1\]"):
+        gpu_exact.repeat(case, "cpu", 4)
+
+
+def test_differences_are_of_bytes():
+    zero = {"x": [torch.tensor([0.0, float("nan")])]}
+    assert gpu_exact.difference(zero, zero) is None
+    assert gpu_exact.difference(zero, {"x": [torch.tensor([-0.0, float("nan")])]}) == (
+        "x[0] of shape (2,)"
+    )
+
+
+def test_promised_launches():
+    found = [gpu_measure.promised(p, n) for n in (1, 64, 65) for p in ("forward", "backward")]
+    assert found == [4, 2, 4, 2, 8, 4]
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def _spread(median):
+    return {"median": median, "q25": median, "q75": median, "count": 5}
+
+
+def test_page_of_a_made_up_gpu():
+    row = {"network": "net<1>", "pass": "forward", "error": 1e-7, "times_faster": _spread(3.5)}
+    slow = row | {"kind": TORCH, "seconds": _spread(7e-4), "times_faster": _spread(1.0)}
+    rows = [slow, row | {"kind": FUSED, "seconds": _spread(2e-4)}]
+    left_out = [{"network": "net<1>", "kind": "compiled", "reason": "no compiler"}]
+    moved = {"network": "net<1>", "pass": "forward", "bytes": 8_000_000, "timed": "CUDA graph"}
+    moved |= {"seconds": _spread(1e-5), "bytes_per_second": 8e11, "of_copy": 0.8}
+    launched = {"layers": 65, "pass": "forward", "kernels": 6, "promised": 8, "names": ["a"]}
+    facts = {
+        "benchmark": {"rows": rows, "left_out": left_out},
+        "bandwidth": {"copy_bytes_per_second": 1e12, "rows": [moved | {"fits_in_l2": True}]},
+        "launches": {"rows": [launched | {"copies and fills": 1}]},
+        "sanitizer": {
+            "rows": [gpu_tools.judge_sanitizer("memcheck", gpu_tools.FOUND_ERRORS, OUT_OF_BOUNDS)]
+        },
+    }
+    steps = [
+        {"name": name, "title": name, "status": "passed", "reason": "", "seconds": 1.0, "facts": f}
+        for name, f in facts.items()
+    ]
+    report = {"what": "", "dry_run": False, "device": "Made-up GPU (80 GB)", "started": "today"}
+    report |= {"seconds": 4.0, "steps": steps, "failed": [], "full": False}
+    html = gpu_page.render(report)
+    assert gpu_check.file_name(report) == "made-up-gpu-80-gb"
+    assert gpu_page.DRY_RUN not in html
+    for text in ("<svg", "3.50", "700.0", "net&lt;1&gt;", "80 %", "no compiler", "Invalid __glo"):
+        assert text in html
+    assert "net<1>" not in html
+    gpu_check.show(report, _console())
