@@ -1,10 +1,14 @@
 # Every target sets up what it needs in .venv, then runs. Nothing outside this folder is touched.
 #
-#   make test      install, compile, run the tests
+#   make test      install, compile, run the tests; the CUDA kernels on an emulator
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
 #   make lint      ruff, mypy, clang-format
 #   make format    let ruff and clang-format rewrite the sources
-#   make sanitize  the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make sanitize  CPU and emulated CUDA kernels under AddressSanitizer, UndefinedBehaviorSanitizer
+#                  and ThreadSanitizer
+#   make coverage  how much of the CUDA kernels the emulated C++ tests execute
+#   make cuda-report   compile the CUDA kernels for every architecture, write docs/cuda-report.md
+#   make gpu-check     on a machine with a GPU: everything that needs one, and a report
 #   make clean     remove what was built; make distclean: .venv too
 
 SHELL := /bin/bash
@@ -20,13 +24,18 @@ BUILT_FROM := setup.py pyproject.toml $(wildcard build_support/*.py) \
     $(shell find csrc -name '*.h' -o -name '*.inc' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 CXX_SOURCES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.inc' -o -name '*.cuh' \
     -o -name '*.cpp' -o -name '*.cu')
-SANITIZE_BUILD := build/sanitize
+CMAKE := $(BIN)/cmake
 
-.PHONY: test bench lint format sanitize clean distclean
+.PHONY: test emu bench lint format sanitize coverage cuda-report gpu-check clean distclean
 .DELETE_ON_ERROR:
 
-test: $(STAMPS)/installed
+test: emu
 	$(BIN)/python -m pytest
+
+# The CUDA kernels, compiled for the CPU, as a Python module that the tests load.
+emu: $(STAMPS)/installed
+	$(CMAKE) -S . -B build/emu -DGANKERNELS_EMU_MODULE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	$(CMAKE) --build build/emu --target gankernels_emu -j $(MAX_JOBS)
 
 bench: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.report $(BENCH)
@@ -43,9 +52,24 @@ format: $(STAMPS)/installed
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 sanitize: $(STAMPS)/installed
-	$(BIN)/cmake -S . -B $(SANITIZE_BUILD) -DGANKERNELS_SANITIZE=address,undefined
-	$(BIN)/cmake --build $(SANITIZE_BUILD) -j $(MAX_JOBS)
-	$(BIN)/ctest --test-dir $(SANITIZE_BUILD) --output-on-failure --no-tests=error
+	$(CMAKE) -S . -B build/asan -DGANKERNELS_SANITIZE=address,undefined
+	$(CMAKE) --build build/asan -j $(MAX_JOBS)
+	$(CMAKE) -S . -B build/tsan -DGANKERNELS_SANITIZE=thread
+	$(CMAKE) --build build/tsan -j $(MAX_JOBS)
+	$(BIN)/ctest --test-dir build/asan --output-on-failure --no-tests=error -j $(MAX_JOBS)
+	$(BIN)/ctest --test-dir build/tsan --output-on-failure --no-tests=error -j $(MAX_JOBS)
+
+coverage: $(STAMPS)/installed
+	$(CMAKE) -S . -B build/coverage -DGANKERNELS_COVERAGE=ON
+	$(CMAKE) --build build/coverage -j $(MAX_JOBS)
+	$(BIN)/ctest --test-dir build/coverage --output-on-failure --no-tests=error
+	$(BIN)/python tests/device_coverage.py build/coverage
+
+cuda-report: $(STAMPS)/installed
+	$(BIN)/python -m build_support.cuda_report --write
+
+gpu-check: emu
+	$(BIN)/python -m benchmarks.gpu_check $(GPU_CHECK)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

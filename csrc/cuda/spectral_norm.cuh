@@ -235,23 +235,23 @@ finish(TABLE(FinishTable) table) {
   // double: once a block, squares leave the range of float
   const bool u_last = !table.u_first;
   const double last =
-      sqrt(block_sum_of(u_last ? layer.u_squares : layer.v_squares,  // double: above
+      sqrt(block_sum_of(u_last ? layer.u_squares : layer.v_squares,  // double: as above
                         u_last ? layer.u_square_count : layer.v_square_count));
-  const double divisor = at_least(last, table.eps);      // double: above
-  auto sigma = static_cast<Acc>(last * last / divisor);  // double: above
+  const double divisor = at_least(last, table.eps);      // double: as above
+  auto sigma = static_cast<Acc>(last * last / divisor);  // double: as above
   const bool keep = layer.skipped && !(sigma > 0 && sigma <= std::numeric_limits<Acc>::max());
   if (keep) sigma = 1;
 
   if (tile >= layer.vector_tiles) {
     const auto factor =
-        static_cast<Acc>(scale_of(sigma, table.coefficient).scale);  // double: above
+        static_cast<Acc>(scale_of(sigma, table.coefficient).scale);  // double: as above
     const int64_t begin = static_cast<int64_t>(tile - layer.vector_tiles) * table.tile;
     const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
     scale_tile<T>(layer.w, layer.out, layer.vectors, factor, begin, end);
     return;
   }
   const double other =
-      at_least(sqrt(block_sum_of(u_last ? layer.v_squares : layer.u_squares,  // double: above
+      at_least(sqrt(block_sum_of(u_last ? layer.v_squares : layer.u_squares,  // double: as above
                                  u_last ? layer.v_square_count : layer.u_square_count)),
                table.eps);
   const auto u_norm = static_cast<Acc>(u_last ? divisor : other);
@@ -444,11 +444,12 @@ backward(TABLE(ConstantTable) table) {
   const Tile tile = tile_of(layer.walk, block_id() - layer.first_tile);
   const double gw = total<Acc>(layer, 0);  // double: all of these once a block
   const Scale s =
-      scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);  // double:
-  const double seed =
-      layer.grad_sigma ? load(static_cast<const Acc*>(layer.grad_sigma)) : Acc{0};  // double:
-  const auto outer = static_cast<Acc>(s.slope == 0 ? seed : seed - s.slope * gw);   // double:
-  const auto scale = static_cast<Acc>(s.scale);                                     // double:
+      scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);  // double: as above
+  const double seed = layer.grad_sigma ? load(static_cast<const Acc*>(layer.grad_sigma))
+                                       : Acc{0};  // double: as above
+  const auto outer =
+      static_cast<Acc>(s.slope == 0 ? seed : seed - s.slope * gw);  // double: as above
+  const auto scale = static_cast<Acc>(s.scale);                     // double: as above
   if (layer.walk.vectors)
     backward_tile<T, kVector<T>>(layer, tile, scale, outer, stage, columns);
   else
@@ -499,15 +500,16 @@ double_backward(TABLE(ConstantTable) table) {
   const int index = block_id() - layer.first_tile;
   const Tile tile = tile_of(layer.walk, index);
   const double h = total<Acc>(layer, 0);   // double: all of these once a block
-  const double hg = total<Acc>(layer, 1);  // double:
-  const double gw = total<Acc>(layer, 2);  // double:
+  const double hg = total<Acc>(layer, 1);  // double: as above
+  const double gw = total<Acc>(layer, 2);  // double: as above
   const Scale s =
-      scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);          // double:
-  const auto across = static_cast<Acc>(-s.slope * h);                                   // double:
-  const DoubleFactors<Acc> factors{static_cast<Acc>(s.scale), across,                   // double:
-                                   static_cast<Acc>(s.curve * h * gw - s.slope * hg)};  // double:
+      scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);  // double: as above
+  const auto across = static_cast<Acc>(-s.slope * h);                           // double: as above
+  const DoubleFactors<Acc> factors{
+      static_cast<Acc>(s.scale), across,                   // double: as above
+      static_cast<Acc>(s.curve * h * gw - s.slope * hg)};  // double: as above
   if (index == 0 && thread_id() == 0)
-    store(static_cast<Acc*>(layer.sigma_out), static_cast<Acc>(h));  // double:
+    store(static_cast<Acc*>(layer.sigma_out), static_cast<Acc>(h));  // double: as above
   if (layer.walk.vectors)
     double_backward_tile<T, kVector<T>>(layer, tile, factors, stage, columns);
   else

@@ -1,0 +1,132 @@
+"""Reads machine code (``nvdisasm -c -gi``) and holds kernels to what their sources promise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+THREADS = 256  # kThreads of csrc/common/reduce.cuh, which every kernel is launched with
+
+#: Arithmetic in double, conversions between double and others included.
+DOUBLE = re.compile(r"^(DADD|DMUL|DFMA|DSETP|DMNMX|MUFU\.\w*64H|F2F\.\w*F64|I2F\.F64|F2I\.\w*F64)")
+LOCAL = re.compile(r"^(LDL|STL)\b")
+MARK = re.compile(r"//.*\bdouble: \w")
+Place = tuple[str, int]  # a source file and a line
+#: Slow paths of divisions and roots, which the compiler puts after the kernel without line numbers;
+#: the instructions that call them are of the line that needs them.
+SUBROUTINE: Place = ("a subroutine of the compiler", 0)
+
+
+@dataclass
+class Code:
+    """What is of interest in a kernel's instructions."""
+
+    loads16: int = 0
+    stores16: int = 0
+    local: int = 0
+    doubles: list[tuple[str, list[Place]]] = field(default_factory=list)  # and where they come from
+
+
+def parse(text: str) -> dict[str, Code]:
+    """By mangled kernel."""
+    found: dict[str, Code] = {}
+    code = Code()
+    places: list[Place] = []
+    fresh = True
+    for line in text.splitlines():
+        if line.startswith(".text."):
+            code = found.setdefault(line.removeprefix(".text.").rstrip(":"), Code())
+            places = []
+        elif "//## File" in line:
+            if fresh:  # a block of such lines belongs to the instructions after it
+                places = []
+            fresh = False
+            places += [(path, int(n)) for path, n in re.findall(r'"([^"]+)", line (\d+)', line)]
+        elif line.startswith("$__internal"):
+            places, fresh = [SUBROUTINE], True
+        elif match := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?(\S+)", line):
+            fresh = True
+            _count(code, match[1].rstrip(";"), places)
+    return found
+
+
+def _count(code: Code, operation: str, places: list[Place]) -> None:
+    if operation.startswith("LDG.E.128"):
+        code.loads16 += 1
+    elif operation.startswith("STG.E.128"):
+        code.stores16 += 1
+    elif LOCAL.match(operation):
+        code.local += 1
+    elif DOUBLE.match(operation):
+        code.doubles.append((operation, list(places)))
+
+
+def is_double(kernel: str) -> bool:
+    """Whether a kernel such as ``add_tiles<double, (Sums)1>`` computes in double."""
+    return re.search(r"<double\b", kernel) is not None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the comments of a source promise of its kernels, by their names without arguments."""
+
+    loads16: frozenset[str]
+    stores16: frozenset[str]
+    threads: int = THREADS
+
+    def broken(self, kernel: str, code: Code) -> Iterator[str]:
+        """Every promise that the machine code does not keep."""
+        stem = kernel.partition("<")[0]
+        if code.local:
+            yield f"{code.local} accesses to local memory"
+        if stem in self.loads16 and not code.loads16:
+            yield "its comment says 16-byte loads, and there are none"
+        if stem in self.stores16 and not code.stores16:
+            yield "its comment says 16-byte stores, and there are none"
+        if is_double(kernel):
+            return
+        unmarked: dict[Place, str] = {}
+        for operation, places in code.doubles:
+            if not any(is_marked(path, line) for path, line in places):
+                unmarked.setdefault(places[0] if places else ("?", 0), operation)
+        for (path, line), operation in sorted(unmarked.items()):
+            yield (
+                f"{operation} from {Path(path).name}:{line}, a line without `// double: why`; "
+                "compute in float, or say why not"
+            )
+
+
+@cache
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def is_marked(path: str, line: int) -> bool:
+    """Whether the line, or one that it is continued on, is marked ``// double: why``."""
+    if (path, line) == SUBROUTINE:
+        return True
+    lines = _lines(path)
+    for text in lines[line - 1 : line + 3]:
+        if MARK.search(text):
+            return True
+        if re.search(r"[;{}]\s*(//.*)?$", text):
+            return False
+    return False
+
+
+def rules(source: Path) -> Rules:
+    """From the comments above ``KERNEL`` in a source and the header beside it."""
+    loads: set[str] = set()
+    stores: set[str] = set()
+    kernel = re.compile(r"((?://.*\n)*)(?:template.*\n)?KERNEL\(\w+\)\s+(\w+)")
+    for path in (source, source.with_suffix(".cuh")):
+        for comment, name in kernel.findall(path.read_text() if path.exists() else ""):
+            promised = re.search(r"16-byte accesses: ([\w, ]+)", comment)
+            if promised and "loads" in promised[1]:
+                loads.add(name)
+            if promised and "stores" in promised[1]:
+                stores.add(name)
+    return Rules(frozenset(loads), frozenset(stores))

@@ -1,0 +1,218 @@
+"""What is read from the compiler's output, and that a kernel that got worse is reported."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from build_support import cuda, cuda_report, sass
+from build_support.cuda_report import ReportError, Row
+
+MANGLED = "_ZN10gankernels13spectral_norm4cuda7productIfEEvNS1_12ProductTableE"
+PTXAS = """
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '{name}' for 'sm_90'
+ptxas info    : Function properties for {name}
+    {stack} bytes stack frame, {spill} bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 72 registers, used 1 barriers, 8260 bytes smem
+"""
+SASS = """
+.text.{name}:
+	//## File "{file}", line 2 inlined at "{file}", line 5
+	//## File "{file}", line 5
+        /*0010*/                   LDG.E.128 R4, [R2] ;
+        /*0020*/              @!P0 LDG.E R4, [R2] ;
+	//## File "{file}", line 3
+        /*0030*/               @P1 STG.E.128 [R2], R4 ;
+        /*0040*/                   {operation} R4, R6, R8 ;
+        /*0050*/                   EXIT ;
+$__internal_0_$__cuda_sm20_dblrcp_rn_slowpath_v3:
+        /*0060*/                   DSETP.GTU.AND P0, PT, |R14|, +INF , PT ;
+"""
+ROW = Row("product<float>", "90", 72, 8260, 37, 4, 2, 10)
+
+
+def ptxas(stack=0, spill=0):
+    return PTXAS.format(name=MANGLED, stack=stack, spill=spill)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_ptxas():
+    assert cuda_report.parse_ptxas(ptxas()) == {MANGLED: (72, 8260)}
+    assert cuda_report.readable(MANGLED) == "product<float>"
+
+
+@pytest.mark.parametrize("numbers", [{"stack": 8}, {"spill": 4}])
+def test_spills_and_local_memory_are_refused(numbers):
+    with pytest.raises(ReportError, match=r"product<float>.* bytes stack frame"):
+        cuda_report.parse_ptxas(ptxas(**numbers))
+
+
+def test_warnings_are_refused():
+    with pytest.raises(ReportError, match="odd"):
+        cuda_report.parse_ptxas("ptxas warning : odd\n" + ptxas())
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "op.cu"
+    path.write_text(
+        "// Adds.\n"
+        "double x = a + b;  // double: a sum of squares\n"
+        "y = c * d;\n"
+        "// Adds. 16-byte accesses: loads, stores\n"
+        "KERNEL(kThreads) product(float* x) {\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("operation", ["FFMA", "DFMA", "LDL"])
+def test_machine_code(source, operation):
+    text = SASS.format(name=MANGLED, file=source, operation=operation)
+    (code,) = sass.parse(text).values()
+    assert (code.loads16, code.stores16) == (1, 1)
+    assert code.local == (operation == "LDL")
+    rules = sass.rules(source)
+    assert rules.loads16 == rules.stores16 == {"product"}
+    broken = list(rules.broken("product<float>", code))
+    expected = {"FFMA": [], "DFMA": ["DFMA from op.cu:3"], "LDL": ["1 accesses to local memory"]}
+    assert len(broken) == len(expected[operation])
+    assert all(text.startswith(e) for text, e in zip(broken, expected[operation], strict=True))
+    if operation == "DFMA":  # computing in double is what these are for
+        assert list(rules.broken("product<double>", code)) == []
+
+
+def test_a_marked_line_may_be_any_of_those_it_was_inlined_into(source):
+    text = SASS.format(name=MANGLED, file=source, operation="FFMA").replace("LDG.E R4", "DMUL R4")
+    (code,) = sass.parse(text).values()
+    assert [operation for operation, _ in code.doubles] == ["DMUL", "DSETP.GTU.AND"]
+    assert list(sass.rules(source).broken("product<float>", code)) == []
+
+
+def test_promised_16_byte_accesses_must_be_there(source):
+    text = SASS.format(name=MANGLED, file=source, operation="FFMA").replace(".E.128", ".E.64")
+    (code,) = sass.parse(text).values()
+    broken = list(sass.rules(source).broken("product<float>", code))
+    assert [text.partition(",")[0] for text in broken] == [
+        "its comment says 16-byte loads",
+        "its comment says 16-byte stores",
+    ]
+    assert list(sass.rules(source).broken("other<float>", code)) == []
+
+
+def test_every_kernel_promises_16_byte_loads():
+    for source in cuda.sources():
+        rules = sass.rules(cuda_report.ROOT / source)
+        header = (cuda_report.ROOT / source).with_suffix(".cuh").read_text()
+        assert header.count("KERNEL(kThreads)") == len(rules.loads16)
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def test_the_report_can_be_read_back():
+    rows = [ROW, replace(ROW, kernel="add_tiles<Half, (Sums)1>"), replace(ROW, arch="120")]
+    version, found = cuda_report.parse(cuda_report.render(rows, "13.0", 256))
+    assert (version, found) == ("13.0", rows)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"occupancy": 25}, "occupancy was 37 and is 25"),
+        ({"shared": 12000}, "shared was 8260 and is 12000"),
+        ({"doubles": 20}, "doubles was 10 and is 20"),
+        ({"loads16": 0}, "loads16 was 4 and is 0"),
+        ({"stores16": 0}, "stores16 was 2 and is 0"),
+    ],
+)
+def test_worse(change, text, same):
+    (found,) = cuda_report.worse([ROW], [replace(ROW, **change)], same)
+    assert found == f"product<float> on sm_90: {text}"
+
+
+def test_better_or_equal_is_not_worse():
+    better = replace(ROW, registers=60, shared=4000, occupancy=50, doubles=8, loads16=2)
+    assert list(cuda_report.worse([ROW], [ROW], True)) == []
+    assert list(cuda_report.worse([ROW], [better], True)) == []
+    slightly = replace(ROW, doubles=12, occupancy=30)
+    assert len(list(cuda_report.worse([ROW], [slightly], True))) == 2
+    assert list(cuda_report.worse([ROW], [slightly], False)) == []
+
+
+def test_kernels_that_come_and_go():
+    other = replace(ROW, kernel="finish<float>")
+    assert list(cuda_report.worse([ROW], [other], True)) == [
+        "product<float> on sm_90 is gone",
+        "finish<float> on sm_90 is not in the table",
+    ]
+
+
+# --- compiling ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tools():
+    return cuda_report.toolkit()
+
+
+def test_occupancy(tools, tmp_path):
+    """Known cases of the occupancy calculator."""
+    kernels = [(256, 32, 0), (256, 33, 0), (256, 80, 8192), (1024, 64, 0), (256, 32, 48 << 10)]
+    assert cuda_report.occupancies(tools, "90", kernels, tmp_path) == [100, 75, 37, 50, 50]
+    assert cuda_report.occupancies(tools, "75", kernels[:1], tmp_path) == [100]
+
+
+BAD = {
+    "a warning": (
+        "__global__ void kernel(float* x) { int unused; x[0] = 1; }",
+        "never referenced",
+    ),
+    "local memory": (
+        "__global__ void kernel(float* x, int n) { float y[64]; for (int i = 0; i < 64; ++i) "
+        "y[i] = x[i]; for (int i = 0; i < n; ++i) x[i] = y[int(x[i]) & 63]; }",
+        "[Ll]ocal memory|stack frame",
+    ),
+    "spills": (
+        "__global__ void __launch_bounds__(1024, 2) kernel(float* x) { float y[80]; "
+        "for (int i = 0; i < 80; ++i) y[i] = x[i * 32]; __syncthreads(); "
+        "for (int i = 0; i < 80; ++i) x[i * 32] = y[79 - i] * y[(i * 7) % 80]; }",
+        "spill|stack frame",
+    ),
+    "unmarked double": (
+        "__global__ void kernel(float* x) { x[0] = float(double(x[1]) * x[2] + x[3]); }",
+        "a line without `// double: why`",
+    ),
+    "no vectors": (
+        "#define KERNEL(n) __global__ void\n// 16-byte accesses: loads\n"
+        "KERNEL(kThreads) kernel(float* x) { x[0] = x[1]; }",
+        "its comment says 16-byte loads, and there are none",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_kernels_are_refused(tools, tmp_path, fault):
+    text, expected = BAD[fault]
+    source = tmp_path / "bad.cu"
+    source.write_text(text + "\n")
+    with pytest.raises(ReportError, match=expected):
+        cuda_report.measure(tools, "90", [str(source)], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_kernels_are_not_worse_than_the_committed_report():
+    done = subprocess.run(
+        [sys.executable, "-m", "build_support.cuda_report"],
+        cwd=cuda_report.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
