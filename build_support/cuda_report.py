@@ -173,7 +173,7 @@ def digest(tools: cuda.Toolkit, arch: str) -> str:
 def compile_kernels(tools: cuda.Toolkit, source: str, arch: str, folder: Path) -> tuple[str, str]:
     """What ptxas says of a source for ``sm_<arch>``, and its machine code with line numbers."""
     folder.mkdir(parents=True, exist_ok=True)
-    cubin = folder / f"{Path(source).stem}_{arch}.cubin"
+    cubin = folder / f"{Path(source).stem}_{arch}.{os.getpid()}.cubin"
     command = [str(tools.nvcc), *FLAGS, *(f"-I{path}" for path in tools.include_dirs), "-Icsrc"]
     command += [f"-arch=sm_{arch}", "-cubin", "-o", str(cubin), source]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -270,7 +270,9 @@ def collect(tools: cuda.Toolkit, architectures: Sequence[str] = ARCHITECTURES) -
         if arch in PTX:
             for source in cuda.sources():
                 compile_ptx(tools, source, arch)
-        path.write_text(json.dumps([asdict(row) for row in rows]))
+        own = path.with_suffix(f".{os.getpid()}")  # another run may be at the same
+        own.write_text(json.dumps([asdict(row) for row in rows]))
+        own.replace(path)
         return rows
 
     CACHE.mkdir(parents=True, exist_ok=True)

@@ -11,13 +11,15 @@ from pathlib import Path
 THREADS = 256  # kThreads of csrc/common/reduce.cuh, which every kernel is launched with
 
 #: Arithmetic in double, conversions between double and others included.
-DOUBLE = re.compile(r"^(DADD|DMUL|DFMA|DSETP|DMNMX|MUFU\.\w*64H|F2F\.\w*F64|I2F\.F64|F2I\.\w*F64)")
+DOUBLE = re.compile(r"D(?!EPBAR)[A-Z]+\b|.*(\.F64|64H)\b")
+VECTOR = re.compile(r"(LDG|STG)\.E\b.*\.128\b")
 LOCAL = re.compile(r"^(LDL|STL)\b")
 MARK = re.compile(r"//.*\bdouble: \w")
 Place = tuple[str, int]  # a source file and a line
 #: Slow paths of divisions and roots, which the compiler puts after the kernel without line numbers;
-#: the instructions that call them are of the line that needs them.
+#: the instruction that calls one is of the line that needs it.
 SUBROUTINE: Place = ("a subroutine of the compiler", 0)
+CALLS_DOUBLE = re.compile(r"CALL\b.*\$__internal[\w$]*(dbl|f64|dsqrt)")
 
 
 @dataclass
@@ -35,32 +37,33 @@ def parse(text: str) -> dict[str, Code]:
     found: dict[str, Code] = {}
     code = Code()
     places: list[Place] = []
-    fresh = True
+    chained = False  # the next place is one that the last was inlined into
     for line in text.splitlines():
         if line.startswith(".text."):
             code = found.setdefault(line.removeprefix(".text.").rstrip(":"), Code())
             places = []
         elif "//## File" in line:
-            if fresh:  # a block of such lines belongs to the instructions after it
-                places = []
-            fresh = False
+            places = places if chained else []
             places += [(path, int(n)) for path, n in re.findall(r'"([^"]+)", line (\d+)', line)]
+            chained = "inlined at" in line
         elif line.startswith("$__internal"):
-            places, fresh = [SUBROUTINE], True
-        elif match := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?(\S+)", line):
-            fresh = True
-            _count(code, match[1].rstrip(";"), places)
+            places = [SUBROUTINE]
+        elif match := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?(\S.*)", line):
+            chained = False
+            _count(code, match[1], places)
     return found
 
 
-def _count(code: Code, operation: str, places: list[Place]) -> None:
-    if operation.startswith("LDG.E.128"):
-        code.loads16 += 1
-    elif operation.startswith("STG.E.128"):
-        code.stores16 += 1
+def _count(code: Code, instruction: str, places: list[Place]) -> None:
+    operation = instruction.split()[0].rstrip(";")
+    if VECTOR.match(operation):
+        if operation.startswith("LDG"):
+            code.loads16 += 1
+        else:
+            code.stores16 += 1
     elif LOCAL.match(operation):
         code.local += 1
-    elif DOUBLE.match(operation):
+    elif DOUBLE.match(operation) or CALLS_DOUBLE.match(instruction):
         code.doubles.append((operation, list(places)))
 
 

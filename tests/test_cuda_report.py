@@ -94,6 +94,41 @@ def test_a_marked_line_may_be_any_of_those_it_was_inlined_into(source):
     assert list(sass.rules(source).broken("product<float>", code)) == []
 
 
+@pytest.mark.parametrize(
+    "operation, double",
+    [
+        ("DADD", True),
+        ("DFMA.RZ", True),
+        ("MUFU.RSQ64H", True),
+        ("F2F.F32.F64", True),
+        ("F2F.F64.F32", True),
+        ("F2I.S64.F64.TRUNC", True),
+        ("DEPBAR.LE", False),
+        ("F2F.F16.F32", False),
+        ("CALL.REL.NOINC", False),
+        ("CALL.REL.NOINC `($__internal_0_$__cuda_sm20_dsqrt_rn_f64_mediumpath_v1)", True),
+        ("CALL.REL.NOINC `($__internal_1_$__cuda_sm3x_div_rn_noftz_f32_slowpath)", False),
+    ],
+)
+def test_what_counts_as_double(source, operation, double):
+    text = SASS.format(name=MANGLED, file=source, operation=operation)
+    (code,) = sass.parse(text).values()
+    assert len(code.doubles) == 1 + double  # one is in the compiler's subroutine
+    broken = list(sass.rules(source).broken("product<float>", code))
+    assert len(broken) == double
+
+
+def test_a_mark_does_not_serve_the_next_line(source):
+    """Two places with no instruction between them: only the second is that of what follows."""
+    text = f""".text.{MANGLED}:
+	//## File "{source}", line 2
+	//## File "{source}", line 3
+        /*0010*/                   DADD R4, R6, R8 ;
+"""
+    (code,) = sass.parse(text).values()
+    assert len(list(sass.rules(source).broken("other<float>", code))) == 1
+
+
 def test_promised_16_byte_accesses_must_be_there(source):
     text = SASS.format(name=MANGLED, file=source, operation="FFMA").replace(".E.128", ".E.64")
     (code,) = sass.parse(text).values()

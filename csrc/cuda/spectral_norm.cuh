@@ -254,8 +254,8 @@ finish(TABLE(FinishTable) table) {
       at_least(sqrt(block_sum_of(u_last ? layer.v_squares : layer.u_squares,  // double: as above
                                  u_last ? layer.v_square_count : layer.u_square_count)),
                table.eps);
-  const auto u_norm = static_cast<Acc>(u_last ? divisor : other);
-  const auto v_norm = static_cast<Acc>(u_last ? other : divisor);
+  const auto u_norm = static_cast<Acc>(u_last ? divisor : other);  // double: as above
+  const auto v_norm = static_cast<Acc>(u_last ? other : divisor);  // double: as above
   const int u_size = static_cast<int>(packed_size(layer.rows));
   const int size = u_size + static_cast<int>(packed_size(layer.cols));
   for (int i = tile * kStage + thread_id(); i < (tile + 1) * kStage && i < size; i += kThreads) {
