@@ -199,8 +199,10 @@ DEVICE void scale_range(const T* w, T* out, Accumulation<T> factor, int64_t begi
     for (int j = 0; j < N; ++j) x.at[j] = narrow<T>(widen(x.at[j]) * factor);
     store(out + i, x);
   }
-  for (int64_t i = whole + thread_id(); i < end; i += kThreads)
-    store(out + i, narrow<T>(widen(load(w + i)) * factor));
+  if constexpr (N > 1) {
+    for (int64_t i = whole + thread_id(); i < end; i += kThreads)
+      store(out + i, narrow<T>(widen(load(w + i)) * factor));
+  }
 }
 
 template <class T>

@@ -1,5 +1,7 @@
 #include "emu/engine.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -22,16 +24,42 @@ static void __asan_poison_memory_region(const volatile void*, size_t) {}
 static void __asan_unpoison_memory_region(const volatile void*, size_t) {}
 #endif
 
+#if defined(GANKERNELS_TSAN)
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char* file, int line);
+void AnnotateIgnoreReadsEnd(const char* file, int line);
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
+}
+#endif
+
 namespace gankernels::emu {
 namespace {
 
 constexpr int kMaxThreads = 1024, kLanes = 32;
 constexpr int64_t kMaxBlocks = INT32_MAX;
 constexpr size_t kSharedBytes = 48 << 10, kGap = 64, kGranule = 2;
+constexpr size_t kArenaBytes = kSharedBytes + kGap, kSyncs = 2 + 2 * kMaxThreads / kLanes;
 constexpr uint16_t kMany = UINT16_MAX;
 
 struct Error {
   std::string text;
+};
+
+// ThreadSanitizer watches memmove and delete in the engine, too, where fibers take turns.
+struct Unwatched {
+#if defined(GANKERNELS_TSAN)
+  Unwatched() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~Unwatched() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+#else
+  Unwatched() {}
+#endif
 };
 
 // --- who accessed a place last, and what puts accesses in order -----------------------------------
@@ -89,6 +117,7 @@ struct Thread {
   uint32_t fence_epoch = 0;
   uint64_t result = 0;
   std::vector<std::pair<const Releases*, size_t>> seen;  // by atomics, not yet fenced
+  Releases* to_release = nullptr;  // for ThreadSanitizer: by the atomic that comes next
 };
 
 struct Warp {
@@ -124,6 +153,8 @@ class Engine {
     static auto* engine = new Engine;
     return *engine;
   }
+
+  Engine() : arena_(static_cast<char*>(new_arena(nullptr))), block_sync_(new char[kSyncs]) {}
 
   std::recursive_mutex mutex;
   Order order = Order::kAscending;
@@ -175,11 +206,13 @@ class Engine {
   std::unordered_map<const void*, Releases> released_;
   std::vector<Acquired> acquired_;
 
-  alignas(64) char arena_[kSharedBytes + kGap];
+  char* const arena_;
   std::vector<Cell> arena_cells_ = std::vector<Cell>(kSharedBytes / kGranule);
   std::vector<SharedArray> arrays_;
   size_t arena_used_ = 0;
-  char barrier_sync_[2] = {}, launch_sync_ = 0;  // addresses for ThreadSanitizer
+  // Addresses for ThreadSanitizer: of the end and the beginning of a launch, and of the block's barrier and its warps, in turns.
+  char launch_sync_ = 0, host_sync_ = 0;
+  std::unique_ptr<char[]> block_sync_;
   size_t last_buffer_ = 0;
 
   struct SiteData {
@@ -202,6 +235,9 @@ class Engine {
   void profile(uintptr_t p, size_t bytes, const Where& where);
   void close_profile();
   void release_barrier();
+  static void* new_arena(void* place);
+  void forget_block();
+  void flush();
   friend Counters emu::counters();
 };
 
@@ -211,6 +247,7 @@ void Engine::entry(void* argument) {
   Engine& engine = get();
   const int id = static_cast<int>(reinterpret_cast<intptr_t>(argument));
   for (;;) {
+    tsan_acquire(&engine.host_sync_);
     try {
       (*engine.body_)();
     } catch (Error& error) {
@@ -221,6 +258,7 @@ void Engine::entry(void* argument) {
     Thread& self = engine.threads_[id];
     self.state = State::kDone;
     --engine.live_;
+    engine.flush();
     tsan_release(&engine.launch_sync_);
     self.fiber->leave();
   }
@@ -232,6 +270,7 @@ void Engine::resume(int id) {
 }
 
 void Engine::leave() {
+  flush();
   const int id = thread_id;
   threads_[id].fiber->leave();
   thread_id = id;
@@ -241,15 +280,42 @@ void Engine::maybe_switch() {
   if (order == Order::kSwitching && (random() & 7) == 0) leave();
 }
 
+// Of ThreadSanitizer: what it knows of the shared memory and the barriers of the block before would
+// put this one in order with it, or be a race. New pages and allocations are unknown to it.
+void Engine::forget_block() {
+#if defined(GANKERNELS_TSAN)
+  new_arena(arena_);
+  block_sync_.reset();
+  block_sync_.reset(new char[kSyncs]);
+#endif
+}
+
+void* Engine::new_arena(void* place) {
+  void* arena = mmap(place, kArenaBytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | (place ? MAP_FIXED : 0), -1, 0);
+  if (arena == MAP_FAILED) throw std::bad_alloc();
+  return arena;
+}
+
+// The atomic operation itself comes after Engine::atomic, which could not release it.
+void Engine::flush() {
+#if defined(GANKERNELS_TSAN)
+  Thread& self = threads_[thread_id];
+  if (self.to_release) tsan_release(self.to_release);
+  self.to_release = nullptr;
+#endif
+}
+
 void Engine::run_block(int threads) {
   count_ = live_ = threads;
   waiting_ = 0;
   ++serial_;
   acquired_.clear();
   arrays_.clear();
-  __asan_unpoison_memory_region(arena_, sizeof(arena_));
+  forget_block();
+  __asan_unpoison_memory_region(arena_, kArenaBytes);
   std::memset(arena_, 0xff, arena_used_);
-  __asan_poison_memory_region(arena_, sizeof(arena_));
+  __asan_poison_memory_region(arena_, kArenaBytes);
   arena_used_ = 0;
   for (Warp& warp : warps_) warp.arrived = 0, warp.clock = 1;
   std::vector<int> turn(threads);
@@ -263,6 +329,7 @@ void Engine::run_block(int threads) {
     thread.seen.clear();
     thread.fiber->renew_identity();
   }
+  tsan_release(&host_sync_);
   while (live_ > 0) {
     if (order == Order::kRandom || order == Order::kSwitching)
       for (int i = threads - 1; i > 0; --i) std::swap(turn[i], turn[random() % (i + 1)]);
@@ -356,7 +423,8 @@ void Engine::barrier(const Where& where) {
   self.where = where;
   ++waiting_;
   ++counters.barriers;
-  char* sync = &barrier_sync_[self.epoch & 1];
+  flush();
+  char* sync = &block_sync_[self.epoch & 1];
   tsan_release(sync);
   leave();
   tsan_acquire(sync);
@@ -394,7 +462,8 @@ uint64_t Engine::warp_operation(uint32_t mask, uint64_t value, int xor_lanes, bo
   warp.arrived |= 1u << lane;
   warp.values[lane] = value;
   warp.source[lane] = lane ^ xor_lanes;
-  char* sync = reinterpret_cast<char*>(&warp) + (warp.clock & 1);
+  flush();
+  char* sync = &block_sync_[2 + thread_id / kLanes * 2 + (warp.clock & 1)];
   if (!exchanging) tsan_release(sync);
   if (warp.arrived == mask) {
     for (int k = 0; k < kLanes; ++k)
@@ -497,6 +566,7 @@ Buffer* Engine::find(uintptr_t p, size_t bytes) {
 
 void Engine::global(const void* pointer, size_t bytes, size_t alignment, Access access, bool atomic,
                     const Where& where) {
+  flush();
   maybe_switch();
   const auto p = reinterpret_cast<uintptr_t>(pointer);
   Buffer* buffer = find(p, bytes);
@@ -534,6 +604,7 @@ void Engine::global(const void* pointer, size_t bytes, size_t alignment, Access 
 void* Engine::allocate(const void* identity, const char* name, size_t bytes) {
   for (const SharedArray& array : arrays_)
     if (array.identity == identity) return arena_ + array.begin;
+  const Unwatched unwatched;
   const size_t begin = arrays_.empty() ? 0 : (arena_used_ + 31) / 32 * 32 + kGap;
   if (begin + bytes > kSharedBytes)
     throw Error{kernel_ + ": more than 48 KiB of shared memory, at the array " + name};
@@ -544,6 +615,7 @@ void* Engine::allocate(const void* identity, const char* name, size_t bytes) {
 }
 
 void Engine::shared(const void* pointer, size_t bytes, Access access, const Where& where) {
+  flush();
   maybe_switch();
   const auto offset = static_cast<size_t>(static_cast<const char*>(pointer) - arena_);
   for (const SharedArray& array : arrays_) {
@@ -563,16 +635,19 @@ void Engine::shared(const void* pointer, size_t bytes, Access access, const Wher
 }
 
 void Engine::atomic(const void* p) {
-  const Thread& self = threads_[thread_id];
+  const Unwatched unwatched;
+  Thread& self = threads_[thread_id];
   Releases& releases = released_[p];
   if (!releases.empty()) threads_[thread_id].seen.emplace_back(&releases, releases.size());
   if (self.fences > 0) {
     releases.push_back({serial_, self.fence_epoch, static_cast<uint16_t>(thread_id), self.fences});
-    tsan_release(const_cast<void*>(p));
+    self.to_release = &releases;
   }
 }
 
 void Engine::fence() {
+  flush();
+  const Unwatched unwatched;
   Thread& self = threads_[thread_id];
   ++self.fences;
   self.fence_epoch = self.epoch;
@@ -604,6 +679,7 @@ const char* Engine::fill(void* p, size_t bytes) {
 // --- sectors --------------------------------------------------------------------------------------
 
 void Engine::profile(uintptr_t p, size_t bytes, const Where& where) {
+  const Unwatched unwatched;
   SiteData& site = sites_[{where.function_name(), uint64_t{where.line()} << 32 | where.column()}];
   if (site.total.where.empty()) site.total.where = text_of(where) + " " + where.function_name();
   site.occurrences.resize(kMaxThreads);

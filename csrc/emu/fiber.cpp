@@ -23,6 +23,7 @@ void __tsan_release(void* address);
 extern "C" {
 void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
 void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
+void __asan_unpoison_memory_region(const volatile void* p, size_t bytes);
 }
 #endif
 
@@ -100,7 +101,9 @@ struct Fiber::State {
   size_t scheduler_size = 0;
 #endif
 #if defined(GANKERNELS_TSAN)
-  void *identity = nullptr, *scheduler_identity = nullptr;
+  static constexpr int kIdentities = 2;
+  int turn = 0;
+  void *identities[kIdentities] = {}, *identity = nullptr, *scheduler_identity = nullptr;
 #endif
 
   char* bottom() const { return memory + kPage; }
@@ -132,19 +135,42 @@ Fiber::Fiber(void (*entry)(void*), void* argument) : state_(std::make_unique<Sta
 
 Fiber::~Fiber() {
 #if defined(GANKERNELS_TSAN)
-  if (state_->identity) __tsan_destroy_fiber(state_->identity);
+  for (void* identity : state_->identities)
+    if (identity) __tsan_destroy_fiber(identity);
 #endif
   munmap(state_->memory, kStack + kPage);
 }
 
 void Fiber::restart() {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(state_->bottom(), kStack);  // of frames that never returned
+  state_->own_fake = nullptr;
+#endif
+#if defined(GANKERNELS_TSAN)
+  if (state_->identity) {  // what it did comes before what its scheduler does now
+    void* scheduler = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(state_->identity, 1);
+    __tsan_switch_to_fiber(scheduler, 0);
+  }
+#endif
   state_->self.prepare(state_->bottom(), State::start);
 }
 
+// ThreadSanitizer needs 100 microseconds to make an identity, so that two take turns: races with the
+// block that ran before are seen, and not those with the one before that, where a thread of the same
+// identity was.
 void Fiber::renew_identity() {
 #if defined(GANKERNELS_TSAN)
-  if (state_->identity) __tsan_destroy_fiber(state_->identity);
-  state_->identity = __tsan_create_fiber(0);
+  // New pages are memory that nobody accessed yet. Frames of kernels need no more than these.
+  constexpr size_t kUsed = 8 << 10;
+  if (mmap(state_->bottom() + kStack - kUsed, kUsed, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    throw std::bad_alloc();
+  state_->self.prepare(state_->bottom(), State::start);
+  state_->turn = (state_->turn + 1) % State::kIdentities;
+  void*& identity = state_->identities[state_->turn];
+  if (!identity) identity = __tsan_create_fiber(0);
+  state_->identity = identity;
 #endif
 }
 

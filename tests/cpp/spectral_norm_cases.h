@@ -1,0 +1,429 @@
+// What the tests of spectral normalisation share, on the CPU and on the emulator: numbers of any dtype,
+// layouts, plain loops in double, and one call of every launcher. Inputs and outputs are blocks of their
+// exact size, so that a sanitizer sees a step beyond them.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/vector_kernels.h"
+#include "spectral_norm.h"
+
+namespace cases {
+
+namespace sn = gankernels::spectral_norm;
+using gankernels::accumulation;
+using gankernels::DType;
+using gankernels::item_size;
+using gankernels::Matrix;
+
+inline int failures = 0;
+
+#define CHECK(condition, ...)                               \
+  do {                                                      \
+    if (!(condition)) {                                     \
+      if (++failures <= 20) {                               \
+        std::printf("line %d: %s: ", __LINE__, #condition); \
+        std::printf(__VA_ARGS__);                           \
+        std::printf("\n");                                  \
+      }                                                     \
+    }                                                       \
+  } while (0)
+
+// --- numbers of any dtype ------------------------------------------------------------------------
+
+// A block of exactly n elements, aligned to 16 bytes, which no CUDA kernel may assume: `shift` elements
+// into it the numbers begin, as in a view of a tensor.
+struct Numbers {
+  Numbers(DType dtype, int64_t n, int64_t shift = 0)
+      : dtype(dtype), n(n), bytes(static_cast<char*>(std::malloc((n + shift) * item_size(dtype)))) {
+    data = bytes.get() + shift * item_size(dtype);
+    std::memset(data, 0xff, n * item_size(dtype));  // NaN, of every dtype
+  }
+
+  double operator[](int64_t i) const {
+    double x;
+    if (dtype == DType::kFloat64) {
+      std::memcpy(&x, data + 8 * i, 8);
+      return x;
+    }
+    float narrow;
+    if (dtype == DType::kFloat32)
+      std::memcpy(&narrow, data + 4 * i, 4);
+    else
+      gankernels::cpu::vector_kernels<float>().widen(dtype, data + 2 * i, 1, &narrow);
+    return narrow;
+  }
+
+  void set(int64_t i, double x) {
+    const auto narrow = static_cast<float>(x);
+    if (dtype == DType::kFloat64)
+      std::memcpy(data + 8 * i, &x, 8);
+    else if (dtype == DType::kFloat32)
+      std::memcpy(data + 4 * i, &narrow, 4);
+    else
+      gankernels::cpu::vector_kernels<float>().narrow(&narrow, 1, dtype, data + 2 * i);
+  }
+
+  void draw(std::mt19937& random) {
+    std::normal_distribution<double> normal;
+    for (int64_t i = 0; i < n; ++i) set(i, normal(random));
+  }
+
+  bool same(const Numbers& other) const {
+    return std::memcmp(data, other.data, n * item_size(dtype)) == 0;
+  }
+
+  struct Free {
+    void operator()(char* block) const { std::free(block); }
+  };
+  DType dtype;
+  int64_t n;
+  std::unique_ptr<char, Free> bytes;
+  char* data;
+};
+
+inline double tolerance(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return 1e-12;
+    case DType::kFloat32:
+      return 1e-5;
+    case DType::kBFloat16:
+      return 5e-3;
+    default:
+      return 6e-4;
+  }
+}
+
+// `got` may be filled up, with zeros.
+inline void near(const Numbers& got, const std::vector<double>& expected, const std::string& what) {
+  double largest = 0, worst = 0;
+  for (double x : expected) largest = std::max(largest, std::abs(x));
+  const auto size = static_cast<int64_t>(expected.size());
+  for (int64_t i = 0; i < size; ++i) {
+    const double difference = std::abs(got[i] - expected[i]);
+    worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
+  }
+  for (int64_t i = size; i < got.n; ++i)
+    CHECK(got[i] == 0, "%s: %g at %ld, where it is filled up", what.c_str(), got[i], long(i));
+  CHECK(worst <= tolerance(got.dtype) * largest, "%s: off by %g of %g", what.c_str(), worst,
+        largest);
+}
+
+// --- layouts ---------------------------------------------------------------------------------------
+
+struct Layout {
+  const char* name;
+  int64_t outer, rows, inner;
+  std::vector<int64_t> column_size, column_stride;
+};
+
+inline Matrix matrix(const Layout& layout, const Numbers& numbers) {
+  Matrix m{numbers.data, layout.outer, layout.rows, layout.inner, 0, {}, {}};
+  m.column_dims = static_cast<int>(layout.column_size.size());
+  for (int d = 0; d < m.column_dims; ++d) {
+    m.column_size[d] = layout.column_size[d];
+    m.column_stride[d] = layout.column_stride[d];
+  }
+  return m;
+}
+
+inline int64_t size(const Layout& layout) {
+  return layout.outer * layout.rows * layout.inner;
+}
+inline int64_t cols(const Layout& layout) {
+  return layout.outer * layout.inner;
+}
+
+// Calls f(row, logical column, where in memory): written apart from for_each_column.
+template <class F>
+void for_each_element(const Layout& layout, F&& f) {
+  const auto dims = static_cast<int>(layout.column_size.size());
+  for (int64_t c = 0; c < cols(layout); ++c) {
+    int64_t memory = c, rest = c;
+    if (dims > 0) memory = 0;
+    for (int d = dims - 1; d >= 0; --d) {
+      memory += rest % layout.column_size[d] * layout.column_stride[d];
+      rest /= layout.column_size[d];
+    }
+    const int64_t o = memory / layout.inner, i = memory % layout.inner;
+    for (int64_t r = 0; r < layout.rows; ++r) f(r, c, (o * layout.rows + r) * layout.inner + i);
+  }
+}
+
+using Vector = std::vector<double>;
+
+inline double norm(const Vector& x) {
+  double sum = 0;
+  for (double e : x) sum += e * e;
+  return std::sqrt(sum);
+}
+
+inline void normalize(Vector& x, double eps) {
+  const double divisor = std::max(norm(x), eps);
+  for (double& e : x) e /= divisor;
+}
+
+inline Vector values(const Numbers& x) {
+  Vector out(x.n);
+  for (int64_t i = 0; i < x.n; ++i) out[i] = x[i];
+  return out;
+}
+
+inline double inner(const Vector& a, const Vector& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// u . (M v), for a tensor laid out as W.
+inline double bilinear(const Layout& layout, const Vector& m, const Vector& u, const Vector& v) {
+  double sum = 0;
+  for_each_element(layout, [&](int64_t r, int64_t c, int64_t at) { sum += u[r] * m[at] * v[c]; });
+  return sum;
+}
+
+inline double iterate(const Layout& layout, const Vector& w, int n, bool u_first, Vector& u,
+                      Vector& v) {
+  const auto move_u = [&] {
+    std::fill(u.begin(), u.end(), 0);
+    for_each_element(layout, [&](int64_t r, int64_t c, int64_t at) { u[r] += w[at] * v[c]; });
+    normalize(u, 1e-12);
+  };
+  const auto move_v = [&] {
+    std::fill(v.begin(), v.end(), 0);
+    for_each_element(layout, [&](int64_t r, int64_t c, int64_t at) { v[c] += w[at] * u[r]; });
+    normalize(v, 1e-12);
+  };
+  for (int step = 0; step < n; ++step) {
+    u_first ? move_u() : move_v();
+    u_first ? move_v() : move_u();
+  }
+  return bilinear(layout, w, u, v);
+}
+
+// --- one call of every launcher ----------------------------------------------------------------
+
+struct Settings {
+  DType dtype;
+  int n;
+  bool u_first;
+  double coefficient;
+  int threads;
+  bool shifted = true;  // data begin anywhere
+  bool known = false;   // normalize is given sigma
+  bool seeded = true;   // sigma has a cotangent
+  bool guarded = false;
+  bool with_out = true;
+};
+
+// A weight, its vectors, and the results of the four launchers.
+struct Case {
+  Case(const Layout& layout, const Settings& s, std::mt19937& random)
+      : layout(layout),
+        wide(accumulation(s.dtype)),
+        w(s.dtype, size(layout), s.shifted ? 3 : 0),
+        g(s.dtype, size(layout), s.shifted ? 1 : 0),
+        h(s.dtype, size(layout)),
+        u(s.dtype, layout.rows),
+        v(s.dtype, cols(layout)),
+        seed(wide, 1),
+        u_out(wide, sn::packed_size(u.n)),
+        v_out(wide, sn::packed_size(v.n)),
+        sigma(wide, 1),
+        out(s.dtype, w.n, s.shifted ? 1 : 0),
+        sigma_again(wide, 1),
+        out_again(s.dtype, w.n),
+        grad(s.dtype, w.n, s.shifted ? 5 : 0),
+        d_g(s.dtype, w.n),
+        d_w(s.dtype, w.n),
+        d_seed(wide, 1) {
+    for (Numbers* x : {&w, &g, &h, &u, &v, &seed}) x->draw(random);
+  }
+
+  std::vector<const Numbers*> results() const {
+    return {&u,           &v,         &u_out, &v_out, &sigma, &out,
+            &sigma_again, &out_again, &grad,  &d_g,   &d_w,   &d_seed};
+  }
+
+  Layout layout;
+  DType wide;
+  int64_t skipped = 5;
+  Numbers w, g, h, u, v, seed;
+  Numbers u_out, v_out, sigma, out, sigma_again, out_again, grad, d_g, d_w, d_seed;
+};
+using Cases = std::vector<std::unique_ptr<Case>>;
+
+// The functions of one backend; messages are null, or what went wrong.
+struct Launchers {
+  std::function<const char*(const sn::PowerIteration&)> power_iteration;
+  std::function<const char*(const sn::Normalize&)> normalize;
+  std::function<const char*(const sn::Backward&)> backward;
+  std::function<const char*(const sn::DoubleBackward&)> double_backward;
+};
+
+inline void good(const char* error) {
+  CHECK(error == nullptr, "%s", error);
+}
+
+inline sn::PowerIterationLayer iteration_layer(Case& c, const Settings& s) {
+  return {matrix(c.layout, c.w),
+          c.u.data,
+          c.v.data,
+          c.u_out.data,
+          c.v_out.data,
+          s.guarded ? &c.skipped : nullptr,
+          s.with_out ? c.out.data : nullptr};
+}
+
+// One power iteration of all of `all`, which share the results of args.
+inline void run_iteration(const Launchers& launchers, const Cases& all, const Settings& s) {
+  std::vector<sn::PowerIterationLayer> layers;
+  for (const auto& c : all) layers.push_back(iteration_layer(*c, s));
+  const auto count = static_cast<int64_t>(all.size());
+  const DType wide = accumulation(s.dtype);
+  Numbers sigma(wide, sn::packed_size(count)), copy(wide, count);
+  good(launchers.power_iteration({s.dtype, s.n, 1e-12, s.u_first, s.coefficient, s.threads, count,
+                                  layers.data(), sigma.data, s.with_out ? copy.data : nullptr}));
+  for (int64_t i = 0; i < sigma.n; ++i)
+    if (i >= count)
+      CHECK(sigma[i] == 0, "sigma is %g at %ld, where it is filled up", sigma[i], long(i));
+    else
+      std::memcpy(all[i]->sigma.data, sigma.data + i * item_size(wide), item_size(wide));
+  if (s.with_out)
+    CHECK(std::memcmp(sigma.data, copy.data, count * item_size(wide)) == 0, "copy of sigma");
+}
+
+inline Cases run(const Launchers& launchers, const std::vector<Layout>& layouts,
+                 const Settings& s) {
+  std::mt19937 random(7);
+  Cases all;
+  for (const Layout& layout : layouts) all.push_back(std::make_unique<Case>(layout, s, random));
+  run_iteration(launchers, all, s);
+  std::vector<sn::NormalizeLayer> normalize;
+  std::vector<sn::BackwardLayer> backward;
+  std::vector<sn::DoubleBackwardLayer> twice;
+  for (const auto& each : all) {
+    Case& c = *each;
+    const Matrix w = matrix(c.layout, c.w);
+    normalize.push_back({w, c.u_out.data, c.v_out.data, s.known ? c.sigma.data : nullptr,
+                         c.sigma_again.data, c.out_again.data});
+    backward.push_back({w, c.g.data, c.u_out.data, c.v_out.data, c.sigma.data,
+                        s.seeded ? c.seed.data : nullptr, c.grad.data});
+    twice.push_back({w, c.h.data, c.g.data, c.u_out.data, c.v_out.data, c.sigma.data, c.d_g.data,
+                     c.d_w.data, c.d_seed.data});
+  }
+  const auto count = static_cast<int64_t>(all.size());
+  good(launchers.normalize({s.dtype, s.coefficient, s.threads, count, normalize.data()}));
+  good(launchers.backward({s.dtype, s.coefficient, s.threads, count, backward.data()}));
+  good(launchers.double_backward({s.dtype, s.coefficient, s.threads, count, twice.data()}));
+  return all;
+}
+
+inline void check(const Case& c, const Settings& s, Vector u, Vector v, const std::string& where) {
+  const std::string what = where + ", " + c.layout.name + ", ";
+  const Vector w = values(c.w), g = values(c.g), h = values(c.h);
+  const double sigma = iterate(c.layout, w, s.n, s.u_first, u, v);
+  near(c.sigma, {sigma}, what + "sigma");
+  near(c.sigma_again, {sigma}, what + "sigma of normalize");
+  near(c.u_out, u, what + "u");
+  near(c.v_out, v, what + "v");
+  near(c.u, u, what + "u in place");
+  near(c.v, v, what + "v in place");
+
+  const bool identity = s.coefficient > 0 && sigma <= s.coefficient;
+  const double factor = s.coefficient > 0 ? s.coefficient : 1;
+  const double scale = identity ? 1 : factor / sigma;
+  const double slope = identity ? 0 : factor / (sigma * sigma);
+  const double curve = identity ? 0 : 2 * factor / (sigma * sigma * sigma);
+  const double gw = inner(g, w), hg = inner(h, g), uhv = bilinear(c.layout, h, u, v),
+               seed = s.seeded ? c.seed[0] : 0;
+  Vector out(w.size()), grad(w.size()), d_g(w.size()), d_w(w.size());
+  for_each_element(c.layout, [&](int64_t row, int64_t col, int64_t at) {
+    const double outer = u[row] * v[col];
+    out[at] = scale * w[at];
+    grad[at] = scale * g[at] + (seed - slope * gw) * outer;
+    d_g[at] = scale * h[at] - slope * uhv * w[at];
+    d_w[at] = -slope * uhv * g[at] + (curve * uhv * gw - slope * hg) * outer;
+  });
+  if (s.with_out) near(c.out, out, what + "output");
+  CHECK(c.skipped == 5, "%sskipped: %ld", what.c_str(), long(c.skipped));
+  near(c.out_again, out, what + "output of normalize");
+  // Where one number is all there is, the terms of a derivative cancel to nothing.
+  const auto derivative = [&](const Numbers& got, const Vector& expected, double terms,
+                              const char* name) {
+    double worst = 0, largest = 0;
+    for (int64_t i = 0; i < got.n; ++i) {
+      const double difference = std::abs(got[i] - expected[i]);
+      worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
+      largest = std::max(largest, std::abs(expected[i]));
+    }
+    const double bound = tolerance(got.dtype) * largest + tolerance(c.wide) * terms;
+    CHECK(worst <= bound, "%s%s: off by %g, at most %g", what.c_str(), name, worst, bound);
+  };
+  const double w_norm = norm(w), g_norm = norm(g), h_norm = norm(h);
+  derivative(c.grad, grad, scale * g_norm + slope * g_norm * w_norm + std::abs(seed), "gradient");
+  derivative(c.d_g, d_g, scale * h_norm + slope * h_norm * w_norm, "d_g");
+  derivative(c.d_w, d_w, h_norm * g_norm * (slope + curve * w_norm), "d_w");
+  derivative(c.d_seed, {uhv}, h_norm, "d_grad_sigma");
+}
+
+// `why`: what results must not depend on.
+inline void same(const Cases& a, const Cases& b, const std::string& where, const char* why) {
+  for (size_t i = 0; i < a.size(); ++i)
+    for (size_t k = 0; k < a[i]->results().size(); ++k)
+      CHECK(a[i]->results()[k]->same(*b[i]->results()[k]), "%s, %s: result %zu depends on %s",
+            where.c_str(), a[i]->layout.name, k, why);
+}
+
+// `all`, run with `s`, against the plain loops.
+inline void check_all(const Cases& all, const std::vector<Layout>& layouts, const Settings& s,
+                      const std::string& where) {
+  std::mt19937 random(7);
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    const Case before(layouts[i], s, random);
+    check(*all[i], s, values(before.u), values(before.v), where);
+  }
+}
+
+// A weight that has no norm, next to one that has: it is left as it is, and counted. Without the guard
+// a weight of zeros has vectors of zeros.
+inline void check_guard(const Launchers& launchers, DType dtype) {
+  const Layout layout = {"guarded", 1, 3, 4, {}, {}};
+  for (const double poison : {0.0, std::nan(""), static_cast<double>(INFINITY)})
+    for (const bool u_first : {false, true})
+      for (const bool guarded : {true, false}) {
+        if (!guarded && poison != 0) continue;
+        Settings s = {dtype, 2, u_first, 0, 2};
+        s.guarded = guarded;
+        std::mt19937 random(1);
+        Cases all;
+        for (int i = 0; i < 2; ++i) all.push_back(std::make_unique<Case>(layout, s, random));
+        const Case &fine = *all[0], &bad = *all[1];
+        for (int64_t i = 0; i < bad.w.n; ++i)
+          if (poison == 0) all[1]->w.set(i, 0);
+        all[1]->w.set(5, poison);
+        Vector u = values(bad.u), v = values(bad.v);
+        double sigma = 1;
+        if (!guarded) u.assign(3, 0), v.assign(4, 0), sigma = 0;
+        run_iteration(launchers, all, s);
+        CHECK(fine.skipped == 5 && bad.skipped == 5 + guarded, "poison %g", poison);
+        CHECK(values(bad.u) == u && values(bad.v) == v, "poison %g", poison);
+        u.resize(bad.u_out.n);
+        v.resize(bad.v_out.n);
+        CHECK(values(bad.u_out) == u && values(bad.v_out) == v, "poison %g", poison);
+        CHECK(bad.sigma[0] == sigma && fine.sigma[0] > 0, "poison %g", poison);
+        if (guarded && poison == 0) CHECK(bad.out[1] == 0, "poison %g", poison);
+      }
+}
+
+}  // namespace cases

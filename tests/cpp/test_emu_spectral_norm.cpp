@@ -1,0 +1,262 @@
+// The CUDA kernels on the emulator, without torch: every launcher over layouts, dtypes, alignments and
+// orders of threads, against plain loops in double; and the faults that the emulator must find. Made
+// for the sanitizers and for line coverage. Returns non-zero on failure.
+//
+// --race before | after | barrier: plants one race that only ThreadSanitizer can see.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "common/platform.h"
+#include "emu/engine.h"
+#include "emu/faults.h"
+#include "spectral_norm_cases.h"
+
+namespace {
+
+using namespace cases;
+namespace emu = gankernels::emu;
+using emu::Order;
+
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kTsan = true;  // 50 microseconds for every CUDA thread
+#else
+constexpr bool kTsan = false;
+#endif
+
+constexpr Order kOrders[] = {Order::kAscending, Order::kDescending, Order::kRandom,
+                             Order::kSwitching};
+constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
+constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16"};
+
+// Memory that has an end, and nothing in it that a kernel may rely on.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) {
+    if (bytes == 0) return;
+    data_ = std::aligned_alloc(256, bytes);
+    std::memset(data_, 0xff, bytes);
+  }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace() { std::free(data_); }
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+template <class Args, const char* (*launcher)(const Args&, void*, void*)>
+const char* launch(const Args& args) {
+  const int64_t bytes = sn::cuda::workspace(args);
+  CHECK(bytes % 256 == 0, "a workspace of %ld", long(bytes));
+  const Workspace workspace(bytes);
+  return launcher(args, workspace.data(), nullptr);
+}
+
+const Launchers kLaunchers = {launch<sn::PowerIteration, sn::cuda::power_iteration>,
+                              launch<sn::Normalize, sn::cuda::normalize>,
+                              launch<sn::Backward, sn::cuda::backward>,
+                              launch<sn::DoubleBackward, sn::cuda::double_backward>};
+
+// A warp holds 512 bytes of a row: 64, 128 or 256 elements, or 32 where rows are not aligned. A tile
+// of so few elements has 8 KiB.
+const std::vector<Layout> kSmall = {
+    {"one element", 1, 1, 1, {}, {}},
+    {"one row", 1, 1, 37, {}, {}},
+    {"one row of vectors", 1, 1, 48, {}, {}},
+    {"one column", 1, 37, 1, {}, {}},
+    {"contiguous", 1, 31, 33, {}, {}},
+    {"contiguous, tall", 1, 1001, 5, {}, {}},
+    {"contiguous, vectors", 1, 70, 272, {}, {}},
+    {"contiguous, wide", 1, 3, 1031, {}, {}},
+    {"contiguous, wide vectors", 1, 3, 1040, {}, {}},
+    {"channels_last", 1, 12, 7 * 6, {7, 6}, {1, 7}},
+    {"channels_last, vectors", 1, 5, 16 * 6, {16, 6}, {1, 16}},
+    {"channels_last, 5-D", 1, 5, 3 * 2 * 4, {3, 2, 4}, {1, 12, 3}},
+    {"transposed", 33, 31, 1, {}, {}},
+    {"transposed, wide", 521, 7, 1, {}, {}},
+    {"transposed, vectors", 300, 48, 1, {}, {}},
+    {"transposed, permuted", 6 * 12, 10, 1, {6, 12}, {12, 1}},
+    {"slabs", 6, 37, 12, {}, {}},
+    {"slabs of one row", 6, 1, 16, {}, {}},
+    {"slabs of vectors", 5, 48, 16, {}, {}},
+    {"slabs of four", 40, 11, 4, {}, {}},
+    {"slabs, odd", 5, 16, 9, {}, {}},
+    {"slabs, permuted", 5 * 6, 7, 4, {6, 5, 4}, {4, 24, 1}},
+    {"slabs of more than a warp holds", 3, 5, 301, {}, {}},
+    {"slabs of more vectors than a warp holds", 3, 4, 528, {}, {}},
+};
+
+// A few tiles of every kind of walk.
+const std::vector<Layout> kTiny = {
+    {"contiguous", 1, 50, 66, {}, {}},   {"contiguous, wide", 1, 3, 1040, {}, {}},
+    {"transposed", 300, 10, 1, {}, {}},  {"slabs", 3, 30, 16, {}, {}},
+    {"slabs, odd", 3, 300, 9, {}, {}},   {"slabs, permuted", 5 * 6, 7, 4, {6, 5, 4}, {4, 24, 1}},
+    {"slabs, large", 2, 4, 301, {}, {}},
+};
+
+// Several spans in a stripe, several stages in a part, many parts; 12 MiB have larger tiles.
+const std::vector<Layout> kLarge = {
+    {"large, one row", 1, 1, 131088, {}, {}},   {"large, few rows, odd", 1, 2, 33001, {}, {}},
+    {"large, many rows", 1, 70001, 3, {}, {}},  {"large, transposed", 70001, 2, 1, {}, {}},
+    {"large, many parts", 1, 5000, 12, {}, {}}, {"one column", 1, 37, 1, {}, {}},
+};
+const std::vector<Layout> kLarger = {
+    {"larger", 1, 1217, 1296, {}, {}},
+    {"one element", 1, 1, 1, {}, {}},
+};
+
+// One run against the plain loops.
+Cases test_launchers(const std::vector<Layout>& layouts, const Settings& s, Order order,
+                     const std::string& where) {
+  emu::set_order(order, 1);
+  Cases found = run(kLaunchers, layouts, s);
+  check_all(found, layouts, s, where);
+  return found;
+}
+
+void test_settings() {
+  int turn = 0;
+  for (const DType dtype : kDTypes)
+    for (const bool shifted : {false, true})
+      for (const bool u_first : {true, false}) {
+        ++turn;
+        const int n = u_first == shifted ? 3 : 1;
+        Settings s = {dtype, n, u_first, turn % 3 == 0 ? 12.0 : 0.0, 1};
+        s.shifted = shifted;
+        s.known = turn / 2 % 2;
+        s.seeded = turn / 4 % 2;
+        s.guarded = turn % 5 < 2;
+        s.with_out = turn % 4 != 3;
+        const std::string where =
+            std::string(kNames[static_cast<int>(dtype)]) + (shifted ? ", shifted" : "") +
+            (u_first ? ", u first, n = " : ", v first, n = ") + std::to_string(n);
+        if (kTsan && shifted != (turn / 4 % 2 == 0)) continue;
+        const Cases found = test_launchers(kTsan ? kTiny : kSmall, s, kOrders[turn % 4], where);
+        if (kTsan || n == 3) continue;
+        emu::set_order(kOrders[(turn + 2) % 4], 2);
+        same(found, run(kLaunchers, kSmall, s), where, "the order of threads");
+      }
+}
+
+void test_sizes() {
+  for (const bool u_first : {true, false}) {
+    Settings s = {DType::kFloat32, 1, u_first, 0, 1};
+    s.shifted = false;
+    test_launchers(kLarge, s, u_first ? Order::kDescending : Order::kRandom, "large");
+  }
+  Settings s = {DType::kFloat64, 1, true, 0, 1};
+  s.shifted = false;
+  test_launchers(kLarger, s, Order::kAscending, "larger");
+}
+
+// More layers than one launch has.
+void test_many_layers() {
+  std::vector<Layout> many;
+  for (int i = 0; i < 130; ++i) many.push_back(kSmall[i % 8 * 3]);
+  for (const bool known : {false, true}) {
+    Settings s = {DType::kFloat32, 1, known, 0, 1};
+    s.known = known;
+    test_launchers(many, s, known ? Order::kRandom : Order::kAscending, "many layers");
+  }
+}
+
+void test_refused() {
+  const Matrix w{nullptr, 1, int64_t{1} << 31, 1, 0, {}, {}};
+  const sn::PowerIterationLayer iteration{w, {}, {}, {}, {}, {}, {}};
+  const sn::BackwardLayer backward{w, {}, {}, {}, {}, {}, {}};
+  const char* error = sn::cuda::power_iteration(
+      {DType::kFloat32, 1, 1e-12, true, 0, 1, 1, &iteration, nullptr, nullptr}, nullptr, nullptr);
+  CHECK(error && std::strstr(error, "2^31"), "%s", error ? error : "nothing");
+  error = sn::cuda::backward({DType::kFloat32, 0, 1, 1, &backward}, nullptr, nullptr);
+  CHECK(error && std::strstr(error, "2^31"), "%s", error ? error : "nothing");
+}
+
+// The engine throws before a planted access happens, so that no sanitizer sees it.
+void test_faults() {
+  for (const std::string& name : emu::fault_names())
+    for (const Order order : kOrders) {
+      emu::set_order(order, 3);
+      CHECK(emu::run_fault(name, true), "%s: not found", name.c_str());
+      const char* found = emu::run_fault(name, false);
+      CHECK(found == nullptr, "%s: %s", name.c_str(), found);
+    }
+}
+
+// --- for ThreadSanitizer ---------------------------------------------------------------------------
+
+// Which of what orders a ticket is missing.
+enum class Missing { kNothing, kBefore, kAfter, kBarrier };
+
+// out = the sum of what every block stored, by the last of them. Through plain pointers, of which the
+// engine knows nothing.
+struct Ticket {
+  float *partial, *out;
+  int* ticket;
+  int blocks;
+  Missing missing;
+};
+
+void add_up(const Ticket& d) {
+  using namespace gankernels;
+  SHARED(int, last, 1);
+  const int t = thread_id();
+  if (t == 1) d.partial[block_id()] = 1;
+  if (d.missing != Missing::kBarrier) sync_threads();
+  if (t == 0) {
+    if (d.missing != Missing::kBefore) fence();
+    last[0] = atomic_add(d.ticket, 1) == d.blocks - 1;
+    if (d.missing != Missing::kAfter) fence();
+  }
+  sync_threads();
+  if (!last[0] || t != 2) return;
+  for (int i = 0; i < d.blocks; ++i) *d.out += d.partial[i];
+  *d.ticket = 0;
+}
+
+void run_ticket(Missing missing, Order order) {
+  constexpr int kBlocks = 5;
+  float partial[kBlocks], out = 0;
+  int ticket = 0;
+  emu::set_order(order, 4);
+  gankernels::Buffers buffers;
+  buffers.out("ticket", &ticket, 1, sizeof(int));
+  for (int launch = 1; launch <= 3; ++launch) {
+    const Ticket data{partial, &out, &ticket, kBlocks, missing};
+    const char* error = emu::run("add_up", kBlocks, 64, [&] { add_up(data); });
+    good(error);
+    CHECK(out == static_cast<float>(launch * kBlocks), "%g", out);
+  }
+}
+
+}  // namespace
+
+// Every thread of a block is a new thread to ThreadSanitizer: let it be a small one.
+extern "C" const char* __tsan_default_options() {
+  return "history_size=0:detect_deadlocks=0:halt_on_error=1";
+}
+
+int main(int argc, char** argv) {
+  if (argc == 3 && std::strcmp(argv[1], "--race") == 0) {
+    const std::string which = argv[2];
+    run_ticket(which == "before"  ? Missing::kBefore
+               : which == "after" ? Missing::kAfter
+                                  : Missing::kBarrier,
+               Order::kAscending);
+    return 0;
+  }
+  for (const Order order : kOrders) run_ticket(Missing::kNothing, order);
+  test_faults();
+  for (const DType dtype : kDTypes) check_guard(kLaunchers, dtype);
+  test_settings();
+  if (!kTsan) {
+    test_many_layers();
+    test_sizes();
+  }
+  test_refused();
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,646 @@
+"""Breaks the CUDA kernels in one place at a time and sees whether an emulated test fails.
+
+    python tests/mutate_kernels.py [--list] [--only N ...] [--tests ARGUMENTS] [--timeout SECONDS]
+
+A tool to run by hand; pytest does not collect it. It removes every barrier and every fence, relaxes
+every bounds check, and breaks a few other lines of reduce.cuh, walk.cuh and spectral_norm.cuh, in
+copies of the sources in a temporary folder. Each mutation is compiled and tested, two at a time, in
+some 30 minutes altogether. Prints which test killed it, and with what. The exit status is 1 if one
+survived that is not known to change nothing (``EQUIVALENT``), if one of those was killed, or if one
+is not C++.
+
+The places are found by their text, which must occur exactly once: where the kernels have changed,
+the script says which rule has to follow.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+ROOT = Path(__file__).resolve().parent.parent
+REDUCE, WALK, KERNELS = (
+    "csrc/common/reduce.cuh",
+    "csrc/cuda/walk.cuh",
+    "csrc/cuda/spectral_norm.cuh",
+)
+WORKERS = 2
+
+#: Below a minute where nothing is broken. Those that find most come first.
+TESTS = [
+    "tests/test_spectral_norm.py::test_many_weights_in_one_call",
+    "tests/test_spectral_norm_autograd.py::test_values",
+    "tests/test_spectral_norm_autograd.py::test_gradient_penalty",
+    "tests/test_spectral_norm.py",
+    *("-k", "emu and not (large and (few or channels_last or transposed)) and not beyond"),
+]
+
+#: What every file has them removed of, wherever they are.
+REMOVED = ("sync_threads();", "fence();")
+
+#: File, name, text and what it becomes. The text is in the file once.
+RULES = [
+    # --- sums over a block, the last block
+    (REDUCE, "block_sum: one step less", "lanes = kWarp / 2;", "lanes = kWarp / 4;"),
+    (
+        REDUCE,
+        "block_sum: every thread stores",
+        "if (thread_id() % kWarp == 0) warp_sums",
+        "warp_sums",
+    ),
+    (REDUCE, "block_sum: a warp more", "warp < kWarps;", "warp <= kWarps;"),
+    (REDUCE, "block_sum: a warp less", "warp < kWarps;", "warp < kWarps - 1;"),
+    (REDUCE, "block_sum_of: one more", "i < count;", "i <= count;"),
+    (
+        REDUCE,
+        "is_last_block: a thread of every warp",
+        "if (thread_id() == 0) {",
+        "if (thread_id() % kWarp == 0) {",
+    ),
+    (REDUCE, "is_last_block: never", "== count - 1;", "== count;"),
+    (REDUCE, "is_last_block: always", "== count - 1;", ">= 0;"),
+    (REDUCE, "is_last_block: one before the last", "== count - 1;", ">= count - 2;"),
+    # --- tiles
+    (
+        WALK,
+        "tile_of: stripes have no end",
+        "stripe + walk.stripe < across ? stripe + walk.stripe : across",
+        "stripe + walk.stripe",
+    ),
+    (
+        WALK,
+        "tile_of: stripes end one later",
+        "stripe + walk.stripe < across ? stripe + walk.stripe : across",
+        "stripe + walk.stripe < across ? stripe + walk.stripe + 1 : across",
+    ),
+    (
+        WALK,
+        "tile_of: parts have no end",
+        "part + walk.part < deep ? part + walk.part : deep",
+        "part + walk.part",
+    ),
+    (
+        WALK,
+        "tile_of: parts end one later",
+        "part + walk.part < deep ? part + walk.part : deep",
+        "part + walk.part < deep ? part + walk.part + 1 : deep",
+    ),
+    (WALK, "layer_of: the layer before", "first_tile <= tile)", "first_tile < tile)"),
+    # --- the inside of a tile
+    (
+        WALK,
+        "for_each_row: lanes beyond the span",
+        "lane * N < walk.span && n < tile.stripe_end;",
+        "n < tile.stripe_end;",
+    ),
+    (
+        WALK,
+        "for_each_row: a lane beyond the span",
+        "lane * N < walk.span && n < tile.stripe_end;",
+        "lane * N <= walk.span && n < tile.stripe_end;",
+    ),
+    (
+        WALK,
+        "for_each_row: lanes beyond the stripe",
+        "lane * N < walk.span && n < tile.stripe_end;",
+        "lane * N < walk.span;",
+    ),
+    (
+        WALK,
+        "for_each_row: a lane beyond the stripe",
+        "lane * N < walk.span && n < tile.stripe_end;",
+        "lane * N < walk.span && n <= tile.stripe_end;",
+    ),
+    (WALK, "for_each_row: every lane", "if (!active) continue;", ""),
+    (
+        WALK,
+        "for_each_row: stages of whole groups only",
+        "walk.group < walk.span ? walk.group : walk.span;",
+        "walk.group;",
+    ),
+    (
+        WALK,
+        "for_each_row: stages have no end",
+        "k0 + rows < tile.part_end ? k0 + rows : tile.part_end;",
+        "k0 + rows;",
+    ),
+    (
+        WALK,
+        "for_each_row: stages end one later",
+        "k0 + rows < tile.part_end ? k0 + rows : tile.part_end;",
+        "k0 + rows < tile.part_end ? k0 + rows + 1 : tile.part_end;",
+    ),
+    (WALK, "for_each_row: one row more to a stage", "kStage / window", "kStage / window + 1"),
+    (WALK, "for_each_row: one entry more", "i < (k1 - k0) * window;", "i <= (k1 - k0) * window;"),
+    (WALK, "for_each_row: entries beyond the group", "if (c < walk.group) stage[i]", "stage[i]"),
+    (
+        WALK,
+        "for_each_row: an entry beyond the group",
+        "if (c < walk.group) stage[i]",
+        "if (c <= walk.group) stage[i]",
+    ),
+    (WALK, "for_each_row: one row more", "k < k1;", "k <= k1;"),
+    (WALK, "for_each_row: rows have no end", "k < k1;", "k < k0 + rows;"),
+    (
+        WALK,
+        "for_each_row: a window of one as any other",
+        "(window == 1 ? 0 : (n - first) % window + j)",
+        "((n - first) % window + j)",
+    ),
+    # --- products
+    (
+        KERNELS,
+        "multiply_across: one step less",
+        "lanes = walk.lanes; lanes < kWarp;",
+        "lanes = walk.lanes * 2; lanes < kWarp;",
+    ),
+    (
+        KERNELS,
+        "multiply_across: every lane stores",
+        "if (thread_id() % kWarp < walk.lanes)",
+        "if (true)",
+    ),
+    (
+        KERNELS,
+        "multiply_across: spans have no end",
+        "first + walk.span < tile.stripe_end ? first + walk.span : tile.stripe_end;",
+        "first + walk.span;",
+    ),
+    (
+        KERNELS,
+        "multiply_across: spans end with the stripe",
+        "first + walk.span < tile.stripe_end ? first + walk.span : tile.stripe_end;",
+        "tile.stripe_end;",
+    ),
+    (KERNELS, "multiply_across: one sum more", "i < end - first;", "i <= end - first;"),
+    (KERNELS, "multiply_across: a warp less", "k < kWarps;", "k < kWarps - 1;"),
+    (KERNELS, "multiply_across: a warp more", "k < kWarps;", "k <= kWarps;"),
+    (
+        KERNELS,
+        "multiply_along: one zero more",
+        "i < rows; i += kThreads) sums[i] = 0;",
+        "i <= rows; i += kThreads) sums[i] = 0;",
+    ),
+    (
+        KERNELS,
+        "multiply_along: stages have no end",
+        "first + kStage < tile.part_end ? kStage : tile.part_end - first;",
+        "kStage;",
+    ),
+    (
+        KERNELS,
+        "multiply_along: a part in one stage",
+        "first + kStage < tile.part_end ? kStage : tile.part_end - first;",
+        "tile.part_end - first;",
+    ),
+    (
+        KERNELS,
+        "multiply_along: one entry more",
+        "i < count; i += kThreads)",
+        "i <= count; i += kThreads)",
+    ),
+    (
+        KERNELS,
+        "multiply_along: no whole warps",
+        "row - slot < rows;",
+        "row < rows;",
+    ),
+    (
+        KERNELS,
+        "multiply_along: rows one further",
+        "row - slot < rows;",
+        "row - slot <= rows;",
+    ),
+    (KERNELS, "multiply_along: rows beyond the tile", "if (row < rows) {", "{"),
+    (
+        KERNELS,
+        "multiply_along: a row beyond the tile",
+        "if (row < rows) {",
+        "if (row <= rows) {",
+    ),
+    (
+        KERNELS,
+        "multiply_along: one column more",
+        "i < count; i += walk.lanes * N)",
+        "i <= count; i += walk.lanes * N)",
+    ),
+    (
+        KERNELS,
+        "multiply_along: one step less",
+        "lanes = 1; lanes < walk.lanes;",
+        "lanes = 2; lanes < walk.lanes;",
+    ),
+    (
+        KERNELS,
+        "multiply_along: every lane stores",
+        "if (lane == 0 && row < rows)",
+        "if (row < rows)",
+    ),
+    (
+        KERNELS,
+        "multiply_along: sums beyond the tile",
+        "if (lane == 0 && row < rows)",
+        "if (lane == 0)",
+    ),
+    (
+        KERNELS,
+        "multiply_along: a sum beyond the tile",
+        "if (lane == 0 && row < rows)",
+        "if (lane == 0 && row <= rows)",
+    ),
+    (
+        KERNELS,
+        "multiply_along: one row more stored",
+        "i < rows; i += kThreads) store(",
+        "i <= rows; i += kThreads) store(",
+    ),
+    (
+        KERNELS,
+        "product: every block adds up",
+        "if (!is_last_block(layer.tickets + tile.stripe_index, walk.parts)) return;",
+        "is_last_block(layer.tickets + tile.stripe_index, walk.parts);",
+    ),
+    (
+        KERNELS,
+        "product: one result more",
+        "i < tile.stripe_end / fold;",
+        "i <= tile.stripe_end / fold;",
+    ),
+    (
+        KERNELS,
+        "product: results of all stripes",
+        "i < tile.stripe_end / fold;",
+        "i < outputs / fold;",
+    ),
+    (KERNELS, "product: one column more to an entry", "k < fold;", "k <= fold;"),
+    (KERNELS, "product: one part more", "part < walk.parts;", "part <= walk.parts;"),
+    (KERNELS, "product: one part less", "part < walk.parts;", "part < walk.parts - 1;"),
+    (
+        KERNELS,
+        "product: every thread stores the square",
+        "if (thread_id() == 0) {\n    store(layer.squares",
+        "{\n    store(layer.squares",
+    ),
+    (
+        KERNELS,
+        "product: the ticket is not reset",
+        "store(layer.tickets + tile.stripe_index, 0);",
+        "",
+    ),
+    # --- scaling, the end of the power iteration
+    (
+        KERNELS,
+        "scale_range: vectors only",
+        "begin + (end - begin) / N * N;",
+        "end;",
+    ),
+    (
+        KERNELS,
+        "scale_range: one vector more",
+        "i < whole;",
+        "i <= whole;",
+    ),
+    (
+        KERNELS,
+        "scale_range: vectors to the end",
+        "i < whole;",
+        "i < end;",
+    ),
+    (
+        KERNELS,
+        "scale_range: no rest",
+        "i = whole + thread_id(); i < end;",
+        "i = end + thread_id(); i < end;",
+    ),
+    (
+        KERNELS,
+        "scale_range: one element more",
+        "i = whole + thread_id(); i < end;",
+        "i = whole + thread_id(); i <= end;",
+    ),
+    (
+        KERNELS,
+        "finish: one tile of vectors more",
+        "tile >= layer.vector_tiles",
+        "tile > layer.vector_tiles",
+    ),
+    (
+        KERNELS,
+        "finish: tiles have no end",
+        "table.tile;\n    const int64_t end = begin + table.tile < layer.size"
+        " ? begin + table.tile : layer.size;",
+        "table.tile;\n    const int64_t end = begin + table.tile;",
+    ),
+    (
+        KERNELS,
+        "finish: vectors beyond the tile",
+        "i < (tile + 1) * kStage && i < size;",
+        "i < size;",
+    ),
+    (
+        KERNELS,
+        "finish: an entry beyond the tile",
+        "i < (tile + 1) * kStage && i < size;",
+        "i <= (tile + 1) * kStage && i < size;",
+    ),
+    (
+        KERNELS,
+        "finish: entries beyond the end",
+        "i < (tile + 1) * kStage && i < size;",
+        "i < (tile + 1) * kStage;",
+    ),
+    (
+        KERNELS,
+        "finish: an entry beyond the end",
+        "i < (tile + 1) * kStage && i < size;",
+        "i < (tile + 1) * kStage && i <= size;",
+    ),
+    (KERNELS, "finish: a row more", "i < layer.rows)", "i <= layer.rows)"),
+    (KERNELS, "finish: the padding of u as rows", "i < layer.rows)", "i < u_size)"),
+    (KERNELS, "finish: u padded by one more", "(i < u_size)", "(i <= u_size)"),
+    (
+        KERNELS,
+        "finish: a column more",
+        "i - u_size < layer.cols)",
+        "i - u_size <= layer.cols)",
+    ),
+    (KERNELS, "finish: the padding of v as columns", "i - u_size < layer.cols)", "true)"),
+    (KERNELS, "finish: every tile stores sigma", "if (tile == 0) {", "{"),
+    (
+        KERNELS,
+        "finish: every thread stores sigma",
+        "if (thread_id() == 0) {\n      store(static_cast<Acc*>(layer.sigma_out), sigma);",
+        "{\n      store(static_cast<Acc*>(layer.sigma_out), sigma);",
+    ),
+    (
+        KERNELS,
+        "finish: sigma padded by one more",
+        "thread_id() < layer.sigma_padding)",
+        "thread_id() <= layer.sigma_padding)",
+    ),
+    (
+        KERNELS,
+        "finish: sigma is not padded",
+        "thread_id() < layer.sigma_padding)",
+        "thread_id() + 1 < layer.sigma_padding)",
+    ),
+    # --- with constant u and v
+    (
+        KERNELS,
+        "column_entries: beyond the stripe",
+        "tile.stripe_end - first < layer.walk.span ? tile.stripe_end - first : layer.walk.span;",
+        "layer.walk.span;",
+    ),
+    (
+        KERNELS,
+        "column_entries: beyond the span",
+        "tile.stripe_end - first < layer.walk.span ? tile.stripe_end - first : layer.walk.span;",
+        "tile.stripe_end - first;",
+    ),
+    (
+        KERNELS,
+        "column_entries: one more",
+        "i < end; i += kThreads)\n    columns[i]",
+        "i <= end; i += kThreads)\n    columns[i]",
+    ),
+    (
+        KERNELS,
+        "column_entries: lanes beyond the end",
+        "lane * N + j < end ? columns[lane * N + j] : Accumulation<T>{0};",
+        "columns[lane * N + j];",
+    ),
+    (
+        KERNELS,
+        "column_entries: a lane beyond the end",
+        "lane * N + j < end ?",
+        "lane * N + j <= end ?",
+    ),
+    (
+        KERNELS,
+        "add_tiles: every thread stores",
+        "if (thread_id() == 0) store(static_cast<Acc*>(layer.sums)",
+        "store(static_cast<Acc*>(layer.sums)",
+    ),
+    (
+        KERNELS,
+        "normalize: every tile stores sigma",
+        "if (tile == 0 && thread_id() == 0)",
+        "if (thread_id() == 0)",
+    ),
+    (
+        KERNELS,
+        "normalize: every thread stores sigma",
+        "if (tile == 0 && thread_id() == 0)",
+        "if (tile == 0)",
+    ),
+    (
+        KERNELS,
+        "normalize: tiles have no end",
+        "table.tile;\n  const int64_t end = begin + table.tile < layer.size"
+        " ? begin + table.tile : layer.size;",
+        "table.tile;\n  const int64_t end = begin + table.tile;",
+    ),
+    (
+        KERNELS,
+        "double_backward: every tile stores sigma",
+        "if (index == 0 && thread_id() == 0)",
+        "if (thread_id() == 0)",
+    ),
+    (
+        KERNELS,
+        "double_backward: every thread stores sigma",
+        "if (index == 0 && thread_id() == 0)",
+        "if (index == 0)",
+    ),
+]
+
+#: Mutations that change nothing but speed, and why no test can tell. By name.
+EQUIVALENT = {
+    "multiply_along: rows one further": "a turn of whole warps in which no row is below `rows`",
+}
+
+
+@dataclass(frozen=True)
+class Mutation:
+    name: str
+    file: str
+    begin: int  # of what is replaced, in the file's text
+    end: int
+    replacement: str
+
+    def apply(self, text: str) -> str:
+        return text[: self.begin] + self.replacement + text[self.end :]
+
+
+def function_at(text: str, position: int) -> str:
+    """The function that a position is in: the last that was declared before, at a line's begin."""
+    declared = r"^(?:DEVICE [\w:<> ]+? )?(\w+)\((?:const\b|TABLE|T\b|int\*)"
+    return re.findall(declared, text[:position], re.MULTILINE)[-1]
+
+
+def find_mutations(root: Path) -> list[Mutation]:
+    found = []
+    texts = {file: (root / file).read_text() for file in (REDUCE, WALK, KERNELS)}
+    for removed in REMOVED:
+        for file, text in texts.items():
+            for match in re.finditer(rf"\b{re.escape(removed)}", text):
+                line = text.count("\n", 0, match.start()) + 1
+                where = f"{function_at(text, match.start())}: no {removed[:-1]} at line {line}"
+                found.append(Mutation(where, file, *match.span(), ";"))
+    for file, name, old, new in RULES:
+        if texts[file].count(old) != 1:
+            sys.exit(
+                f"{name!r}: expected once, in {file}, not {texts[file].count(old)} times:\n{old}"
+            )
+        begin = texts[file].index(old)
+        found.append(Mutation(name, file, begin, begin + len(old), new))
+    return found
+
+
+class Copy:
+    """What is needed to build and test, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        ignored = shutil.ignore_patterns("__pycache__", "results")
+        for name in ("csrc", "tests", "gankernels"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        for name in ("CMakeLists.txt", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder / name)
+
+    def run(self, *command: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        tools = str(Path(sys.executable).parent)  # cmake, where it is installed next to Python
+        environment = {
+            **os.environ,
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "GANKERNELS_EMU": str(self.folder / "build/emu"),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "1000",
+        }
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def configure(self) -> None:
+        options = (
+            "-DGANKERNELS_EMU_MODULE=ON",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1",  # half the time of the default
+        )
+        done = self.run("cmake", "-S", ".", "-B", "build/emu", *options)
+        if done.returncode:
+            sys.exit(done.stdout)
+
+    def build(self) -> str | None:
+        """What the compiler said, if it refused."""
+        done = self.run("cmake", "--build", "build/emu", "--target", "gankernels_emu")
+        return done.stdout if done.returncode else None
+
+    def test(self, tests: list[str], timeout: float) -> str | None:
+        """The first test that failed and its error, or None."""
+        options = ("-x", "-q", "--tb=short", "-p", "no:cacheprovider")
+        try:
+            done = self.run(sys.executable, "-m", "pytest", *options, *tests, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return f"does not end within {timeout:.0f} s"
+        if done.returncode == 0:
+            return None
+        failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(.*)", done.stdout, re.MULTILINE)
+        if not failed:
+            return f"exit {done.returncode}: {done.stdout[-300:]}"
+        return re.sub(r"RuntimeError: check_status, \S+, ", "", failed[1])
+
+    def try_out(self, mutation: Mutation, tests: list[str], timeout: float) -> str | None:
+        """What killed it, or None."""
+        file = self.folder / mutation.file
+        text = file.read_text()
+        file.write_text(mutation.apply(text))
+        try:
+            refused = self.build()
+            return f"NOT C++\n{refused}" if refused else self.test(tests, timeout)
+        finally:
+            file.write_text(text)
+
+
+def copies(folder: Path, tests: list[str], timeout: float) -> Iterator[Copy]:
+    """Built copies, in which nothing fails yet."""
+    found = [Copy(folder / f"copy{i}") for i in range(WORKERS)]
+
+    def prepare(copy: Copy) -> str | None:
+        copy.configure()
+        return copy.build() or copy.test(tests, timeout)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for copy, failed in zip(found, pool.map(prepare, found), strict=True):
+            if failed:
+                sys.exit(f"without a mutation: {failed}")
+            yield copy
+
+
+def judge(mutation: Mutation, killed: str | None) -> tuple[bool, str]:
+    """Whether it is as it should be, and a line that says so."""
+    reason = EQUIVALENT.get(mutation.name)
+    if killed is None:
+        return reason is not None, f"equivalent: {reason}" if reason else "SURVIVED"
+    if killed.startswith("NOT C++"):
+        return False, killed
+    return reason is None, killed if reason is None else f"NOT EQUIVALENT: {killed}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--list", action="store_true", help="print the mutations and end")
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="those of these numbers")
+    parser.add_argument("--tests", help="other arguments of pytest", default=shlex.join(TESTS))
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for the tests of one")
+    args = parser.parse_args()
+    tests = shlex.split(args.tests)
+
+    mutations = find_mutations(ROOT)
+    unknown = set(EQUIVALENT) - {m.name for m in mutations}
+    if unknown:
+        sys.exit(f"in EQUIVALENT, but no mutation: {unknown}")
+    chosen = [(i, m) for i, m in enumerate(mutations) if args.only is None or i in args.only]
+    if args.list:
+        for i, mutation in chosen:
+            print(f"{i:3}  {mutation.name}")
+        return 0
+
+    with tempfile.TemporaryDirectory(prefix="mutate_kernels") as folder:
+        free: Queue[Copy] = Queue()
+        for copy in copies(Path(folder), tests, args.timeout):
+            free.put(copy)
+        print("without a mutation: all passed", flush=True)
+
+        def run(numbered: tuple[int, Mutation]) -> bool:
+            number, mutation = numbered
+            copy = free.get()
+            good, said = judge(mutation, copy.try_out(mutation, tests, args.timeout))
+            free.put(copy)
+            print(f"{number:3}  {mutation.name:48}  {said}", flush=True)
+            return good
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            good = list(pool.map(run, chosen))
+    print(f"{good.count(True)} of {len(good)} as they should be")
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
