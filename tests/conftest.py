@@ -209,6 +209,8 @@ LARGE_LAYOUTS: dict[str, Callable[[Callable[..., Tensor]], Tensor]] = {
     "conv_channels_last": lambda draw: _channels_last(draw(256, 131, 4, 4)),
     "conv_transpose": lambda draw: draw(131, 257, 4, 4).movedim(1, 0),
     "conv_transpose_channels_last": lambda draw: _channels_last(draw(131, 257, 4, 4)).movedim(1, 0),
+    # So wide that tiles of the CUDA kernels hold their columns 27 at a time, and 32 threads them.
+    "conv_transpose_many_rows": lambda draw: draw(2, 3100, 3, 3).movedim(1, 0),
 }
 
 

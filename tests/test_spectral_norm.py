@@ -199,6 +199,15 @@ def test_vectors_of_the_weights_dtype_are_taken(backend):
 # --- large weights: threads, streaming ----------------------------------------------------------
 
 
+def check_gradients(found, grads, weights, expected):
+    """dL/dW = (G - <G, W / sigma> u v^T) / sigma + s u v^T, in float64; s is sigma here."""
+    for i, (g, w) in enumerate(zip(doubles(grads), doubles(weights), strict=True)):
+        u, v, s = (part[i] for part in expected[:3])
+        outer = torch.outer(u, v).view(w.shape)
+        gradient = (g - (g * w).sum() / s * outer) / s + s * outer
+        assert_near(found[i], gradient, factor=4, what=f"gradient {i}")
+
+
 @pytest.mark.parametrize("layout", LARGE_LAYOUTS)
 def test_large_weights_do_not_depend_on_threads(backend, isa, threads, layout):
     weights = [
@@ -208,6 +217,7 @@ def test_large_weights_do_not_depend_on_threads(backend, isa, threads, layout):
     u0, v0 = vectors(weights)
     draw = drawer(3, torch.float32, backend)
     grads, h = ([draw(*w.shape) for w in weights] for _ in range(2))
+    grads = [g + w for g, w in zip(grads, weights, strict=True)]  # <G, W> is not small
     backward, double = (
         getattr(native_ops(), f"spectral_normalize_{name}")
         for name in ("backward", "double_backward")
@@ -229,6 +239,7 @@ def test_large_weights_do_not_depend_on_threads(backend, isa, threads, layout):
                 rest = []
                 if order == "u_first":
                     rest = backward(grads, weights, *parts, sigma, None)
+                    check_gradients(rest, grads, weights, expected)
                     g, w, s = double(h, grads, weights, *parts, sigma, None)
                     rest = [*rest, *g, *w, s]
                 runs.append([*u, *v, sigma, *out, *rest, read])

@@ -69,43 +69,45 @@ const std::vector<Layout> kSmall = {
     {"one row of vectors", 1, 1, 48, {}, {}},
     {"one column", 1, 37, 1, {}, {}},
     {"contiguous", 1, 31, 33, {}, {}},
-    {"contiguous, tall", 1, 1001, 5, {}, {}},
-    {"contiguous, vectors", 1, 70, 272, {}, {}},
-    {"contiguous, wide", 1, 3, 1031, {}, {}},
-    {"contiguous, wide vectors", 1, 3, 1040, {}, {}},
+    {"contiguous, tall", 1, 701, 5, {}, {}},
+    {"contiguous, vectors", 1, 70, 144, {}, {}},
+    {"contiguous, wide", 1, 2, 533, {}, {}},
+    {"contiguous, wide vectors", 1, 2, 544, {}, {}},
     {"channels_last", 1, 12, 7 * 6, {7, 6}, {1, 7}},
     {"channels_last, vectors", 1, 5, 16 * 6, {16, 6}, {1, 16}},
     {"channels_last, 5-D", 1, 5, 3 * 2 * 4, {3, 2, 4}, {1, 12, 3}},
     {"transposed", 33, 31, 1, {}, {}},
     {"transposed, wide", 521, 7, 1, {}, {}},
-    {"transposed, vectors", 300, 48, 1, {}, {}},
+    {"transposed, vectors", 200, 48, 1, {}, {}},
     {"transposed, permuted", 6 * 12, 10, 1, {6, 12}, {12, 1}},
     {"slabs", 6, 37, 12, {}, {}},
     {"slabs of one row", 6, 1, 16, {}, {}},
-    {"slabs of vectors", 5, 48, 16, {}, {}},
-    {"slabs of four", 40, 11, 4, {}, {}},
+    {"slabs of vectors", 3, 48, 16, {}, {}},
+    {"slabs of four", 20, 11, 4, {}, {}},
     {"slabs, odd", 5, 16, 9, {}, {}},
     {"slabs, permuted", 5 * 6, 7, 4, {6, 5, 4}, {4, 24, 1}},
-    {"slabs of more than a warp holds", 3, 5, 301, {}, {}},
-    {"slabs of more vectors than a warp holds", 3, 4, 528, {}, {}},
+    {"slabs of more than a warp holds", 2, 5, 301, {}, {}},
+    {"slabs of more vectors than a warp holds", 2, 4, 528, {}, {}},
 };
 
 // A few tiles of every kind of walk.
 const std::vector<Layout> kTiny = {
-    {"contiguous", 1, 50, 66, {}, {}},   {"contiguous, wide", 1, 3, 1040, {}, {}},
-    {"transposed", 300, 10, 1, {}, {}},  {"slabs", 3, 30, 16, {}, {}},
-    {"slabs, odd", 3, 300, 9, {}, {}},   {"slabs, permuted", 5 * 6, 7, 4, {6, 5, 4}, {4, 24, 1}},
-    {"slabs, large", 2, 4, 301, {}, {}},
+    {"contiguous", 1, 50, 66, {}, {}},  {"contiguous, wide", 1, 2, 544, {}, {}},
+    {"transposed", 200, 10, 1, {}, {}}, {"slabs", 2, 30, 16, {}, {}},
+    {"slabs, odd", 2, 150, 9, {}, {}},  {"slabs of more than a warp holds", 2, 3, 301, {}, {}},
 };
 
 // Several spans in a stripe, several stages in a part, many parts; 12 MiB have larger tiles.
 const std::vector<Layout> kLarge = {
-    {"large, one row", 1, 1, 131088, {}, {}},   {"large, few rows, odd", 1, 2, 33001, {}, {}},
-    {"large, many rows", 1, 70001, 3, {}, {}},  {"large, transposed", 70001, 2, 1, {}, {}},
-    {"large, many parts", 1, 5000, 12, {}, {}}, {"one column", 1, 37, 1, {}, {}},
+    {"large, few rows, odd", 1, 2, 33001, {}, {}},
+    {"large, many rows", 1, 70001, 3, {}, {}},
+    {"large, transposed", 70001, 2, 1, {}, {}},
+    {"large, many parts", 1, 5000, 12, {}, {}},
+    {"one column", 1, 37, 1, {}, {}},
 };
 const std::vector<Layout> kLarger = {
-    {"larger", 1, 1217, 1296, {}, {}},
+    {"larger", 1, 1200, 1312, {}, {}},
+    {"large, one row", 1, 1, 66048, {}, {}},
     {"one element", 1, 1, 1, {}, {}},
 };
 
@@ -143,20 +145,18 @@ void test_settings() {
 }
 
 void test_sizes() {
-  for (const bool u_first : {true, false}) {
-    Settings s = {DType::kFloat32, 1, u_first, 0, 1};
-    s.shifted = false;
-    test_launchers(kLarge, s, u_first ? Order::kDescending : Order::kRandom, "large");
-  }
-  Settings s = {DType::kFloat64, 1, true, 0, 1};
+  Settings s = {DType::kFloat32, 1, true, 0, 1};
   s.shifted = false;
+  test_launchers(kLarge, s, Order::kDescending, "large");
+  s.dtype = DType::kFloat64;
+  s.u_first = false;
   test_launchers(kLarger, s, Order::kAscending, "larger");
 }
 
 // More layers than one launch has.
 void test_many_layers() {
   std::vector<Layout> many;
-  for (int i = 0; i < 130; ++i) many.push_back(kSmall[i % 8 * 3]);
+  for (int i = 0; i < 130; ++i) many.push_back(kSmall[i * 7 % 5]);
   for (const bool known : {false, true}) {
     Settings s = {DType::kFloat32, 1, known, 0, 1};
     s.known = known;
@@ -250,7 +250,8 @@ int main(int argc, char** argv) {
   }
   for (const Order order : kOrders) run_ticket(Missing::kNothing, order);
   test_faults();
-  for (const DType dtype : kDTypes) check_guard(kLaunchers, dtype);
+  for (const DType dtype : kDTypes)
+    if (!kTsan || dtype == DType::kFloat32) check_guard(kLaunchers, dtype);
   test_settings();
   if (!kTsan) {
     test_many_layers();
