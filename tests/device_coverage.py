@@ -43,9 +43,9 @@ def reports(build: Path) -> list[dict]:
 
 def name_of(demangled: str) -> str:
     """``multiply_across<float, 4>``: without namespaces, arguments and the lambdas inside."""
-    if demangled.startswith("_Z"):  # what gcov cannot read
-        match = re.match(r"_ZZ?N\w*?cuda\d+(\w+?)I(\w*?)EEEv", demangled)
-        return f"{match[1]}<{match[2]}>" if match else demangled
+    if demangled.startswith("_Z"):  # what gcov cannot read: whole, as parts of it are abbreviations
+        match = re.match(r"_ZZ?N\w*?cuda\d+(\w+?)I\w*?EEEv", demangled)
+        return f"{match[1]}<{demangled}>" if match else demangled
     name = demangled.partition("::{lambda")[0]
     name = re.sub(r"\b(\w+::|\(anonymous namespace\)::)+", "", name)
     depth = 0

@@ -210,7 +210,8 @@ class Engine {
   std::vector<Cell> arena_cells_ = std::vector<Cell>(kSharedBytes / kGranule);
   std::vector<SharedArray> arrays_;
   size_t arena_used_ = 0;
-  // Addresses for ThreadSanitizer: of the end and the beginning of a launch, and of the block's barrier and its warps, in turns.
+  // Addresses for ThreadSanitizer: of the end and the beginning of a launch, and of the block's
+  // barrier and its warps, in turns.
   char launch_sync_ = 0, host_sync_ = 0;
   std::unique_ptr<char[]> block_sync_;
   size_t last_buffer_ = 0;
