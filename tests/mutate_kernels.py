@@ -124,8 +124,8 @@ RULES = [
     (
         WALK,
         "for_each_row: stages of whole groups only",
-        "walk.group < walk.span ? walk.group : walk.span;",
-        "walk.group;",
+        "walk.group < walk.span ? walk.group : walk.span;\n  const int rows = p.data ? kStage / window",
+        "walk.group;\n  const int rows = p.data ? kStage / window + (kStage < window)",  # it ends
     ),
     (
         WALK,
