@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
 
 #include "cpu/pool.h"
 
@@ -87,4 +88,24 @@ class GpuCall {
 };
 #endif
 
+inline void check_status(const char* op, const char* status) {
+  STD_TORCH_CHECK(status == nullptr, op, ": ", status);
+}
+
+// How many threads a CPU kernel may use.
+inline int threads() {
+  return static_cast<int>(torch::stable::get_num_threads());
+}
+
 }  // namespace gankernels::bindings
+
+// Hands `args` to the launcher of this module's kernels; `ns` is the op's namespace.
+#if defined(GANKERNELS_GPU)
+#define RUN(op, ns, pass, like, args)                                      \
+  {                                                                        \
+    const GpuCall gpu(like, ns::cuda::workspace(args));                    \
+    check_status(op, ns::cuda::pass(args, gpu.workspace(), gpu.stream())); \
+  }
+#else
+#define RUN(op, ns, pass, like, args) check_status(op, ns::cpu::pass(args))
+#endif

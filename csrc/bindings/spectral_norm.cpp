@@ -39,21 +39,6 @@ DType check_lists(const char* op, const Tensors& weights, const Tensors& u, cons
   return dtype_of(op, weights[0]);
 }
 
-void check_status(const char* op, const char* status) {
-  STD_TORCH_CHECK(status == nullptr, op, ": ", status);
-}
-
-// Hands `args` to the launcher of this module's kernels.
-#if defined(GANKERNELS_GPU)
-#define RUN(op, pass, like, args)                                            \
-  {                                                                          \
-    const GpuCall call(like, sn::cuda::workspace(args));                     \
-    check_status(op, sn::cuda::pass(args, call.workspace(), call.stream())); \
-  }
-#else
-#define RUN(op, pass, like, args) check_status(op, sn::cpu::pass(args))
-#endif
-
 // Vectors that a call overwrites must not share memory.
 void check_distinct(const char* op, const Tensors& u, const Tensors& v) {
   std::vector<std::pair<char*, char*>> spans;
@@ -66,10 +51,6 @@ void check_distinct(const char* op, const Tensors& u, const Tensors& v) {
   for (size_t i = 1; i < spans.size(); ++i)
     STD_TORCH_CHECK(spans[i - 1].second <= spans[i].first, op,
                     ": expected every u and v in memory of its own");
-}
-
-int threads() {
-  return static_cast<int>(torch::stable::get_num_threads());
 }
 
 double checked_coefficient(const char* op, std::optional<double> coefficient) {
@@ -133,7 +114,7 @@ Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const T
   const sn::PowerIteration args{dtype,       options.n, options.eps, options.u_first,
                                 coefficient, threads(), count,       layers.data(),
                                 data,        sigma};
-  RUN(op, power_iteration, weights[0], args);
+  RUN(op, sn, power_iteration, weights[0], args);
   return packed;
 }
 
@@ -191,7 +172,7 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
     layers[i].out = outputs[i].data_ptr();
   }
   const sn::Normalize args{dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()};
-  RUN(op, normalize, weights[0], args);
+  RUN(op, sn, normalize, weights[0], args);
   return {outputs, sigma_out};
 }
 
@@ -215,7 +196,7 @@ Tensors backward(const Tensors& grads, const Tensors& weights, const Tensors& u,
     layers[i].out = outputs[i].data_ptr();
   }
   const sn::Backward args{dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()};
-  RUN(op, backward, weights[0], args);
+  RUN(op, sn, backward, weights[0], args);
   return outputs;
 }
 
@@ -249,7 +230,7 @@ std::tuple<Tensors, Tensors, Tensor> double_backward(const Tensors& h, const Ten
   }
   const sn::DoubleBackward args{dtype, c, threads(), static_cast<int64_t>(layers.size()),
                                 layers.data()};
-  RUN(op, double_backward, weights[0], args);
+  RUN(op, sn, double_backward, weights[0], args);
   return {d_grads, d_weights, d_seed};
 }
 

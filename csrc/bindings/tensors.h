@@ -105,14 +105,38 @@ inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype, const Tens
   return m;
 }
 
+// How many elements a sample of `x` has; refuses memory in which samples, its first dimension, are not
+// dense and one after the other. Dimensions of one element, whose strides mean nothing, do not count.
+inline int64_t sample_size(const char* op, const Tensor& x, DType dtype, const Tensor& like) {
+  STD_TORCH_CHECK(is_here(x) && same_device(x, like), op, ": expected all gradients on ", kPlace,
+                  ", the same one");
+  STD_TORCH_CHECK(x.scalar_type() == scalar_type(dtype), op, ": expected gradients of one dtype");
+  STD_TORCH_CHECK(x.dim() >= 1 && x.numel() > 0 && x.size(0) == like.size(0), op,
+                  ": expected gradients with elements, of one batch size");
+  const int64_t size = x.numel() / x.size(0);
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+  for (int64_t d = 1; d < x.dim(); ++d)
+    if (x.size(d) != 1) dims.emplace_back(x.stride(d), x.size(d));
+  std::sort(dims.begin(), dims.end());
+  int64_t expected = 1;
+  for (const auto& [stride, count] : dims) {
+    STD_TORCH_CHECK(stride == expected, op, ": expected samples whose memory is dense");
+    expected *= count;
+  }
+  STD_TORCH_CHECK(x.size(0) == 1 || x.stride(0) == size, op,
+                  ": expected one sample after the other");
+  return size;
+}
+
 // `x` where it has the memory layout of `like`, else a copy that has.
 inline Tensor laid_out_as(const char* op, const char* name, const Tensor& x, const Tensor& like) {
   STD_TORCH_CHECK(
       same_device(x, like) && x.scalar_type() == like.scalar_type() && x.dim() == like.dim(), op,
-      ": expected ", name, " of the weights' dtype and shapes, on their device");
+      ": expected ", name, " of the dtype and shapes of what they belong to, on its device");
   bool same = true;
   for (int64_t d = 0; d < x.dim(); ++d) {
-    STD_TORCH_CHECK(x.size(d) == like.size(d), op, ": expected ", name, " of the weights' shapes");
+    STD_TORCH_CHECK(x.size(d) == like.size(d), op, ": expected ", name,
+                    " of the shapes of what they belong to");
     same &= x.stride(d) == like.stride(d) || x.size(d) == 1;
   }
   if (same) return x;

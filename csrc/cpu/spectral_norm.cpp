@@ -25,18 +25,13 @@
 namespace gankernels::spectral_norm::cpu {
 namespace {
 
-using gankernels::cpu::staged;
-using gankernels::cpu::Storage;
+using gankernels::cpu::Elements;
+using gankernels::cpu::run;
 using gankernels::cpu::StridedMatrix;
 using gankernels::cpu::thread_scratch;
 using gankernels::cpu::Units;
 using gankernels::cpu::vector_kernels;
 using gankernels::cpu::VectorKernels;
-
-constexpr const char* kNoMemory = "out of memory";
-// Outputs that exceed every cache together are written past the caches.
-constexpr int64_t kStreamBytes = 32 << 20;
-constexpr int64_t kPiece = 2048;  // elements widened at a time
 
 // One weight of a call and how it is cut.
 template <class T>
@@ -61,10 +56,10 @@ class Call {
  public:
   template <class Layer>
   Call(DType dtype, int threads, int64_t count, const Layer* layers, bool needs_partial)
-      : kernels(vector_kernels<T>()), dtype_(dtype), threads_(threads) {
-    int64_t total = 0;
-    for (int64_t i = 0; i < count; ++i) total += layers[i].w.size();
-    bytes = total * static_cast<int64_t>(item_size(dtype));
+      : kernels(vector_kernels<T>()),
+        bytes(bytes_of(dtype, count, layers)),
+        elements(dtype, bytes),
+        threads_(threads) {
     const int64_t target = std::clamp<int64_t>(bytes / 32, 64 << 10, 2 << 20);
     int64_t size = 0, chunks = 0;
     plans.reserve(count);
@@ -141,8 +136,6 @@ class Call {
     });
   }
 
-  bool stream() const { return bytes > kStreamBytes; }
-
   double sum(const Plan<T>& plan, int which) const {
     double total = 0;
     for (int64_t c = 0; c < plan.chunks; ++c) total += plan.sums[c * kSums + which];
@@ -171,51 +164,19 @@ class Call {
     kernels.narrow(logical, w.cols(), dtype, v);
   }
 
-  // sum(x * y) of n elements from `offset` on.
-  double dot(const void* x, const void* y, int64_t offset, int64_t n) const {
-    const Storage a{x, dtype_}, b{y, dtype_};
-    const int64_t step = item_size(dtype_) == sizeof(T) ? n : kPiece;
-    T* scratch = step == n ? nullptr : thread_scratch<T, 4>(2 * kPiece);
-    double total = 0;
-    for (int64_t j = 0; j < n; j += step) {
-      const int64_t k = std::min(step, n - j);
-      total += kernels.dot(staged(kernels, a, offset + j, k, scratch),
-                           staged(kernels, b, offset + j, k, scratch + kPiece), k);
-    }
-    return total;
-  }
-
-  // out = alpha x + beta y from `offset` on, y of T or (`y_stored`) of the weights' dtype.
-  void combine(double alpha, const void* x, double beta, const void* y, bool y_stored,
-               int64_t offset, int64_t n, void* out) const {
-    const T a = static_cast<T>(alpha), b = static_cast<T>(beta);
-    const Storage in{x, dtype_}, other{y, dtype_}, to{out, dtype_};
-    void* target = const_cast<void*>(to.at(offset));
-    if (item_size(dtype_) == sizeof(T)) {
-      const T* second = static_cast<const T*>(y_stored ? other.at(offset) : y);
-      kernels.combine(a, static_cast<const T*>(in.at(offset)), b, y ? second : nullptr, n,
-                      static_cast<T*>(target), stream());
-      return;
-    }
-    T* scratch = thread_scratch<T, 4>(3 * kPiece);
-    for (int64_t j = 0; j < n; j += kPiece) {
-      const int64_t k = std::min(kPiece, n - j);
-      const T* first = staged(kernels, in, offset + j, k, scratch);
-      const T* second = !y         ? nullptr
-                        : y_stored ? staged(kernels, other, offset + j, k, scratch + kPiece)
-                                   : static_cast<const T*>(y) + j;
-      T* result = scratch + 2 * kPiece;
-      kernels.combine(a, first, b, second, k, result, false);
-      kernels.narrow(result, k, dtype_, const_cast<void*>(to.at(offset + j)));
-    }
-  }
-
   const VectorKernels<T>& kernels;
   int64_t bytes;
+  Elements<T> elements;
   std::vector<Plan<T>> plans;
 
  private:
-  DType dtype_;
+  template <class Layer>
+  static int64_t bytes_of(DType dtype, int64_t count, const Layer* layers) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; ++i) total += layers[i].w.size();
+    return total * static_cast<int64_t>(item_size(dtype));
+  }
+
   int threads_;
   std::unique_ptr<pool::Scratch> scratch_;
 };
@@ -293,8 +254,8 @@ template <class T>
 void scale(const Call<T>& call, int64_t i, const Matrix& w, double sigma, double coefficient,
            int64_t begin, int64_t end, void* out) {
   const int64_t unit = call.plans[i].matrix.unit_size;
-  call.combine(scale_of(sigma, coefficient).scale, w.data, 0, nullptr, false, begin * unit,
-               (end - begin) * unit, out);
+  call.elements.combine(scale_of(sigma, coefficient).scale, w.data, 0, nullptr, false, begin * unit,
+                        (end - begin) * unit, out);
 }
 
 template <class T>
@@ -420,8 +381,8 @@ void backward(const Backward& args) {
   const Phase reduce{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
         const int64_t unit = call.plans[i].matrix.unit_size;
-        call.plans[i].sums[c * kSums] =
-            call.dot(args.layers[i].g, args.layers[i].w.data, begin * unit, (end - begin) * unit);
+        call.plans[i].sums[c * kSums] = call.elements.dot(args.layers[i].g, args.layers[i].w.data,
+                                                          begin * unit, (end - begin) * unit);
       },
       [&](int64_t i) {
         const BackwardLayer& layer = args.layers[i];
@@ -430,16 +391,16 @@ void backward(const Backward& args) {
         const double gw = s.slope == 0 ? 0 : call.sum(call.plans[i], 0);
         factors[i] = {s.scale, seed - s.slope * gw};
       }};
-  const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
-                       const Plan<T>& plan = call.plans[i];
-                       plan.matrix.outer_product(
-                           begin, end, plan.p, plan.q,
-                           [&](int64_t offset, int64_t n, T factor, const T* vector) {
-                             call.combine(factors[i].g, args.layers[i].g, factors[i].outer * factor,
-                                          vector, false, offset, n, args.layers[i].out);
-                           });
-                     },
-                     nullptr};
+  const Phase output{
+      [&](int64_t i, int64_t, int64_t begin, int64_t end) {
+        const Plan<T>& plan = call.plans[i];
+        plan.matrix.outer_product(
+            begin, end, plan.p, plan.q, [&](int64_t offset, int64_t n, T factor, const T* vector) {
+              call.elements.combine(factors[i].g, args.layers[i].g, factors[i].outer * factor,
+                                    vector, false, offset, n, args.layers[i].out);
+            });
+      },
+      nullptr};
   call.run([&](int64_t) { return std::vector<const Phase*>{&reduce, &output}; });
 }
 
@@ -464,8 +425,8 @@ void double_backward(const DoubleBackward& args) {
         const int64_t from = begin * plan.matrix.unit_size, n = end * plan.matrix.unit_size - from;
         double* sums = plan.sums + c * kSums;
         sums[0] = bilinear(plan, h[i], begin, end);
-        sums[1] = call.dot(layer.h, layer.g, from, n);
-        sums[2] = call.dot(layer.g, layer.w.data, from, n);
+        sums[1] = call.elements.dot(layer.h, layer.g, from, n);
+        sums[2] = call.elements.dot(layer.g, layer.w.data, from, n);
       },
       [&](int64_t i) {
         const DoubleBackwardLayer& layer = args.layers[i];
@@ -481,25 +442,15 @@ void double_backward(const DoubleBackward& args) {
         const Plan<T>& plan = call.plans[i];
         const int64_t from = begin * plan.matrix.unit_size, n = end * plan.matrix.unit_size - from;
         const Factors& f = factors[i];
-        call.combine(f.g_h, layer.h, f.g_w, layer.w.data, true, from, n, layer.d_g);
-        plan.matrix.outer_product(
-            begin, end, plan.p, plan.q, [&](int64_t offset, int64_t m, T factor, const T* vector) {
-              call.combine(f.w_g, layer.g, f.w_outer * factor, vector, false, offset, m, layer.d_w);
-            });
+        call.elements.combine(f.g_h, layer.h, f.g_w, layer.w.data, true, from, n, layer.d_g);
+        plan.matrix.outer_product(begin, end, plan.p, plan.q,
+                                  [&](int64_t offset, int64_t m, T factor, const T* vector) {
+                                    call.elements.combine(f.w_g, layer.g, f.w_outer * factor,
+                                                          vector, false, offset, m, layer.d_w);
+                                  });
       },
       nullptr};
   call.run([&](int64_t) { return std::vector<const Phase*>{&reduce, &output}; });
-}
-
-// Runs `f` for the accumulation type; memory is the one thing that can be missing.
-template <class F>
-const char* run(DType dtype, F&& f) {
-  try {
-    visit_accumulation(dtype, f);
-    return nullptr;
-  } catch (const std::bad_alloc&) {
-    return kNoMemory;
-  }
 }
 
 }  // namespace

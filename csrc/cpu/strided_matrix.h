@@ -10,39 +10,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "common/matrix.h"
-#include "cpu/vector_kernels.h"
+#include "cpu/elements.h"
 
 namespace gankernels::cpu {
-
-// A pointer into memory of some dtype.
-struct Storage {
-  const void* data;
-  DType dtype;
-
-  const void* at(int64_t i) const {
-    return static_cast<const char*>(data) + i * static_cast<int64_t>(item_size(dtype));
-  }
-};
-
-// Memory of a thread's own that grows with use.
-template <class T, int kSlot>
-T* thread_scratch(int64_t count) {
-  thread_local std::vector<T> memory;
-  if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
-  return memory.data();
-}
-
-// n elements as T: where they lie, or widened into `scratch`.
-template <class T>
-const T* staged(const VectorKernels<T>& kernels, Storage x, int64_t offset, int64_t n, T* scratch) {
-  if (x.dtype == DType::kFloat32 || x.dtype == DType::kFloat64)
-    return static_cast<const T*>(x.at(offset));
-  kernels.widen(x.dtype, x.at(offset), n, scratch);
-  return scratch;
-}
 
 enum class Units { kRows, kColumns, kSlabs };
 

@@ -12,29 +12,6 @@ using namespace gankernels::spectral_norm::cuda;  // the kernels
 
 // --- memory -----------------------------------------------------------------------------------------
 
-// Parts of the workspace, one after the other; without memory it only counts.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <class T>
-  T* take(const char* name, int64_t count, Buffers* buffers) {
-    T* p = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
-    used_ += ceil_div(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
-    if (buffers) buffers->scratch(name, p, count, sizeof(T));
-    return p;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
-
-bool aligned(const void* p) {
-  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
-}
-
 // W as `units` of `width` contiguous elements. `group` consecutive columns belong to one of its rows,
 // where it has rows across the units at all.
 struct Memory {
@@ -374,8 +351,8 @@ template <class Args, class F>
 const char* for_each_group(const Args& args, F&& f) {
   for (int64_t i = 0; i < args.count; ++i)
     if (const char* error = check(args.layers[i].w)) return error;
-  for (int64_t begin = 0; begin < args.count; begin += kLayers)
-    if (const char* error = f(begin, std::min<int64_t>(begin + kLayers, args.count))) return error;
+  for (int64_t begin = 0; begin < args.count; begin += kTensors)
+    if (const char* error = f(begin, std::min<int64_t>(begin + kTensors, args.count))) return error;
   return nullptr;
 }
 

@@ -39,7 +39,7 @@ struct ProductLayer {
 struct ProductTable {
   int count;
   double eps;
-  ProductLayer layers[kLayers];
+  ProductLayer layers[kTensors];
 };
 
 // Partial sums over the rows of a tile, for every column.
@@ -118,7 +118,7 @@ product(TABLE(ProductTable) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);
   SHARED(Acc, sums, kWarps * kColumns<T> > kStage ? kWarps * kColumns<T> : kStage);
-  const ProductLayer& layer = table.layers[layer_of(table, block_id())];
+  const ProductLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const Walk& walk = layer.walk;
   const Tile tile = tile_of(walk, block_id() - layer.first_tile);
 
@@ -186,7 +186,7 @@ struct FinishTable {
   double eps, coefficient;
   bool u_first;
   int tile;  // elements
-  FinishLayer layers[kLayers];
+  FinishLayer layers[kTensors];
 };
 
 // out = W * factor for the elements [begin, end).
@@ -231,7 +231,7 @@ template <class T>
 KERNEL(kThreads)
 finish(TABLE(FinishTable) table) {
   using Acc = Accumulation<T>;
-  const FinishLayer& layer = table.layers[layer_of(table, block_id())];
+  const FinishLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int tile = block_id() - layer.first_tile;
 
   // double: once a block, squares leave the range of float
@@ -310,7 +310,7 @@ struct ConstantTable {
   int count;
   double coefficient;
   int tile;  // elements
-  ConstantLayer layers[kLayers];
+  ConstantLayer layers[kTensors];
 };
 
 // The entries of q for this thread's columns. All threads must call it, and for_each_row with a `p`
@@ -368,7 +368,7 @@ add_tiles(TABLE(ConstantTable) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);
   SHARED(Acc, columns, kColumns<T>);
-  const ConstantLayer& layer = table.layers[layer_of(table, block_id())];
+  const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int index = block_id() - layer.first_tile;
   const Tile tile = tile_of(layer.walk, index);
   Acc sums[kTerms<kSums>] = {};
@@ -396,7 +396,7 @@ template <class T>
 KERNEL(kThreads)
 normalize(TABLE(ConstantTable) table) {
   using Acc = Accumulation<T>;
-  const ConstantLayer& layer = table.layers[layer_of(table, block_id())];
+  const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int tile = block_id() - layer.first_tile;
   const Acc sigma = layer.sigma ? load(static_cast<const Acc*>(layer.sigma))
                                 : static_cast<Acc>(total<Acc>(layer, 0));  // double: once a block
@@ -442,7 +442,7 @@ backward(TABLE(ConstantTable) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);
   SHARED(Acc, columns, kColumns<T>);
-  const ConstantLayer& layer = table.layers[layer_of(table, block_id())];
+  const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const Tile tile = tile_of(layer.walk, block_id() - layer.first_tile);
   const double gw = total<Acc>(layer, 0);  // double: all of these once a block
   const Scale s =
@@ -498,7 +498,7 @@ double_backward(TABLE(ConstantTable) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);
   SHARED(Acc, columns, kColumns<T>);
-  const ConstantLayer& layer = table.layers[layer_of(table, block_id())];
+  const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int index = block_id() - layer.first_tile;
   const Tile tile = tile_of(layer.walk, index);
   const double h = total<Acc>(layer, 0);   // double: all of these once a block

@@ -15,22 +15,16 @@
 
 #include "common/matrix.h"
 #include "common/reduce.cuh"
+#include "common/tensor_table.cuh"
 
 namespace gankernels {
 
-constexpr int kLayers = 64;   // of one launch: their table is passed by value, below 32 KiB
 constexpr int kStage = 1024;  // entries of a vector that a block holds in shared memory
 constexpr int kMaxParts = 64, kMaxStripes = 1024;
 
-template <class T>
-constexpr int kVector = 16 / sizeof(T);
 // The most columns that a block holds at a time.
 template <class T>
 constexpr int kColumns = kWarp * kVector<T>;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // --- vectors ----------------------------------------------------------------------------------------
 
@@ -128,12 +122,6 @@ inline int64_t tile_bytes(int64_t total_bytes) {
   return std::clamp<int64_t>(total_bytes / 512 / kRound * kRound, 8 << 10, 128 << 10);
 }
 
-inline int lanes_for(int64_t groups) {
-  int lanes = 1;
-  while (lanes < kWarp && lanes < groups) lanes *= 2;
-  return lanes;
-}
-
 // Tiles whose sums, if any, run over the rows. `vector` elements are 16 bytes, or 1.
 inline Walk walk_across(int64_t batches, int64_t depth, int64_t width, int64_t group, int vector,
                         int64_t target, int64_t max_parts) {
@@ -178,20 +166,6 @@ inline Walk walk_along(int64_t depth, int64_t width, int vector, int64_t target)
   walk.stripe = static_cast<int>(std::min(std::clamp<int64_t>(rows, 1, kStage), depth));
   walk.stripes = static_cast<int>(ceil_div(depth, walk.stripe));
   return walk;
-}
-
-// The layer of a tile; layers[i].first_tile ascends.
-template <class Table>
-DEVICE int layer_of(const Table& table, int tile) {
-  int low = 0, high = table.count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (table.layers[middle].first_tile <= tile)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  return low;
 }
 
 // --- the inside of a tile ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Miyato et al. 2018 (arXiv 1802.05957), algorithm 1. The kernels behind the schem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from gankernels import reference
+from gankernels._checks import is_tensors, kind, third_order
 from gankernels._library import LIBRARY, NATIVE_DTYPES, takes_reference
 from gankernels.reference.spectral_norm import PACK, accumulation_dtype
 
@@ -321,7 +322,8 @@ class _Normalize(torch.autograd.Function):
     def forward(ctx, u, v, sigma, coefficient, retain, *weights):
         ctx.set_materialize_grads(False)
         ctx.coefficient = coefficient
-        outputs, found = _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
+        with torch._C._AutoDispatchBelowAutograd():
+            outputs, found = _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
         _keep(ctx, (*weights, *u, *v, found if sigma is None else sigma), retain)
         return found, *outputs
 
@@ -442,10 +444,7 @@ def _backward_backward(ctx, h):
 
 
 def _third_order(ctx, *grads):
-    raise NotImplementedError(
-        "spectral_normalize: the compiled kernels are differentiable twice, and a third derivative "
-        'was asked for. Build the graph within gankernels.backend("reference").'
-    )
+    raise third_order("spectral_normalize")
 
 
 # --- registration ------------------------------------------------------------------------------
@@ -514,15 +513,9 @@ def _accumulation(vectors: Sequence[Tensor], weight: Tensor) -> Sequence[Tensor]
 _MAX_DIMS = 8  # kMaxColumnDims + 1 of csrc/common/matrix.h
 
 
-def _is_list(values: object) -> bool:
-    if isinstance(values, Tensor) or not isinstance(values, Iterable):
-        return False
-    return all(isinstance(x, Tensor) for x in values)
-
-
 def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) -> None:
-    if not _is_list(weights):
-        raise TypeError(f"{op}: expected weights to be a list of tensors, got {_kind(weights)}")
+    if not is_tensors(weights):
+        raise TypeError(f"{op}: expected weights to be a list of tensors, got {kind(weights)}")
     if not weights:
         raise ValueError(f"{op}: expected at least one weight, got an empty list")
     first = weights[0]
@@ -546,8 +539,8 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
         names = ", ".join(sorted(str(d) for d in NATIVE_DTYPES))
         raise TypeError(f"{op}: expected weights of {names} or complex, got {first.dtype}")
     for name, vectors in lists.items():
-        if not _is_list(vectors):
-            raise TypeError(f"{op}: expected {name} to be a list of tensors, got {_kind(vectors)}")
+        if not is_tensors(vectors):
+            raise TypeError(f"{op}: expected {name} to be a list of tensors, got {kind(vectors)}")
         if len(vectors) != len(weights):
             raise ValueError(
                 f"{op}: expected {name} to have one vector a weight, {len(weights)}, "
@@ -570,11 +563,11 @@ def _check_iteration(weights, u, v, n, eps, order, skipped) -> None:
     if order not in ("u_first", "v_first"):
         raise ValueError(f'{op}: expected order "u_first" or "v_first", got {order!r}')
     if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"{op}: expected n to be an int, got {_kind(n)}")
+        raise TypeError(f"{op}: expected n to be an int, got {kind(n)}")
     if n < 1:
         raise ValueError(f"{op}: expected n to be at least 1, got {n}")
     if not isinstance(eps, (int, float)):
-        raise TypeError(f"{op}: expected eps to be a number, got {_kind(eps)}")
+        raise TypeError(f"{op}: expected eps to be a number, got {kind(eps)}")
     if not eps >= 0 or math.isinf(eps):
         raise ValueError(f"{op}: expected eps to be finite and not negative, got {eps}")
     for name, vectors in (("u", u), ("v", v)):
@@ -592,7 +585,7 @@ def _check_iteration(weights, u, v, n, eps, order, skipped) -> None:
                 )
     if skipped is not None:
         if not isinstance(skipped, Tensor):
-            raise TypeError(f"{op}: expected skipped to be a tensor, got {_kind(skipped)}")
+            raise TypeError(f"{op}: expected skipped to be a tensor, got {kind(skipped)}")
         good = skipped.dtype == torch.int64 and tuple(skipped.shape) == (len(weights),)
         if not good or skipped.device != weights[0].device or not skipped.is_contiguous():
             raise ValueError(
@@ -627,7 +620,7 @@ def _check_normalize(weights, u, v, sigma, coefficient) -> None:
                 raise TypeError(f"{op}: expected {name}[{i}] of {wide}, got {x.dtype}")
     if sigma is not None:
         if not isinstance(sigma, Tensor) or sigma.dtype != wide:
-            got = sigma.dtype if isinstance(sigma, Tensor) else _kind(sigma)
+            got = sigma.dtype if isinstance(sigma, Tensor) else kind(sigma)
             raise TypeError(f"{op}: expected sigma to be a tensor of {wide}, got {got}")
         if tuple(sigma.shape) != (len(weights),) or sigma.device != weights[0].device:
             raise ValueError(
@@ -641,10 +634,6 @@ def _check_coefficient(op: str, coefficient: float | None) -> None:
     if coefficient is None:
         return
     if not isinstance(coefficient, (int, float)):
-        raise TypeError(f"{op}: expected coefficient to be a number, got {_kind(coefficient)}")
+        raise TypeError(f"{op}: expected coefficient to be a number, got {kind(coefficient)}")
     if not (coefficient > 0 and math.isfinite(coefficient)):
         raise ValueError(f"{op}: expected a positive, finite coefficient, got {coefficient}")
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__

@@ -1,0 +1,107 @@
+// Elements of any dtype where they lie in memory, for arithmetic in T, their accumulation type.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <new>
+#include <vector>
+
+#include "cpu/vector_kernels.h"
+
+namespace gankernels::cpu {
+
+// A pointer into memory of some dtype.
+struct Storage {
+  const void* data;
+  DType dtype;
+
+  const void* at(int64_t i) const {
+    return static_cast<const char*>(data) + i * static_cast<int64_t>(item_size(dtype));
+  }
+};
+
+// Memory of a thread's own that grows with use.
+template <class T, int kSlot>
+T* thread_scratch(int64_t count) {
+  thread_local std::vector<T> memory;
+  if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
+  return memory.data();
+}
+
+// n elements as T: where they lie, or widened into `scratch`.
+template <class T>
+const T* staged(const VectorKernels<T>& kernels, Storage x, int64_t offset, int64_t n, T* scratch) {
+  if (x.dtype == DType::kFloat32 || x.dtype == DType::kFloat64)
+    return static_cast<const T*>(x.at(offset));
+  kernels.widen(x.dtype, x.at(offset), n, scratch);
+  return scratch;
+}
+
+// Loops over arrays of one dtype, widened and narrowed a piece at a time.
+template <class T>
+class Elements {
+ public:
+  // Results that exceed every cache together are written past the caches.
+  Elements(DType dtype, int64_t bytes) : dtype_(dtype), stream_(bytes > kStreamBytes) {}
+
+  // sum(x * y) of n elements from `offset` on.
+  double dot(const void* x, const void* y, int64_t offset, int64_t n) const {
+    const Storage a{x, dtype_}, b{y, dtype_};
+    const int64_t step = item_size(dtype_) == sizeof(T) ? n : kPiece;
+    T* scratch = step == n ? nullptr : thread_scratch<T, 4>(2 * kPiece);
+    double total = 0;
+    for (int64_t j = 0; j < n; j += step) {
+      const int64_t k = std::min(step, n - j);
+      const T* first = staged(kernels_, a, offset + j, k, scratch);
+      const T* second = x == y ? first : staged(kernels_, b, offset + j, k, scratch + kPiece);
+      total += kernels_.dot(first, second, k);
+    }
+    return total;
+  }
+
+  // out = alpha x + beta y from `offset` on, y of T or (`y_stored`) of the dtype, or null.
+  void combine(double alpha, const void* x, double beta, const void* y, bool y_stored,
+               int64_t offset, int64_t n, void* out) const {
+    const T a = static_cast<T>(alpha), b = static_cast<T>(beta);
+    const Storage in{x, dtype_}, other{y, dtype_}, to{out, dtype_};
+    void* target = const_cast<void*>(to.at(offset));
+    if (item_size(dtype_) == sizeof(T)) {
+      const T* second = static_cast<const T*>(y_stored ? other.at(offset) : y);
+      kernels_.combine(a, static_cast<const T*>(in.at(offset)), b, y ? second : nullptr, n,
+                       static_cast<T*>(target), stream_);
+      return;
+    }
+    T* scratch = thread_scratch<T, 4>(3 * kPiece);
+    for (int64_t j = 0; j < n; j += kPiece) {
+      const int64_t k = std::min(kPiece, n - j);
+      const T* first = staged(kernels_, in, offset + j, k, scratch);
+      const T* second = !y         ? nullptr
+                        : y_stored ? staged(kernels_, other, offset + j, k, scratch + kPiece)
+                                   : static_cast<const T*>(y) + j;
+      T* result = scratch + 2 * kPiece;
+      kernels_.combine(a, first, b, second, k, result, false);
+      kernels_.narrow(result, k, dtype_, const_cast<void*>(to.at(offset + j)));
+    }
+  }
+
+ private:
+  static constexpr int64_t kStreamBytes = 32 << 20;
+  static constexpr int64_t kPiece = 2048;  // elements widened at a time
+
+  const VectorKernels<T>& kernels_ = vector_kernels<T>();
+  DType dtype_;
+  bool stream_;
+};
+
+// Calls f with a value of the accumulation type; memory is the one thing that can be missing.
+template <class F>
+const char* run(DType dtype, F&& f) {
+  try {
+    visit_accumulation(dtype, f);
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return "out of memory";
+  }
+}
+
+}  // namespace gankernels::cpu
