@@ -243,7 +243,7 @@ def measure(tools: cuda.Toolkit, arch: str, sources: Sequence[str], folder: Path
             problems += [f"{name} on sm_{arch}: {text}" for text in rules.broken(name, found)]
             rows.append(
                 Row(
-                    name,
+                    f"{Path(source).stem}: {name}",
                     arch,
                     registers,
                     shared,

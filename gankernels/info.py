@@ -172,6 +172,19 @@ def _test_norm(device: str) -> float:
     return _compare(expected, lambda w: ops.spectral_norm(w, u, v), weights)
 
 
+def _test_penalty(device: str) -> float:
+    grads, *_ = _data(device)
+    grads = [g[:1] for g in grads]
+
+    def penalty(op: Any, grads: list[Tensor]) -> list[Tensor]:
+        grads = [g.detach().requires_grad_() for g in grads]
+        value, norms = op(grads, center=1.0, return_norms=True)
+        return [value.detach(), norms, *torch.autograd.grad(value, grads)]
+
+    expected = penalty(reference.gradient_penalty, _double(grads))
+    return _error(penalty(ops.gradient_penalty, grads), expected)
+
+
 def _compare(expected: Normalize, found: Normalize, weights: list[Tensor]) -> float:
     return _error(_with_gradient(found, weights), _with_gradient(expected, _double(weights)))
 
@@ -186,6 +199,7 @@ def _with_gradient(normalize: Normalize, weights: list[Tensor]) -> list[Tensor]:
 
 
 TESTS = {
+    "gradient_penalty": _test_penalty,
     "power_iteration_": _test_iteration,
     "spectral_norm": _test_norm,
     "spectral_normalize": _test_normalize,

@@ -42,7 +42,10 @@ def _cpu() -> torch.device:
 EMULATOR = Path(
     os.environ.get("GANKERNELS_EMU", Path(__file__).parent.parent / "build" / "emu")
 ).resolve()
-_operators = importlib.import_module("gankernels.ops.spectral_norm")
+_OPERATORS = [
+    importlib.import_module(f"gankernels.ops.{stem}")
+    for stem in ("gradient_penalty", "spectral_norm")
+]
 _emulator: list[ModuleType] = []
 
 
@@ -53,7 +56,8 @@ def emulator() -> ModuleType:
             pytest.fail(f"expected gankernels_emu in {EMULATOR}: run `make emu`")
         sys.path.insert(0, str(EMULATOR))
         library = torch.library.Library("gankernels_emu", "DEF")
-        _operators.define(library)
+        for operator in _OPERATORS:
+            operator.define(library)
         _emulator.extend([importlib.import_module("gankernels_emu"), library])
     return _emulator[0]
 
@@ -85,7 +89,7 @@ def current_backend() -> str:
 
 def native_ops() -> Any:
     """The namespace of the backend under test, such as ``torch.ops.gankernels``."""
-    return _operators._ops
+    return _OPERATORS[0]._ops
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -96,7 +100,8 @@ def backend(request, monkeypatch) -> Iterator[torch.device]:
     if request.param == "emu":
         panel = emulator()
         panel.set_order(panel.Order.random, zlib.crc32(request.node.nodeid.encode()))
-        monkeypatch.setattr(_operators, "_ops", torch.ops.gankernels_emu)
+        for operator in _OPERATORS:
+            monkeypatch.setattr(operator, "_ops", torch.ops.gankernels_emu)
     told = set(_library._told)
     _library._told.clear()
     _current = request.param

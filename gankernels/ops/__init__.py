@@ -1,5 +1,6 @@
-"""The operators: what the drop-ins and helpers are built from."""
+"""The operators: what the drop-ins, the penalties and helpers are built from."""
 
+from gankernels.ops.gradient_penalty import gradient_penalty
 from gankernels.ops.spectral_norm import power_iteration_, spectral_norm, spectral_normalize, unpack
 
-__all__ = ["power_iteration_", "spectral_norm", "spectral_normalize", "unpack"]
+__all__ = ["gradient_penalty", "power_iteration_", "spectral_norm", "spectral_normalize", "unpack"]

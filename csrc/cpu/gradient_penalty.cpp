@@ -1,0 +1,195 @@
+// The CPU kernels of gradient penalties. A gradient is cut into pieces: parts of large samples, or
+// several small samples, by its shape alone, so that results do not depend on the threads. Sums over a
+// sample are added up in the order of its pieces, in double.
+//
+// Bytes, in sizes of all gradients: forward reads 1; backward reads 1, writes 1; double_backward reads
+// 4, writes 1. Deterministic.
+
+#include "gradient_penalty.h"
+
+#include <cmath>
+#include <vector>
+
+#include "common/parallel.h"
+#include "cpu/elements.h"
+
+namespace gankernels::gradient_penalty::cpu {
+namespace {
+
+using gankernels::cpu::Elements;
+using gankernels::cpu::run;
+
+constexpr int64_t kPiece = 32 << 10;           // elements
+constexpr int64_t kParallelBytes = 128 << 10;  // below, waking the other threads costs more
+
+// A gradient cut into pieces.
+struct Cut {
+  int64_t parts;       // of a sample
+  int64_t samples;     // of a piece; 1 where there are parts
+  int64_t first_part;  // the number of the first part of its first sample, among all gradients'
+  int64_t first_task;
+};
+
+template <class T>
+class Call {
+ public:
+  // The gradients are read again in the backward pass: its results must not drive them out.
+  explicit Call(const Penalty& p) : p_(p), elements_(p.dtype, 2 * bytes(p)) {
+    cuts_.reserve(p.count);
+    for (int64_t k = 0; k < p.count; ++k) {
+      const int64_t size = p.grads[k].size;
+      const int64_t parts = (size + kPiece - 1) / kPiece;
+      const int64_t samples = parts > 1 ? 1 : std::max<int64_t>(1, kPiece / size);
+      cuts_.push_back({parts, samples, parts_, tasks_});
+      parts_ += parts * p.batch;
+      tasks_ += (p.batch + samples - 1) / samples * parts;
+    }
+    threads_ = bytes(p) < kParallelBytes ? 1 : p.threads;
+  }
+
+  // sums[row * batch + i] = <x_i, y_i>; operands(gradient) gives the two.
+  template <class F>
+  std::vector<double> products(F&& operands) const {
+    std::vector<double> partial(parts_);
+    for_each_piece([&](int64_t k, int64_t i, int64_t part, int64_t offset, int64_t n) {
+      const auto [x, y] = operands(p_.grads[k]);
+      partial[cuts_[k].first_part + i * cuts_[k].parts + part] = elements_.dot(x, y, offset, n);
+    });
+    std::vector<double> sums(p_.rows() * p_.batch);
+    for (int64_t k = 0; k < p_.count; ++k)
+      for (int64_t i = 0; i < p_.batch; ++i)
+        for (int64_t part = 0; part < cuts_[k].parts; ++part)
+          sums[row(k) * p_.batch + i] += partial[cuts_[k].first_part + i * cuts_[k].parts + part];
+    return sums;
+  }
+
+  // out = alpha_i h + beta_i g; factors(row, sample) gives the two.
+  template <class F>
+  void combine(F&& factors) const {
+    for_each_piece([&](int64_t k, int64_t i, int64_t, int64_t offset, int64_t n) {
+      const Gradient& x = p_.grads[k];
+      const auto [alpha, beta] = factors(row(k), i);
+      elements_.combine(beta, x.g, alpha, x.h, true, offset, n, x.out);
+    });
+  }
+
+  double scale() const { return p_.inv_scale ? *static_cast<const T*>(p_.inv_scale) : 1; }
+
+  Sample<double> sample(const void* norms, const void* seed, int64_t row, int64_t i) const {
+    const auto at = [](const void* x, int64_t j) -> double { return static_cast<const T*>(x)[j]; };
+    return {at(norms, row * p_.batch + i),
+            seed ? at(seed, p_.value_of(row, i)) : 1,
+            p_.sample_weight ? at(p_.sample_weight, i) : 1,
+            scale(),
+            p_.factor(),
+            p_.center,
+            p_.one_sided};
+  }
+
+  // Calls f(row, sample) for all, in order.
+  template <class F>
+  void for_each_sample(F&& f) const {
+    for (int64_t row = 0; row < p_.rows(); ++row)
+      for (int64_t i = 0; i < p_.batch; ++i) f(row, i);
+  }
+
+ private:
+  static int64_t bytes(const Penalty& p) {
+    int64_t size = 0;
+    for (int64_t k = 0; k < p.count; ++k) size += p.grads[k].size;
+    return size * p.batch * static_cast<int64_t>(item_size(p.dtype));
+  }
+
+  int64_t row(int64_t k) const { return p_.per_tensor ? k : 0; }
+
+  // Calls f(gradient, sample, part, offset, n) for every part of every sample, on all threads.
+  template <class F>
+  void for_each_piece(F&& f) const {
+    parallel_tasks(threads_, tasks_, [&](int64_t task) {
+      int64_t k = p_.count - 1;
+      while (cuts_[k].first_task > task) --k;
+      const Cut& cut = cuts_[k];
+      const int64_t piece = task - cut.first_task, part = piece % cut.parts;
+      const int64_t first = piece / cut.parts * cut.samples;
+      const int64_t last = std::min(first + cut.samples, p_.batch), size = p_.grads[k].size;
+      for (int64_t i = first; i < last; ++i)
+        f(k, i, part, i * size + part * kPiece, std::min(kPiece, size - part * kPiece));
+    });
+  }
+
+  const Penalty& p_;
+  Elements<T> elements_;
+  std::vector<Cut> cuts_;
+  int64_t parts_ = 0, tasks_ = 0;
+  int threads_;
+};
+
+template <class T>
+void set(void* values, const std::vector<double>& from) {
+  if (values) std::copy(from.begin(), from.end(), static_cast<T*>(values));
+}
+
+template <class T>
+void forward(const Forward& args) {
+  const Penalty& p = args.penalty;
+  const Call<T> call(p);
+  const auto sums = call.products([](const Gradient& x) { return std::pair(x.g, x.g); });
+  auto* norms = static_cast<T*>(args.norms);
+  std::vector<double> values(p.values());
+  call.for_each_sample([&](int64_t row, int64_t i) {
+    const int64_t at = row * p.batch + i;
+    norms[at] = static_cast<T>(std::sqrt(sums[at]) * call.scale());
+    const auto s = call.sample(norms, nullptr, row, i);
+    values[p.value_of(row, i)] += s.weight * s.d_weight();
+  });
+  set<T>(args.values, values);
+}
+
+template <class T>
+void backward(const Backward& args) {
+  const Penalty& p = args.penalty;
+  const Call<T> call(p);
+  call.combine([&](int64_t row, int64_t i) {
+    return std::pair(0.0, call.sample(args.norms, args.seed, row, i).d_gradient());
+  });
+  if (!args.d_sample_weight) return;
+  std::vector<double> d_weight(p.batch);
+  call.for_each_sample([&](int64_t row, int64_t i) {
+    d_weight[i] += call.sample(args.norms, args.seed, row, i).d_weight();
+  });
+  set<T>(args.d_sample_weight, d_weight);
+}
+
+template <class T>
+void double_backward(const DoubleBackward& args) {
+  const Penalty& p = args.penalty;
+  const Call<T> call(p);
+  const auto t = call.products([](const Gradient& x) { return std::pair(x.h, x.g); });
+  const auto e = [&](int64_t i) -> double { return args.e ? static_cast<const T*>(args.e)[i] : 0; };
+  call.combine([&](int64_t row, int64_t i) {
+    const auto s = call.sample(args.norms, args.seed, row, i);
+    return std::pair(s.from_h(), s.from_g(t[row * p.batch + i], e(i)));
+  });
+  std::vector<double> d_seed(p.values()), d_weight(p.batch);
+  call.for_each_sample([&](int64_t row, int64_t i) {
+    const auto s = call.sample(args.norms, args.seed, row, i);
+    d_seed[p.value_of(row, i)] += s.d_seed(t[row * p.batch + i], e(i));
+    d_weight[i] += s.d_weight_again(t[row * p.batch + i]);
+  });
+  set<T>(args.d_seed, d_seed);
+  set<T>(args.d_sample_weight, d_weight);
+}
+
+}  // namespace
+
+const char* forward(const Forward& args) {
+  return run(args.penalty.dtype, [&](auto zero) { forward<decltype(zero)>(args); });
+}
+const char* backward(const Backward& args) {
+  return run(args.penalty.dtype, [&](auto zero) { backward<decltype(zero)>(args); });
+}
+const char* double_backward(const DoubleBackward& args) {
+  return run(args.penalty.dtype, [&](auto zero) { double_backward<decltype(zero)>(args); });
+}
+
+}  // namespace gankernels::gradient_penalty::cpu
