@@ -687,6 +687,15 @@ def test_hook_is_removed_by_either_function(whose, by, forward):
     assert_same(train(module, inputs((4, 7))), train(expected, inputs((4, 7))))
 
 
+@pytest.mark.parametrize("whose", ["torch", "ours"])
+def test_a_removed_hook_lets_the_state_dict_be_loaded(whose):
+    """torch's own leaves a hook behind that asks for u and v."""
+    module = make(getattr(HOOK, whose), linear())
+    remove_spectral_norm(module)
+    assert not module._load_state_dict_pre_hooks
+    module.load_state_dict(module.state_dict())
+
+
 def test_hook_removed_where_there_is_none():
     errors = [outcome(lambda f=f: f(nn.Linear(3, 4))) for f in (torch_remove, remove_spectral_norm)]
     assert errors[0] == errors[1]

@@ -198,7 +198,14 @@ def remove_spectral_norm(module: M, name: str = "weight") -> M:
     Raises:
         ValueError: if the parameter has none.
     """
-    return torch_remove_spectral_norm(module, name)
+    module = torch_remove_spectral_norm(module, name)
+    # torch leaves its load_state_dict hook, which goes on to expect u and v: it looks for the hook
+    # and not for the wrapper that modules keep hooks in.
+    for key, wrapper in list(module._load_state_dict_pre_hooks.items()):
+        hook = getattr(wrapper, "hook", wrapper)
+        if isinstance(hook, SpectralNormLoadStateDictPreHook) and hook.fn.name == name:
+            del module._load_state_dict_pre_hooks[key]
+    return module
 
 
 __all__ = [
