@@ -1,0 +1,160 @@
+"""Moving averages of the weights that spectrally normalised networks use."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
+from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gankernels._checks import check_number, kind
+from gankernels.fuse_spectral_norm import fold
+from gankernels.nn.utils.parametrizations import SpectralNorm as Parametrization
+
+
+def averaged_model(
+    model: Module,
+    decay: float | None = None,
+    *,
+    half_life: float | None = None,
+    batch: int | None = None,
+) -> AveragedModel:
+    """The exponential moving average of ``model``'s weights, of W / sigma where it is normalised.
+
+    :class:`torch.optim.swa_utils.AveragedModel` alone averages what W / sigma is made of, the
+    weights before the normalisation and, with ``use_buffers=True``, u and v; that gives other
+    weights than the average of those that the network used. This one averages :func:`fold`'s: it
+    has plain weights, plain state_dict keys, and no u and v. Of a network without spectral
+    normalisation it is torch's average.
+
+    Call ``update_parameters(model)`` after every step of the optimiser, as with torch's. It reads
+    ``model``, normalised by torch's or our ``spectral_norm``, fused or not, as ``eval()`` would,
+    and leaves u, v and the mode as they are. The first call copies, each later one takes
+    ``average = decay * average + (1 - decay) * weight``. Buffers, such as BatchNorm's statistics,
+    are copied at each call.
+
+    Args:
+        model: the network in training, itself and not a wrapper of it (``DistributedDataParallel``,
+            ``torch.compile``). The average is kept in its dtypes; a decay near 1 needs float32.
+        decay: between 0 and 1; 0.999 where ``half_life`` is not given either.
+        half_life: instead of decay, the number of images after which a weight counts half.
+        batch: the images of a step; with ``half_life``, see :func:`decay_for_half_life`.
+
+    Returns:
+        A torch ``AveragedModel``, in ``eval()`` and without gradients; ``.module`` is the network.
+
+    Raises:
+        TypeError: if ``model`` is not a module, or a number not one.
+        ValueError: for a decay outside [0, 1], ``half_life`` without ``batch`` or with ``decay``;
+            by ``update_parameters`` for a model without one of the weights, or of another shape.
+
+    Not differentiated. Deterministic. Moving averages of generators: Yazici et al. 2018 (arXiv
+    1806.04498); Karras et al. 2017 (arXiv 1710.10196), appendix A.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"averaged_model: expected a torch.nn.Module, got {kind(model)}")
+    if (half_life is None) != (batch is None):
+        raise ValueError(
+            "averaged_model: expected half_life, in images, together with batch, got only one of "
+            "the two; pass both or neither"
+        )
+    if half_life is not None and batch is not None:
+        if decay is not None:
+            raise ValueError(
+                "averaged_model: expected decay or half_life, got both; leave one of them out"
+            )
+        decay = decay_for_half_life(half_life, batch)
+    elif decay is None:
+        decay = 0.999
+    check_number("averaged_model", "decay", decay)
+    if decay > 1:
+        raise ValueError(f"averaged_model: expected decay to be at most 1, got {decay}")
+    return _FoldedAverage(model, decay)
+
+
+def decay_for_half_life(half_life_images: float, batch: float) -> float:
+    """The decay of a step of ``batch`` images that halves a weight in ``half_life_images`` images.
+
+    ``0.5 ** (batch / half_life_images)``; the convention of StyleGAN2 (Karras et al. 2019, arXiv
+    1912.04958), whose half-life is 10 000 images. It makes runs with different batches comparable.
+
+    Raises:
+        TypeError: if one is not a number.
+        ValueError: if one is not positive and finite.
+    """
+    check_number("decay_for_half_life", "half_life_images", half_life_images, positive=True)
+    check_number("decay_for_half_life", "batch", batch, positive=True)
+    return 0.5 ** (batch / half_life_images)
+
+
+class _FoldedAverage(AveragedModel):
+    def __init__(self, model: Module, decay: float) -> None:
+        super().__init__(fold(model), multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.eval().requires_grad_(False)
+
+    def update_parameters(self, model: Module) -> None:
+        """Average the weights of ``model`` in; see :func:`averaged_model`."""
+        tensors = _folded_tensors(model)
+        for name, average in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if name not in tensors:
+                raise ValueError(
+                    f"averaged_model: expected the model that is averaged, got {kind(model)} "
+                    f"without {name}; pass the network itself, not a wrapper of it"
+                )
+            if tensors[name].shape != average.shape:
+                raise ValueError(
+                    f"averaged_model: expected {name} of shape {tuple(average.shape)}, got "
+                    f"{tuple(tensors[name].shape)}; pass the model that is averaged"
+                )
+        # By name: torch goes by the order of the parameters, which folding changes.
+        folded = SimpleNamespace(
+            parameters=lambda: [tensors[name] for name, _ in self.module.named_parameters()],
+            buffers=lambda: [tensors[name] for name, _ in self.module.named_buffers()],
+        )
+        super().update_parameters(folded)  # type: ignore[arg-type]
+
+
+def _folded_tensors(model: Module) -> dict[str, Tensor]:
+    """The parameters and buffers of ``fold(model)``, by name, and those that folding takes away."""
+    tensors: dict[str, Tensor] = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, TorchHook):
+                device = getattr(module, f"{hook.name}_orig").device.type
+                with torch.no_grad(), torch.autocast(device, enabled=False):
+                    tensors[prefix + hook.name] = hook.compute_weight(module, False)
+        if parametrize.is_parametrized(module):
+            for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+                kinds = (TorchParametrization, Parametrization)
+                norms: list[Module] = [p for p in chain if isinstance(p, kinds)]
+                if norms:
+                    tensors[prefix + name] = _evaluated(chain, norms)
+    return tensors
+
+
+@torch.no_grad()
+def _evaluated(chain: Any, norms: list[Module]) -> Tensor:
+    """What a parametrized weight is with its spectral normalisations in ``eval()``."""
+    modes = [norm.training for norm in norms]
+    device = [*chain.parameters(), *chain.buffers()][0].device.type
+    try:
+        for norm in norms:
+            norm.training = False
+        with torch.autocast(device, enabled=False):
+            return chain()
+    finally:
+        for norm, mode in zip(norms, modes, strict=True):
+            norm.training = mode
+
+
+__all__ = ["averaged_model", "decay_for_half_life"]

@@ -1,0 +1,403 @@
+"""averaged_model against averages of W / sigma taken by hand."""
+
+import copy
+
+import pytest
+import torch
+from networks import CRITIC_LABELS, KINDS, WAYS, batch, critic, loss, make
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gankernels import fold, fuse_spectral_norm
+from gankernels.ema import averaged_model, decay_for_half_life
+
+MIX = ["torch_hook", "ours_parametrization", "ours_hook", "torch_parametrization"]
+CASES = {
+    **{way: ([way], {}, False) for way in WAYS},
+    "mix": (MIX, {}, False),
+    **{f"{way}_fused": ([way], {}, True) for way in WAYS},
+    "mix_fused_with_options": (MIX, {"step_scoped": True, "cache_eval": True, "guard": True}, True),
+}
+
+
+@pytest.fixture(params=list(CASES))
+def model(request):
+    ways, options, is_fused = CASES[request.param]
+    found = critic(*ways)
+    if is_fused:
+        fuse_spectral_norm(found, **options)
+    return found
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, i: int) -> None:
+    optimizer.zero_grad()
+    (loss(model(batch(2 * i))) - 2 * loss(model(batch(2 * i + 1)))).backward()
+    optimizer.step()
+
+
+def plain_by_hand(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The critic's parameters, W / (u . W v) where it is normalised."""
+    tensors = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    found = {}
+    for label in CRITIC_LABELS:
+        path = label.removesuffix(".weight")
+        (kind,) = (k for k in KINDS.values() if f"{path}.{k.names[0]}" in tensors)
+        weight, u, v = (tensors.pop(f"{path}.{name}") for name in kind.names)
+        rows = weight.transpose(0, 1) if path == "up" else weight
+        found[label] = weight / (u @ rows.reshape(len(u), -1) @ v)
+    return {**found, **tensors}
+
+
+def assert_equal_tensors(got, expected, atol=1e-12):
+    assert set(got) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name].detach(), value, rtol=0, atol=atol, msg=name)
+
+
+def naive_average(model: nn.Module, decay: float) -> AveragedModel:
+    """torch's own, with a copy of the network that can be made."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def test_averages_what_the_network_used(model):
+    decay, expected = 0.7, None
+    average, naive = averaged_model(model, decay), naive_average(model, decay)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for i in range(5):
+        step(model, optimizer, i)
+        average.update_parameters(model)
+        naive.update_parameters(model)
+        now = plain_by_hand(model)
+        if expected is None:
+            expected = now
+        else:
+            expected = {k: decay * expected[k] + (1 - decay) * now[k] for k in now}
+        assert_equal_tensors(dict(average.module.named_parameters()), expected)
+    wrong = dict(fold(naive.module).named_parameters())
+    for label in CRITIC_LABELS:  # far outside of rounding
+        assert (wrong[label] - expected[label]).abs().max() > 1e-3, label
+    assert_equal_tensors({"bias": wrong["first.bias"]}, {"bias": expected["first.bias"]})
+
+
+def test_the_first_update_copies_and_the_training_model_stays_as_it_is(model):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    average = averaged_model(model, 0.7)
+    step(model, optimizer, 0)
+    before = copy.deepcopy(model.state_dict())
+    tensors = [*model.parameters(), *model.buffers()]
+    versions, modes = [t._version for t in tensors], [m.training for m in model.modules()]
+    rng = torch.get_rng_state()
+    average.update_parameters(model)
+    assert_equal_tensors(dict(average.module.named_parameters()), plain_by_hand(model))
+    assert_equal_tensors(model.state_dict(), before, atol=0)
+    assert [t._version for t in tensors] == versions
+    assert [m.training for m in model.modules()] == modes
+    assert all(modes)
+    assert torch.equal(torch.get_rng_state(), rng)
+    step(model, optimizer, 1)  # u and v moved: the model still is in training mode
+    u_or_v = [k for k in before if k.endswith(("_u", "_v"))]
+    assert len(u_or_v) == 2 * len(CRITIC_LABELS)
+    assert all(not torch.equal(model.state_dict()[k], before[k]) for k in u_or_v)
+
+
+def test_gives_the_outputs_of_eval(model):
+    step(model, torch.optim.Adam(model.parameters(), lr=0.05), 0)
+    average = averaged_model(model)
+    average.update_parameters(model)
+    x = batch(9)
+    for _ in range(2):  # u and v do not move
+        torch.testing.assert_close(average(x), model.eval()(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fold(model)(x), average(x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_the_average_is(model):
+    average = averaged_model(model)
+    assert isinstance(average, AveragedModel)
+    assert not any(m.training for m in average.modules())
+    assert not any(p.requires_grad for p in average.parameters())
+    assert all(p.requires_grad for p in model.parameters())
+    assert not average(batch()).requires_grad
+    assert set(average.state_dict()) == {"n_averaged"} | {
+        f"module.{k}" for k in fold(model).state_dict()
+    }
+    plain = {"weight", "bias"}
+    assert all(k.rsplit(".", 1)[1] in plain for k in average.module.state_dict())
+
+
+def test_state_dict_round_trip(model):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    average = averaged_model(model, 0.7)
+    for i in range(2):
+        step(model, optimizer, i)
+        average.update_parameters(model)
+    other = averaged_model(model, 0.7)
+    other.load_state_dict(average.state_dict())
+    assert other.n_averaged == 2
+    step(model, optimizer, 2)
+    for one in (average, other):
+        one.update_parameters(model)
+    assert_equal_tensors(other.state_dict(), average.state_dict(), atol=0)
+
+
+def test_fusing_and_unfusing_in_between():
+    model = critic(*MIX)
+    average, twin = averaged_model(model, 0.7), averaged_model(model, 0.7)
+    expected = copy.deepcopy(model)
+    handle = fuse_spectral_norm(model)
+    average.update_parameters(model)
+    handle.unfuse()
+    average.update_parameters(model)
+    twin.update_parameters(expected)
+    twin.update_parameters(expected)
+    assert_equal_tensors(average.state_dict(), twin.state_dict())
+
+
+class Rotated(nn.Module):
+    def forward(self, weight):
+        return weight @ torch.linspace(-1, 1, weight.shape[1] ** 2).to(weight).view(-1, 4)
+
+
+def assert_autocast_changes_nothing(model: nn.Module, device: str) -> None:
+    average, expected = averaged_model(model), averaged_model(model)
+    expected.update_parameters(model)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        average.update_parameters(model)
+    assert_equal_tensors(average.state_dict(), expected.state_dict(), atol=0)
+
+
+@pytest.mark.parametrize("way", ["torch_parametrization", "ours_parametrization"])
+def test_autocast_changes_nothing(way):
+    module = make(WAYS[way], lambda: nn.Linear(4, 3))
+    parametrize.register_parametrization(module, "weight", Rotated())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module.weight.dtype == torch.bfloat16
+    assert_autocast_changes_nothing(module, "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="autocast knows mv on GPUs only")
+@pytest.mark.parametrize("way", list(WAYS))
+def test_autocast_changes_nothing_on_a_gpu(way):
+    assert_autocast_changes_nothing(critic(way, dtype=torch.float32).cuda(), "cuda")
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_keeps_the_dtype(way, dtype):
+    model = critic(way, dtype=dtype)
+    for _ in range(20):  # u and v of the hooks begin at random, with sigma near zero
+        model(batch(dtype=dtype))
+    average = averaged_model(model, 0.5)
+    average.update_parameters(model)
+    average.update_parameters(model)
+    assert all(p.dtype == dtype for p in average.parameters())
+    wanted = plain_by_hand(model.double())
+    close = 1e-5 if dtype == torch.float32 else 2e-2
+    got = {k: p.double() for k, p in average.module.named_parameters()}
+    assert_equal_tensors(got, wanted, atol=close)
+
+
+def test_coefficient():
+    model = critic("ours_parametrization")
+    fuse_spectral_norm(model, coefficient=1e6)  # above every sigma: the weights as they are
+    average = averaged_model(model)
+    average.update_parameters(model)
+    original = model.first.parametrizations.weight.original
+    assert torch.equal(average.module.first.weight, original)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize("way", ["torch_parametrization", "ours_parametrization"])
+@pytest.mark.parametrize("order", ["norm_first", "norm_last", "twice"])
+def test_other_parametrizations(way, order):
+    def prepare(module):
+        if order != "norm_first":
+            parametrize.register_parametrization(module, "weight", Doubled())
+
+    module = make(WAYS[way], lambda: nn.Linear(4, 3), torch.float64, prepare)
+    if order != "norm_last":
+        parametrize.register_parametrization(module, "weight", Doubled())
+    average = averaged_model(module)
+    average.update_parameters(module)
+    assert_equal_tensors(average.module.state_dict(), fold(module).state_dict())
+    assert all(m.training for m in module.modules())
+
+
+def test_a_parametrization_of_another_kind_stays():
+    module = parametrize.register_parametrization(nn.Linear(4, 3), "weight", Doubled())
+    average, torchs = averaged_model(module, 0.7), naive_average(module, 0.7)
+    for _ in range(2):
+        with torch.no_grad():
+            module.parametrizations.weight.original.mul_(3)
+        average.update_parameters(module)
+        torchs.update_parameters(module)
+    assert_equal_tensors(average.state_dict(), torchs.state_dict(), atol=0)
+
+
+def test_vectors():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(1.0, 5.0))
+
+    module = nn.Sequential(make(WAYS["ours_parametrization"], Scale))
+    average = averaged_model(module)
+    average.update_parameters(module)
+    w = torch.arange(1.0, 5.0)
+    assert_equal_tensors(dict(average.module.named_parameters()), {"0.weight": w / w.norm()}, 1e-6)
+
+
+def test_shared_modules():
+    shared = make(WAYS["ours_hook"], lambda: nn.Linear(4, 4), torch.float64)
+    module = nn.Sequential(shared, nn.Tanh(), shared)
+    module(torch.ones(1, 4, dtype=torch.float64))
+    average = averaged_model(module)
+    average.update_parameters(module)
+    assert average.module[0] is average.module[2]
+    x = torch.randn(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(average(x), module.eval()(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["torch_parametrization", "ours_parametrization"])
+def test_a_buffer(way):
+    module = nn.Linear(3, 2, dtype=torch.float64)
+    del module.weight
+    module.register_buffer("weight", torch.arange(6.0, dtype=torch.float64).view(2, 3))
+    WAYS[way](module)
+    average = averaged_model(module, 0.5)
+    for _ in range(2):
+        module.parametrizations.weight.original[0].add_(1)
+        average.update_parameters(module)
+    assert set(dict(average.module.named_buffers())) == {"weight"}
+    # Copied, as torch's average does with buffers.
+    assert_equal_tensors(average.module.state_dict(), fold(module).state_dict())
+
+
+@pytest.mark.parametrize("way", ["torch_hook", "ours_hook"])
+def test_a_weight_shared_with_a_layer_without_normalisation(way):
+    first = make(WAYS[way], lambda: nn.Linear(4, 4), torch.float64)
+    second = nn.Linear(4, 4, dtype=torch.float64)
+    second.weight = next(p for n, p in first.named_parameters() if "orig" in n)
+    module = nn.Sequential(first, second)
+    average = averaged_model(module)
+    with torch.no_grad():
+        second.weight.add_(1)
+    average.update_parameters(module)
+    assert_equal_tensors(average.module.state_dict(), fold(module).state_dict())
+    assert torch.equal(average.module[1].weight, second.weight)
+
+
+# --- without spectral normalisation --------------------------------------------------------------
+
+
+def plain_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    )
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7, 0.999, 1.0])
+def test_is_torchs_without_spectral_normalisation(decay):
+    model = plain_network()
+    average = averaged_model(model, decay)
+    torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for i in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(2, 3, 6, 6) + i).square().mean().backward()
+        optimizer.step()
+        average.update_parameters(model)
+        torchs.update_parameters(model)
+        assert_equal_tensors(average.state_dict(), torchs.state_dict(), atol=0)
+    assert torch.equal(average.module[1].running_mean, model[1].running_mean)  # copied
+    assert average.module[1].num_batches_tracked == 4
+
+
+def test_default_decay():
+    model = nn.Linear(1, 1, bias=False)
+    average = averaged_model(model)
+    nn.init.ones_(model.weight)
+    average.update_parameters(model)
+    nn.init.zeros_(model.weight)
+    average.update_parameters(model)
+    assert average.module.weight.item() == pytest.approx(0.999)
+
+
+# --- half-life -----------------------------------------------------------------------------------
+
+
+def test_half_life():
+    assert decay_for_half_life(10_000, 10_000) == 0.5
+    assert decay_for_half_life(10_000, 64) == pytest.approx(0.5 ** (64 / 10_000), rel=1e-15)
+    # The same after the same number of images, whatever the batch.
+    for size in (10, 50, 250):
+        assert decay_for_half_life(1000, size) ** (2000 / size) == pytest.approx(0.25)
+
+
+def test_average_by_half_life():
+    model = nn.Linear(1, 1, bias=False)
+    average = averaged_model(model, half_life=100, batch=25)
+    nn.init.ones_(model.weight)
+    average.update_parameters(model)
+    nn.init.zeros_(model.weight)
+    for _ in range(4):
+        average.update_parameters(model)
+    assert average.module.weight.item() == pytest.approx(0.5)
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"decay": 1.1}, ValueError, "decay to be at most 1, got 1.1"),
+        ({"decay": -0.1}, ValueError, "decay to be finite and not negative, got -0.1"),
+        ({"decay": float("nan")}, ValueError, "decay to be finite .* got nan"),
+        ({"decay": "0.9"}, TypeError, "decay to be a number, got str"),
+        ({"half_life": 100}, ValueError, "half_life, in images, together with batch, got only"),
+        ({"batch": 100}, ValueError, "half_life, in images, together with batch, got only"),
+        ({"decay": 0.9, "half_life": 9, "batch": 1}, ValueError, "decay or half_life, got both"),
+    ],
+)
+def test_refuses_options(options, error, message):
+    with pytest.raises(error, match=f"^averaged_model: expected {message}"):
+        averaged_model(nn.Linear(1, 1), **options)
+
+
+def test_refuses_what_is_no_module():
+    with pytest.raises(TypeError, match=r"^averaged_model: expected a torch.nn.Module, got list"):
+        averaged_model([nn.Linear(1, 1)])
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("inf"), float("nan")])
+def test_refuses_half_lives(bad):
+    with pytest.raises(ValueError, match=r"^decay_for_half_life: expected half_life_images to be"):
+        decay_for_half_life(bad, 1)
+    with pytest.raises(
+        ValueError, match=r"^decay_for_half_life: expected batch to be finite and p"
+    ):
+        decay_for_half_life(1, bad)
+    with pytest.raises(ValueError, match=r"^decay_for_half_life: expected half_life_images"):
+        averaged_model(nn.Linear(1, 1), half_life=bad, batch=1)
+    with pytest.raises(TypeError, match=r"^decay_for_half_life: expected batch to be a number"):
+        decay_for_half_life(1, "1")
+
+
+def test_refuses_another_model_before_anything_changes():
+    model = critic("ours_hook")
+    average = averaged_model(model)
+    before = copy.deepcopy(average.state_dict())
+    with pytest.raises(ValueError, match=r"got Sequential without .*; pass the network itself"):
+        average.update_parameters(nn.Sequential(model))
+    other = critic("ours_hook")
+    other.plain = nn.Conv2d(4, 4, 3)
+    message = r"expected plain.weight of shape \(4, 4, 1, 1\), got \(4, 4, 3, 3\)"
+    with pytest.raises(ValueError, match=message):
+        average.update_parameters(other)
+    assert_equal_tensors(average.state_dict(), before, atol=0)
