@@ -1,0 +1,26 @@
+"""What the regularisers have in common: counts, samples."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gankernels._checks import check_real, kind
+
+
+def check_count(op: str, name: str, value: object) -> None:
+    """Refuse what is not an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{op}: expected {name} to be an integer, got {kind(value)}")
+    if value < 1:
+        raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")
+
+
+def check_samples(op: str, name: str, x: object, shape: str, dims: int) -> None:
+    """Refuse what is not a real, filled tensor of at least ``dims`` dimensions, the batch first."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: expected {name} to be a tensor of shape {shape}, got {kind(x)}")
+    check_real(op, name, x)
+    if x.dim() < dims or x.numel() == 0:
+        raise ValueError(
+            f"{op}: expected {name} of shape {shape} with elements, got shape {tuple(x.shape)}"
+        )

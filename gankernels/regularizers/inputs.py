@@ -1,0 +1,172 @@
+"""Of the critic's input: instance noise, and the turned images of SSGAN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gankernels._checks import check_number, check_real, kind
+from gankernels.reference.spectral_norm import accumulation_dtype
+from gankernels.regularizers._arguments import check_count, check_samples
+
+Schedule = Literal["constant", "linear", "cosine"] | Callable[[Tensor], Tensor | float]
+
+
+class InstanceNoise(nn.Module):
+    """Adds Gaussian noise to real and fake samples alike, which fades as training goes on.
+
+    Sønderby et al. 2017 (arXiv 1610.04490), and Arjovsky & Bottou 2017 (arXiv 1701.04862). Put it
+    before the critic, for every batch that the critic sees, and call :meth:`step` once an
+    iteration. In evaluation mode it returns its input.
+
+    The buffer ``count``, how often :meth:`step` was called, is of the state_dict. Nothing waits for
+    the GPU.
+
+    Args:
+        sigma: the noise's standard deviation at first; not negative.
+        schedule: what sigma is multiplied with: ``"constant"``, 1; ``"linear"``, from 1 to 0 over
+            ``steps``, then 0; ``"cosine"``, the same along half a cosine; or a callable, given
+            ``count``, an integer tensor of no dimensions, that returns a factor, as such a tensor
+            or a number.
+        steps: for ``"linear"`` and ``"cosine"``, which need it, how many until there is no noise.
+
+    Raises:
+        TypeError, ValueError: if an argument is none of the above.
+    """
+
+    count: Tensor
+
+    def __init__(
+        self, sigma: float = 0.1, schedule: Schedule = "linear", steps: int | None = None
+    ) -> None:
+        op = "InstanceNoise"
+        check_number(op, "sigma", sigma)
+        if not callable(schedule) and schedule not in ("constant", "linear", "cosine"):
+            raise ValueError(
+                f'{op}: expected schedule to be "constant", "linear", "cosine" or a callable, got '
+                f"{schedule!r}"
+            )
+        if schedule in ("linear", "cosine"):
+            if steps is None:
+                raise ValueError(
+                    f'{op}: expected steps with schedule="{schedule}", got None; pass after how '
+                    "many the noise is gone"
+                )
+            check_count(op, "steps", steps)
+        elif steps is not None:
+            raise ValueError(
+                f"{op}: expected no steps but with a linear or cosine schedule, got {steps}"
+            )
+        super().__init__()
+        self.sigma = sigma
+        self.schedule = schedule
+        self.steps = steps
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``x`` plus noise.
+
+        Args:
+            x: a floating-point tensor of any shape.
+            generator: where the noise is drawn from; on the device of ``x``.
+
+        Returns:
+            A tensor of the same shape and dtype; noise is drawn and added in float32 at least. The
+            gradient passes through as it is. Deterministic for given random numbers.
+
+        Raises:
+            TypeError: if ``x`` is none of the above.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"InstanceNoise: expected x to be a tensor, got {kind(x)}")
+        check_real("InstanceNoise", "x", x)
+        if not self.training:
+            return x
+        wide = x.to(accumulation_dtype(x.dtype))
+        noise = torch.randn(wide.shape, generator=generator, device=x.device, dtype=wide.dtype)
+        return (wide + self._factor() * (self.sigma * noise)).to(x.dtype)
+
+    def step(self) -> None:
+        """Go on in the schedule: once an iteration."""
+        self.count += 1
+
+    def _factor(self) -> Tensor | float:
+        if callable(self.schedule):
+            return self.schedule(self.count)
+        if self.steps is None:
+            return 1.0
+        done = (self.count / self.steps).clamp(max=1)
+        return 1 - done if self.schedule == "linear" else (1 + torch.cos(math.pi * done)) / 2
+
+    def extra_repr(self) -> str:
+        steps = "" if self.steps is None else f", steps={self.steps}"
+        return f"sigma={self.sigma}, schedule={self.schedule!r}{steps}"
+
+
+def rotate_batch(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Every image turned by 0, 90, 180 and 270 degrees, and by how much.
+
+    The self-supervised task of SSGAN, Chen et al. 2019 (arXiv 1811.11212).
+
+    Args:
+        x: (B, C, H, H). Only square images can be turned.
+
+    Returns:
+        The images, (4B, C, H, H) of the dtype of ``x``, first all unturned, then all turned once,
+        by exact 90 degrees counterclockwise, and so on; and labels 0 to 3, (4B,) int64, on the
+        device of ``x``. Differentiable to any order in ``x``, for the generator.
+
+    Raises:
+        TypeError, ValueError: if ``x`` is none of the above.
+    """
+    check_samples("rotate_batch", "x", x, "(B, C, H, H)", 4)
+    if x.dim() != 4 or x.shape[2] != x.shape[3]:
+        raise ValueError(
+            f"rotate_batch: expected square images, x of shape (B, C, H, H), got shape "
+            f"{tuple(x.shape)}; crop or pad them first"
+        )
+    turned = torch.cat([torch.rot90(x, turns, (2, 3)) for turns in range(4)])
+    labels = torch.arange(4, device=x.device).repeat_interleave(len(x), output_size=4 * len(x))
+    return turned, labels
+
+
+def rotation_loss(rotation_logits: Tensor, labels: Tensor, *, weight: float = 1.0) -> Tensor:
+    """``weight`` times the cross entropy of the four turns.
+
+    Chen et al. 2019 (arXiv 1811.11212): added to the critic's loss with real images and the
+    paper's beta = 1, and to the generator's with generated ones and alpha = 0.2.
+
+    Args:
+        rotation_logits: (N, 4), of a head of the critic, for what :func:`rotate_batch` returned.
+        labels: (N,) int64, from :func:`rotate_batch`.
+        weight: not negative.
+
+    Returns:
+        A scalar, differentiable to any order.
+
+    Raises:
+        TypeError, ValueError: if an argument is none of the above.
+    """
+    op = "rotation_loss"
+    check_number(op, "weight", weight)
+    check_samples(op, "rotation_logits", rotation_logits, "(N, 4)", 2)
+    if rotation_logits.dim() != 2 or rotation_logits.shape[1] != 4:
+        raise ValueError(
+            f"{op}: expected rotation_logits of shape (N, 4), a logit for each turn, got "
+            f"{tuple(rotation_logits.shape)}"
+        )
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        got = labels.dtype if isinstance(labels, Tensor) else kind(labels)
+        raise TypeError(f"{op}: expected labels to be a tensor of torch.int64, got {got}")
+    if labels.shape != rotation_logits.shape[:1]:
+        raise ValueError(
+            f"{op}: expected a label for each of the {len(rotation_logits)} logits, got shape "
+            f"{tuple(labels.shape)}; pass the labels of rotate_batch"
+        )
+    dtype = accumulation_dtype(rotation_logits.dtype)
+    return weight * F.cross_entropy(rotation_logits.to(dtype), labels)

@@ -1,0 +1,166 @@
+"""Of the critic's scores alone: LeCam, and the drift penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gankernels._checks import check_number, check_real, is_tensors, kind
+from gankernels.reference.spectral_norm import accumulation_dtype
+
+Logits = Tensor | Sequence[Tensor]
+
+
+class LeCam(nn.Module):
+    """LeCam regularisation: holds the critic's scores by anchors, averages of what they were.
+
+    ``weight * (E relu(D(x) - ema_fake)^2 + E relu(ema_real - D(G))^2)``, R_LC of Tseng et al. 2021
+    (arXiv 2104.03310), where ema_real and ema_fake are exponential moving averages of the means of
+    D(x) and D(G). The relu leaves real scores below ema_fake, and fake ones above ema_real, to the
+    loss: it is not in the paper's R_LC, which squares the differences themselves.
+
+    In training mode :meth:`forward` first moves the anchors, ``ema = decay * ema + (1 - decay) *
+    mean``, and then regularises towards the moved ones; the first batch sets them to its means. No
+    gradient flows through them. In evaluation mode they stay, and before the first batch the means
+    of the scores given take their place. A batch with infinite or NaN scores does not move them.
+
+    With torch.distributed initialised the means are those of all processes' scores, weighted by how
+    many each has: one ``all_reduce`` of 4 numbers, in training mode only. The two E are of the
+    process's own scores.
+
+    The buffers ``ema_real``, ``ema_fake`` and ``initialized`` are of the state_dict; the averages
+    stay in float32 when the module is converted to another dtype. Nothing waits for the GPU.
+
+    Args:
+        weight: not negative; 0.3 is the paper's for BigGAN, 3e-7 for StyleGAN2.
+        decay: in [0, 1).
+        process_group: whose processes share the anchors; by default all of them.
+
+    Raises:
+        TypeError, ValueError: if an argument is none of the above.
+    """
+
+    ema_real: Tensor
+    ema_fake: Tensor
+    initialized: Tensor
+
+    def __init__(
+        self,
+        weight: float = 0.3,
+        decay: float = 0.99,
+        *,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        check_number("LeCam", "weight", weight)
+        check_number("LeCam", "decay", decay)
+        if decay >= 1:
+            raise ValueError(f"LeCam: expected decay below 1, got {decay}; the anchors would stay")
+        super().__init__()
+        self.weight = weight
+        self.decay = decay
+        self.process_group = process_group
+        self.register_buffer("ema_real", torch.zeros(()))
+        self.register_buffer("ema_fake", torch.zeros(()))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
+        """The critic's regulariser.
+
+        Args:
+            real_logits, fake_logits: ``D(real)`` and ``D(fake)``, tensors of any shape, or lists of
+                them, which are taken for one long vector; on the module's device.
+
+        Returns:
+            A scalar, differentiable to any order in the scores.
+
+        Raises:
+            TypeError, ValueError: if an argument is none of the above; the anchors have not moved.
+        """
+        real = _flat("LeCam", "real_logits", real_logits)
+        fake = _flat("LeCam", "fake_logits", fake_logits)
+        home = self.ema_real.device
+        for name, x in (("real_logits", real), ("fake_logits", fake)):
+            if x.device != home:
+                raise ValueError(
+                    f"LeCam: expected {name} on {home}, where the anchors are, got {x.device}; "
+                    f'move the module with .to("{x.device}")'
+                )
+        ema_real, ema_fake = self._anchors(real, fake)
+        return self.weight * (
+            F.relu(real - ema_fake).square().mean() + F.relu(ema_real - fake).square().mean()
+        )
+
+    @torch.no_grad()
+    def _anchors(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return (
+                torch.where(self.initialized, self.ema_real, real.mean().float()),
+                torch.where(self.initialized, self.ema_fake, fake.mean().float()),
+            )
+        means = self._means(real, fake)
+        emas = torch.stack((self.ema_real, self.ema_fake))
+        moved = torch.where(self.initialized, torch.lerp(means, emas, self.decay), means)
+        usable = means.isfinite().all()
+        ema_real, ema_fake = torch.where(usable, moved, emas).unbind()
+        self.ema_real.copy_(ema_real)
+        self.ema_fake.copy_(ema_fake)
+        self.initialized.logical_or_(usable)
+        return ema_real, ema_fake
+
+    def _means(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Of the scores of all processes, real and fake: (2,), float32."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return torch.stack((real.mean().float(), fake.mean().float()))
+        sums = [total for x in (real, fake) for total in (x.sum(), torch.full_like(x[0], len(x)))]
+        shared = torch.stack(sums).float().view(2, 2)
+        dist.all_reduce(shared, group=self.process_group)
+        return shared[:, 0] / shared[:, 1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LeCam:
+        super()._apply(fn, recurse)
+        # In bfloat16 an average of decay 0.99 stands still.
+        self.ema_real = self.ema_real.float()
+        self.ema_fake = self.ema_fake.float()
+        return self
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}, decay={self.decay}"
+
+
+def drift_penalty(real_logits: Logits, *, weight: float = 0.001) -> Tensor:
+    """``weight * E D(x)^2``: keeps the scores of a Wasserstein critic from drifting away from 0.
+
+    Karras et al. 2018 (arXiv 1710.10196), appendix A.1.
+
+    Args:
+        real_logits: ``D(real)``, a tensor of any shape, or a list of them, which is taken for one
+            long vector.
+        weight: not negative.
+
+    Returns:
+        A scalar, differentiable to any order.
+
+    Raises:
+        TypeError, ValueError: if an argument is none of the above.
+    """
+    check_number("drift_penalty", "weight", weight)
+    return weight * _flat("drift_penalty", "real_logits", real_logits).square().mean()
+
+
+def _flat(op: str, name: str, logits: Logits) -> Tensor:
+    """All scores as one vector, in float32 at least."""
+    if not isinstance(logits, Tensor) and not (is_tensors(logits) and len(logits) > 0):
+        raise TypeError(
+            f"{op}: expected {name} to be a tensor or a list of tensors, got {kind(logits)}"
+        )
+    scores = [logits] if isinstance(logits, Tensor) else list(logits)
+    for x in scores:
+        check_real(op, name, x)
+        if x.numel() == 0:
+            raise ValueError(f"{op}: expected {name} with elements, got shape {tuple(x.shape)}")
+    flat = [x.to(accumulation_dtype(x.dtype)).reshape(-1) for x in scores]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)

@@ -1,0 +1,69 @@
+"""LeCam over processes: the anchors are those of one process with the joined batch."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import assert_near, drawer
+
+from gankernels.regularizers import LeCam
+
+pytestmark = pytest.mark.slow
+
+WORLD = 2
+STEPS = 3
+
+
+def scores(rank):
+    """A process's own: the second has more real scores than the first, and higher ones."""
+    draw = drawer(rank)
+    return [(draw(3 + 4 * rank) + rank, draw(5) - rank) for _ in range(STEPS)]
+
+
+def train(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
+    )
+    try:
+        module, alone = LeCam(decay=0.5), LeCam(decay=0.5)
+        # Every process has to take part in making every group.
+        own = [dist.new_group([r]) for r in range(WORLD)][rank]
+        alone.process_group = own
+        values = [module(real, fake) for real, fake in scores(rank)]
+        for real, fake in scores(rank):
+            alone(real, fake)
+        if rank == 0:  # in evaluation mode nobody waits for the other
+            module.eval()(*scores(0)[0])
+        torch.save(
+            (module.state_dict(), torch.stack(values), alone.state_dict()), f"{folder}/{rank}.pt"
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+def test_lecam_anchors_are_of_the_joined_batch(tmp_path):
+    mp.spawn(train, (str(tmp_path),), nprocs=WORLD)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+
+    joined = LeCam(decay=0.5)
+    expected = [[] for _ in range(WORLD)]
+    for of_ranks in zip(*map(scores, range(WORLD)), strict=True):
+        joined(torch.cat([real for real, _ in of_ranks]), torch.cat([fake for _, fake in of_ranks]))
+        joined.eval()
+        for rank, (real, fake) in enumerate(of_ranks):
+            expected[rank].append(joined(real, fake))
+        joined.train()
+
+    for rank, (state, values, alone) in enumerate(found):
+        for name in ("ema_real", "ema_fake"):
+            assert torch.equal(state[name], found[0][0][name])  # the same bits in all processes
+            assert_near(state[name], joined.state_dict()[name].double())
+        # Each regularises its own scores, towards the common anchors.
+        assert_near(values, torch.stack(expected[rank]).double())
+        # A group of its own gives a process its own anchors, which are not these.
+        single = LeCam(decay=0.5)
+        for real, fake in scores(rank):
+            single(real, fake)
+        assert_near(alone["ema_real"], single.ema_real.double())
+        assert not torch.isclose(alone["ema_real"], joined.ema_real, rtol=1e-2)
