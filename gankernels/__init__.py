@@ -1,8 +1,9 @@
 """The stabilizers of GAN training as fused kernels."""
 
-from gankernels import nn, ops
+from gankernels import ema, losses, nn, ops, penalties, regularizers
 from gankernels._library import backend, empty_cache
 from gankernels._version import __version__
+from gankernels.clip import clip_weights_
 from gankernels.fuse_spectral_norm import (
     FusedSpectralNorm,
     Sigmas,
@@ -10,16 +11,51 @@ from gankernels.fuse_spectral_norm import (
     fuse_spectral_norm,
     sigma,
 )
+from gankernels.ops import gradient_penalty
+from gankernels.penalties import (
+    approx_r1_penalty,
+    approx_r2_penalty,
+    check_independent_samples,
+    consensus_penalty,
+    dragan_penalty,
+    r1_penalty,
+    r1_r2_penalty,
+    r2_penalty,
+    roth_penalty,
+    spectral_norm_regularization,
+    wgan_gp_penalty,
+    wgan_lp_penalty,
+    zero_centered_penalty,
+)
 
 __all__ = [
     "FusedSpectralNorm",
     "Sigmas",
     "__version__",
+    "approx_r1_penalty",
+    "approx_r2_penalty",
     "backend",
+    "check_independent_samples",
+    "clip_weights_",
+    "consensus_penalty",
+    "dragan_penalty",
+    "ema",
     "empty_cache",
     "fold",
     "fuse_spectral_norm",
+    "gradient_penalty",
+    "losses",
     "nn",
     "ops",
+    "penalties",
+    "r1_penalty",
+    "r1_r2_penalty",
+    "r2_penalty",
+    "regularizers",
+    "roth_penalty",
     "sigma",
+    "spectral_norm_regularization",
+    "wgan_gp_penalty",
+    "wgan_lp_penalty",
+    "zero_centered_penalty",
 ]

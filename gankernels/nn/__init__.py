@@ -1,5 +1,35 @@
-"""Counterparts of torch.nn."""
+"""Counterparts of torch.nn, and the penalties as modules."""
 
 from gankernels.nn import utils
+from gankernels.nn.penalties import (
+    ApproxR1Penalty,
+    ApproxR2Penalty,
+    ConsensusPenalty,
+    DRAGANPenalty,
+    LazyRegularizer,
+    R1Penalty,
+    R1R2Penalty,
+    R2Penalty,
+    RothPenalty,
+    SpectralNormRegularization,
+    WGANGPPenalty,
+    WGANLPPenalty,
+    ZeroCenteredPenalty,
+)
 
-__all__ = ["utils"]
+__all__ = [
+    "ApproxR1Penalty",
+    "ApproxR2Penalty",
+    "ConsensusPenalty",
+    "DRAGANPenalty",
+    "LazyRegularizer",
+    "R1Penalty",
+    "R1R2Penalty",
+    "R2Penalty",
+    "RothPenalty",
+    "SpectralNormRegularization",
+    "WGANGPPenalty",
+    "WGANLPPenalty",
+    "ZeroCenteredPenalty",
+    "utils",
+]

@@ -1,0 +1,428 @@
+"""The penalties of :mod:`gankernels.penalties` as modules that hold their hyper-parameters.
+
+``R1Penalty(gamma=5.0)(logits, real)`` is ``r1_penalty(logits, real, gamma=5.0)``: whatever a module
+is called with goes to its function, which says what that is, and on to the critic. The
+hyper-parameters are checked here and then plain attributes: assign to them to anneal. They are in
+``repr()``, in copies and in pickles, but not in the state_dict.
+
+:class:`SpectralNormRegularization` and :class:`LazyRegularizer` have a state besides, which is in
+their state_dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize as unit_vector
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from gankernels import ops, penalties
+from gankernels._checks import check_number, check_real, kind
+
+__all__ = [
+    "ApproxR1Penalty",
+    "ApproxR2Penalty",
+    "ConsensusPenalty",
+    "DRAGANPenalty",
+    "LazyRegularizer",
+    "R1Penalty",
+    "R1R2Penalty",
+    "R2Penalty",
+    "RothPenalty",
+    "SpectralNormRegularization",
+    "WGANGPPenalty",
+    "WGANLPPenalty",
+    "ZeroCenteredPenalty",
+]
+
+
+class _Penalty(nn.Module):
+    """Calls ``_function`` with the keyword arguments that ``__init__`` was given."""
+
+    _function: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, **hyperparameters: Any) -> None:
+        super().__init__()
+        self._names = tuple(hyperparameters)
+        for name, value in hyperparameters.items():
+            self._check(self._function.__name__, name, value)
+            setattr(self, name, value)
+
+    def _check(self, op: str, name: str, value: Any) -> None:
+        check_number(op, name, value)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        own = {name: getattr(self, name) for name in self._names}
+        return self._function(*args, **own, **kwargs)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)
+
+
+class R1Penalty(_Penalty):
+    """:func:`gankernels.r1_penalty`, called as ``(logits, real, *, inv_scale=None)``."""
+
+    _function = staticmethod(penalties.r1_penalty)
+
+    def __init__(self, gamma: float = 10.0) -> None:
+        super().__init__(gamma=gamma)
+
+
+class R2Penalty(_Penalty):
+    """:func:`gankernels.r2_penalty`, called as ``(logits, fake, *, inv_scale=None)``."""
+
+    _function = staticmethod(penalties.r2_penalty)
+
+    def __init__(self, gamma: float = 10.0) -> None:
+        super().__init__(gamma=gamma)
+
+
+class R1R2Penalty(_Penalty):
+    """:func:`gankernels.r1_r2_penalty`, called as ``(D, real, fake, *args, **kwargs)``."""
+
+    _function = staticmethod(penalties.r1_r2_penalty)
+
+    def __init__(self, gamma: float = 10.0) -> None:
+        super().__init__(gamma=gamma)
+
+
+class RothPenalty(_Penalty):
+    """:func:`gankernels.roth_penalty`, called as ``(real_logits, fake_logits, real, fake)``."""
+
+    _function = staticmethod(penalties.roth_penalty)
+
+    def __init__(self, gamma: float = 2.0) -> None:
+        super().__init__(gamma=gamma)
+
+
+class WGANGPPenalty(_Penalty):
+    """:func:`gankernels.wgan_gp_penalty`, called as
+    ``(D, real, fake, *args, generator=None, **kwargs)``.
+    """
+
+    _function = staticmethod(penalties.wgan_gp_penalty)
+
+    def __init__(self, weight: float = 10.0, center: float = 1.0) -> None:
+        super().__init__(weight=weight, center=center)
+
+
+class WGANLPPenalty(_Penalty):
+    """:func:`gankernels.wgan_lp_penalty`, called as
+    ``(D, real, fake, *args, generator=None, **kwargs)``.
+    """
+
+    _function = staticmethod(penalties.wgan_lp_penalty)
+
+    def __init__(self, weight: float = 10.0, center: float = 1.0) -> None:
+        super().__init__(weight=weight, center=center)
+
+
+class ZeroCenteredPenalty(_Penalty):
+    """:func:`gankernels.zero_centered_penalty`, called as
+    ``(D, real, fake, *args, generator=None, **kwargs)``.
+    """
+
+    _function = staticmethod(penalties.zero_centered_penalty)
+
+    def __init__(self, weight: float = 10.0) -> None:
+        super().__init__(weight=weight)
+
+
+class DRAGANPenalty(_Penalty):
+    """:func:`gankernels.dragan_penalty`, called as ``(D, real, *args, generator=None, **kwargs)``.
+
+    ``scale`` of None stays the default of whatever ``noise`` is.
+    """
+
+    _function = staticmethod(penalties.dragan_penalty)
+
+    def __init__(
+        self,
+        weight: float = 10.0,
+        k: float = 1.0,
+        noise: Literal["uniform", "gaussian"] = "uniform",
+        scale: float | None = None,
+    ) -> None:
+        super().__init__(weight=weight, k=k, noise=noise, scale=scale)
+
+    def _check(self, op: str, name: str, value: Any) -> None:
+        if name == "noise":
+            if value not in ("uniform", "gaussian"):
+                raise ValueError(f'{op}: expected noise "uniform" or "gaussian", got {value!r}')
+        elif not (name == "scale" and value is None):
+            check_number(op, name, value)
+
+
+class _ApproximatePenalty(_Penalty):
+    def __init__(
+        self, sigma: float = 0.01, weight: float = 100.0, gamma: float | None = None
+    ) -> None:
+        super().__init__(sigma=sigma, weight=weight, gamma=gamma)
+
+    def _check(self, op: str, name: str, value: Any) -> None:
+        if not (name == "gamma" and value is None):
+            check_number(op, name, value, positive=name == "sigma")
+
+
+class ApproxR1Penalty(_ApproximatePenalty):
+    """:func:`gankernels.approx_r1_penalty`, called as
+    ``(D, real, *args, generator=None, **kwargs)``.
+
+    ``gamma``, unless it is None, goes before ``weight``.
+    """
+
+    _function = staticmethod(penalties.approx_r1_penalty)
+
+
+class ApproxR2Penalty(_ApproximatePenalty):
+    """:func:`gankernels.approx_r2_penalty`, called as
+    ``(D, fake, *args, generator=None, **kwargs)``.
+
+    ``gamma``, unless it is None, goes before ``weight``.
+    """
+
+    _function = staticmethod(penalties.approx_r2_penalty)
+
+
+class ConsensusPenalty(_Penalty):
+    """:func:`gankernels.consensus_penalty`, called as ``(losses, parameters)``."""
+
+    _function = staticmethod(penalties.consensus_penalty)
+
+    def __init__(self, gamma: float = 10.0) -> None:
+        super().__init__(gamma=gamma)
+
+
+# --- with a state --------------------------------------------------------------------------------
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WEIGHTED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_WARM_UP = 15  # steps of the power method, as torch.nn.utils.parametrizations.spectral_norm takes
+
+
+class SpectralNormRegularization(nn.Module):
+    """``weight / 2 * sum sigma(W)^2`` over a model's weights, sigma the spectral norm.
+
+    Yoshida & Miyato 2017 (arXiv 1705.10941), with
+    :func:`gankernels.spectral_norm_regularization`. The weights are those of every linear,
+    convolution, transposed convolution and embedding layer, each read as a matrix with the output
+    channels as rows; a weight that layers share counts once, a parametrised one as computed. ::
+
+        regularization = SpectralNormRegularization(D)
+        loss = loss + regularization()
+
+    Args:
+        model: the network, in which layers must be initialised. It is referred to and does not
+            become a part of this module: its weights are neither in ``parameters()`` nor in the
+            state_dict. A copy of this module belongs to a copy of the model: copy both in one call.
+        weight: the paper's lambda, not negative; may be reassigned.
+        n_power_iterations: steps of the power method in every call in training mode, at least 1;
+            may be reassigned.
+        generator: where the first v are drawn from; on the weights' device.
+
+    The singular vectors are the buffers ``u_0``, ``v_0``, ``u_1``, ... in the order of
+    ``model.modules()``. They start from 15 steps of the power method, move in training mode only
+    (this module's, not the model's), and go with this module's ``to()``.
+
+    Returns:
+        A scalar, float32 (float64 for float64 weights) on the device of the first weight.
+        Differentiable to any order in the weights, with u and v constant. Deterministic.
+
+    Raises:
+        TypeError: if ``model`` is not a module, a weight is complex, or a number not one.
+        ValueError: if the model has no such layer, a lazy one, or one whose weight is computed by
+            a hook; if a number is out of range; by a call, if this module is not on the model's
+            device or of its dtype.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weight: float = 0.01,
+        n_power_iterations: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        op = type(self).__name__
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{op}: expected model to be a torch.nn.Module, got {kind(model)}")
+        check_number(op, "weight", weight)
+        _check_count(op, "n_power_iterations", n_power_iterations)
+        self.weight = weight
+        self.n_power_iterations = n_power_iterations
+        self._layers = _layers(op, model)  # in a list, so that they are not registered
+        for i, w in enumerate(self._weights()):
+            w = w.detach()
+            v = torch.randn(
+                w.numel() // w.shape[0], generator=generator, dtype=w.dtype, device=w.device
+            )
+            v = unit_vector(v, dim=0, eps=1e-12)
+            u = w.new_empty(w.shape[0])
+            ops.power_iteration_([w], [u], [v], _WARM_UP)
+            self.register_buffer(f"u_{i}", u)
+            self.register_buffer(f"v_{i}", v)
+
+    def forward(self) -> Tensor:
+        groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        weights = self._weights()
+        for i, w in enumerate(weights):
+            groups.setdefault((w.dtype, w.device), []).append(i)
+            u = self.get_buffer(f"u_{i}")
+            if u.dtype != w.dtype or u.device != w.device:
+                raise ValueError(
+                    f"{type(self).__name__}: expected u_{i} of {w.dtype} on {w.device}, as the "
+                    f"weight is, got {u.dtype} on {u.device}; move this module with the model, "
+                    "by its to()"
+                )
+        total: Any = None
+        for index in groups.values():
+            u_, v_ = ([self.get_buffer(f"{name}_{i}") for i in index] for name in "uv")
+            if not self.training:  # the gradient must not see what later iterations make of them
+                u_, v_ = [x.clone() for x in u_], [x.clone() for x in v_]
+            part = penalties.spectral_norm_regularization(
+                [weights[i] for i in index],
+                u_,
+                v_,
+                weight=self.weight,
+                n_power_iterations=self.n_power_iterations if self.training else 0,
+            )
+            total = part if total is None else total + part.to(total.device)
+        return total
+
+    def _weights(self) -> list[Tensor]:
+        """Output channels first."""
+        return [
+            layer.weight.movedim(1, 0) if isinstance(layer, _TRANSPOSED) else layer.weight
+            for layer in self._layers
+        ]
+
+    def extra_repr(self) -> str:
+        return (
+            f"weights={len(self._layers)}, weight={self.weight!r}, "
+            f"n_power_iterations={self.n_power_iterations!r}"
+        )
+
+
+def _layers(op: str, model: nn.Module) -> list[Any]:
+    found: list[Any] = []
+    seen: set[nn.Parameter] = set()
+    for name, layer in model.named_modules():
+        if not isinstance(layer, _WEIGHTED):
+            continue
+        what = f"{name or 'model'}.weight"
+        if parametrize.is_parametrized(layer, "weight"):
+            weight = layer.weight
+        elif isinstance(layer.weight, nn.Parameter):
+            weight = layer.weight
+            if weight in seen:
+                continue
+            seen.add(weight)
+        else:
+            raise ValueError(
+                f"{op}: expected {what} to be a parameter or parametrised, got one that a hook "
+                "computes; leave this regularisation, or the hook, out"
+            )
+        if is_lazy(weight):
+            raise ValueError(
+                f"{op}: expected initialised weights, got the lazy {what}; call the model once "
+                "before"
+            )
+        check_real(op, what, weight)
+        if weight.numel() > 0:
+            found.append(layer)
+    if not found:
+        raise ValueError(
+            f"{op}: expected a model with linear, convolution or embedding layers, got "
+            f"{kind(model)} without weights of these"
+        )
+    return found
+
+
+class LazyRegularizer(nn.Module):
+    """Lazy regularisation: ``interval`` times a penalty, in every ``interval``-th call only.
+
+    StyleGAN2 (Karras et al. 2019, arXiv 1912.04958), appendix B. The factor keeps the gradients'
+    mean over the steps; the penalty itself is given as if it were computed in every step. The paper
+    makes up for the rarer, larger gradients in Adam, with ``c = interval / (interval + 1)``:
+    ``lr * c`` and ``betas ** c``. ::
+
+        lazy_r1 = LazyRegularizer(R1Penalty(gamma=10.0), interval=16)
+        real.requires_grad_(lazy_r1.due)
+        logits = D(real)
+        loss = loss + lazy_r1(logits, real)
+
+    Args:
+        penalty: what gives a scalar for the arguments that this module is called with: a module or
+            any callable.
+        interval: at least 1; may be reassigned.
+
+    Returns:
+        ``interval * penalty(*args, **kwargs)`` in the first call and every ``interval``-th from
+        there on. In between a zero that needs no gradient, which costs nothing, of the dtype and on
+        the device of the last penalty; where none was computed yet, after ``load_state_dict``,
+        float32 on the CPU, which adds to tensors of any device. A call that raises does not count.
+
+    Raises:
+        TypeError: if ``penalty`` cannot be called, or multiplies already because it is or contains
+            a LazyRegularizer; if ``interval`` is not an int.
+        ValueError: if ``interval`` is below 1.
+
+    The number of calls so far is in the state_dict, as a Python int.
+    """
+
+    def __init__(self, penalty: Callable[..., Tensor], interval: int = 16) -> None:
+        super().__init__()
+        op = type(self).__name__
+        parts = penalty.modules() if isinstance(penalty, nn.Module) else [penalty]
+        if any(isinstance(part, LazyRegularizer) for part in parts):
+            raise TypeError(
+                f"{op}: expected a penalty that is computed in every call, got one with a "
+                "LazyRegularizer, whose interval would be multiplied twice; pass the penalty itself"
+            )
+        if not callable(penalty):
+            raise TypeError(f"{op}: expected penalty to be callable, got {kind(penalty)}")
+        _check_count(op, "interval", interval)
+        self.penalty = penalty
+        self.interval = interval
+        self._calls = 0
+        self._like: tuple[torch.dtype, torch.device] = torch.float32, torch.device("cpu")
+
+    @property
+    def due(self) -> bool:
+        """Whether the next call computes the penalty.
+
+        Where it does not, the arguments are not looked at: spare ``requires_grad_()``, or the
+        critic's pass.
+        """
+        return self._calls % self.interval == 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self.due:
+            value = self.interval * self.penalty(*args, **kwargs)
+            self._like = value.dtype, value.device
+        else:
+            dtype, device = self._like
+            value = torch.zeros((), dtype=dtype, device=device)
+        self._calls += 1
+        return value
+
+    def get_extra_state(self) -> int:
+        return self._calls
+
+    def set_extra_state(self, state: int) -> None:
+        self._calls = state
+
+    def extra_repr(self) -> str:
+        return f"interval={self.interval}"
+
+
+def _check_count(op: str, name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{op}: expected {name} to be an int, got {kind(value)}")
+    if value < 1:
+        raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")
