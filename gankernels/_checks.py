@@ -29,6 +29,14 @@ def check_number(op: str, name: str, value: object, *, positive: bool = False) -
         raise ValueError(f"{op}: expected {name} to be finite and {wanted}, got {value}")
 
 
+def check_count(op: str, name: str, value: object) -> None:
+    """Refuse what is not an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{op}: expected {name} to be an integer, got {kind(value)}")
+    if value < 1:
+        raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")
+
+
 def check_real(op: str, name: str, x: Tensor) -> None:
     """Refuse tensors of integers and of complex numbers."""
     if not x.is_floating_point():

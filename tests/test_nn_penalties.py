@@ -505,7 +505,7 @@ def hooked():
             lambda: nn.Linear(3, 3),
             {"n_power_iterations": 1.0},
             TypeError,
-            "expected n_power_iterations to be an int, got float",
+            "expected n_power_iterations to be an integer, got float",
         ),
     ],
 )
@@ -669,8 +669,16 @@ def test_interval_may_be_reassigned():
         ),
         (lambda: LazyRegularizer(10.0), TypeError, "expected penalty to be callable, got float"),
         (lambda: LazyRegularizer(R1Penalty(), 0), ValueError, "interval to be at least 1, got 0"),
-        (lambda: LazyRegularizer(R1Penalty(), 16.0), TypeError, "interval to be an int, got float"),
-        (lambda: LazyRegularizer(R1Penalty(), True), TypeError, "interval to be an int, got bool"),
+        (
+            lambda: LazyRegularizer(R1Penalty(), 16.0),
+            TypeError,
+            "interval to be an integer, got float",
+        ),
+        (
+            lambda: LazyRegularizer(R1Penalty(), True),
+            TypeError,
+            "interval to be an integer, got bool",
+        ),
     ],
 )
 def test_lazy_errors(make, error, message):

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from gankernels import ops, penalties
-from gankernels._checks import check_number, check_real, kind
+from gankernels._checks import check_count, check_number, check_real, kind
 
 __all__ = [
     "ApproxR1Penalty",
@@ -252,7 +252,7 @@ class SpectralNormRegularization(nn.Module):
         if not isinstance(model, nn.Module):
             raise TypeError(f"{op}: expected model to be a torch.nn.Module, got {kind(model)}")
         check_number(op, "weight", weight)
-        _check_count(op, "n_power_iterations", n_power_iterations)
+        check_count(op, "n_power_iterations", n_power_iterations)
         self.weight = weight
         self.n_power_iterations = n_power_iterations
         self._layers = _layers(op, model)  # in a list, so that they are not registered
@@ -386,7 +386,7 @@ class LazyRegularizer(nn.Module):
             )
         if not callable(penalty):
             raise TypeError(f"{op}: expected penalty to be callable, got {kind(penalty)}")
-        _check_count(op, "interval", interval)
+        check_count(op, "interval", interval)
         self.penalty = penalty
         self.interval = interval
         self._calls = 0
@@ -419,10 +419,3 @@ class LazyRegularizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"interval={self.interval}"
-
-
-def _check_count(op: str, name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{op}: expected {name} to be an int, got {kind(value)}")
-    if value < 1:
-        raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")

@@ -1,18 +1,10 @@
-"""What the regularisers have in common: counts, samples."""
+"""What the regularisers have in common: checks of samples."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from gankernels._checks import check_real, kind
-
-
-def check_count(op: str, name: str, value: object) -> None:
-    """Refuse what is not an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{op}: expected {name} to be an integer, got {kind(value)}")
-    if value < 1:
-        raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")
 
 
 def check_samples(op: str, name: str, x: object, shape: str, dims: int) -> None:

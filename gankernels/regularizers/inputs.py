@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankernels._checks import check_number, check_real, kind
+from gankernels._checks import check_count, check_number, check_real, kind
 from gankernels.reference.spectral_norm import accumulation_dtype
-from gankernels.regularizers._arguments import check_count, check_samples
+from gankernels.regularizers._arguments import check_samples
 
 Schedule = Literal["constant", "linear", "cosine"] | Callable[[Tensor], Tensor | float]
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankernels._checks import check_number
+from gankernels._checks import check_count, check_number
 from gankernels.reference.spectral_norm import accumulation_dtype
-from gankernels.regularizers._arguments import check_count, check_samples
+from gankernels.regularizers._arguments import check_samples
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 

@@ -1,0 +1,96 @@
+"""What the README shows can be run: every line of its table, and the example of a step."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Adam
+
+import gankernels
+from gankernels import losses, regularizers
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+TABLE = README.partition("## A paper, a line")[2].partition("\n\nThings that go wrong")[0]
+ROWS = [line for line in TABLE.splitlines() if line.startswith("| ") and line.count("|") == 3]
+#: What is code to run, not a fragment of it.
+CODE = re.compile(r"`((?:gk|losses|regularizers|turned|Adam|latent)\b[^`]*)`")
+SHOWN = [code for row in ROWS for code in CODE.findall(row.split("|")[2])]
+
+
+class Critic(nn.Module):
+    """A score of every sample."""
+
+    def __init__(self, scores: int = 1):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, scores)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.fixture
+def names():
+    torch.manual_seed(0)
+    D = Critic()
+    G = nn.Sequential(nn.Linear(5, 3 * 8 * 8), nn.Unflatten(1, (3, 8, 8)))
+    z = torch.randn(4, 5)
+    real = torch.randn(4, 3, 8, 8).requires_grad_()
+    fake = G(z).detach().requires_grad_()
+    turned, labels = regularizers.rotate_batch(real)
+    return {
+        "turned": turned,
+        "labels": labels,
+        "gk": gankernels,
+        "losses": losses,
+        "regularizers": regularizers,
+        "latent_consistency_generator": regularizers.latent_consistency_generator,
+        "Adam": Adam,
+        "torch": torch,
+        "D": D,
+        "D_rot": Critic(4),
+        "G": G,
+        "z": z,
+        "x": real.detach(),
+        "real": real,
+        "fake": fake,
+        "r": D(real),
+        "f": D(fake),
+        "d_loss": losses.hinge.discriminator(D(real), D(fake)),
+        "g_loss": losses.hinge.generator(D(G(z))),
+        "grads": torch.randn(4, 3, 8, 8),
+        "layer": nn.Linear(3, 4),
+        "augment": lambda x: x.flip(-1),
+    }
+
+
+def test_the_table_was_found():
+    assert len(ROWS) >= 35
+    assert len(SHOWN) >= 35
+
+
+@pytest.mark.parametrize("code", SHOWN)
+def test_line(names, code):
+    if "gk.fuse_spectral_norm" in code or "gk.sigma" in code:
+        gankernels.nn.utils.parametrizations.spectral_norm(names["D"].layers[0])
+    exec(f"found = {code}", names)
+    if isinstance(names["found"], torch.Tensor):
+        assert names["found"].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["minimax", "hinge", "relativistic"])
+def test_penalize(names, name):
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "r1_penalty" in b]
+    loss = getattr(losses, name)
+    names |= {
+        "discriminator": names["D"],
+        "d_loss": loss.discriminator,
+        "gankernels": gankernels,
+        "real": names["real"].detach(),
+    }
+    exec(block, names)
+    names["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in names["D"].parameters())
