@@ -21,6 +21,7 @@ from gankernels._checks import (
     kind,
     third_order,
 )
+from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
 from gankernels.reference.spectral_norm import accumulation_dtype
 
@@ -196,13 +197,8 @@ def _samples_first(g: Tensor) -> Tensor:
     """``g`` where samples are dense and follow each other in memory, else a contiguous copy."""
     if g.is_contiguous():
         return g
-    expected = 1
-    for stride, size in sorted(zip(g.stride()[1:], g.shape[1:], strict=True)):
-        if size != 1:
-            if stride != expected:
-                return g.contiguous()
-            expected *= size
-    return g if g.shape[0] == 1 or g.stride(0) == expected else g.contiguous()
+    follow = g.shape[0] == 1 or g.stride(0) * g.shape[0] == g.numel()
+    return g if follow and is_dense(g) else g.contiguous()
 
 
 def _as_acc(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

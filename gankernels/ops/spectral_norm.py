@@ -6,9 +6,7 @@ Miyato et al. 2018 (arXiv 1802.05957), algorithm 1. The kernels behind the schem
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -16,8 +14,14 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from gankernels import reference
-from gankernels._checks import is_tensors, kind, third_order
-from gankernels._library import LIBRARY, NATIVE_DTYPES, takes_reference
+from gankernels._checks import third_order
+from gankernels._layout import is_dense
+from gankernels._library import LIBRARY, takes_reference
+from gankernels.ops._spectral_norm_checks import (
+    check_coefficient,
+    check_iteration,
+    check_normalize,
+)
 from gankernels.reference.spectral_norm import PACK, accumulation_dtype
 
 Order = Literal["u_first", "v_first"]
@@ -83,11 +87,11 @@ def power_iteration_(
     Not differentiable. Deterministic, whatever the number of threads.
     """
     if _needs_checks("power_iteration_", weights):
-        _check_iteration(weights, u, v, n, eps, order, skipped)
+        check_iteration(weights, u, v, n, eps, order, skipped)
         return reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
     u_first = order == "u_first"
     if torch.compiler.is_compiling():
-        _check_iteration(weights, u, v, n, eps, order, skipped)
+        check_iteration(weights, u, v, n, eps, order, skipped)
         return _ops.power_iteration_(_dense(weights), u, v, n, eps, u_first, skipped)
     try:
         if not u_first and order != "v_first":
@@ -95,7 +99,7 @@ def power_iteration_(
         packed = _ops.power_iteration_(_dense(weights), u, v, n, eps, u_first, skipped)
     except (RuntimeError, TypeError, AttributeError):
         # The kernel refused before it touched anything; find the words for what it was given.
-        _check_iteration(weights, u, v, n, eps, order, skipped)
+        check_iteration(weights, u, v, n, eps, order, skipped)
         raise
     increment_version((*u, *v) if skipped is None else (*u, *v, skipped))
     return packed
@@ -150,14 +154,14 @@ def spectral_normalize(
     gradient. Numbers stay in the weights' dtype under autocast. Deterministic.
     """
     if _needs_checks("spectral_normalize", weights):
-        _check_normalize(weights, u, v, sigma, coefficient)
+        check_normalize(weights, u, v, sigma, coefficient)
         if retain and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             sigma, *outputs = _RetainedReference.apply(u, v, sigma, coefficient, *weights)
             return outputs, sigma
         return reference.spectral_normalize(weights, u, v, sigma, coefficient=coefficient)
     compiling = torch.compiler.is_compiling()
     if compiling:
-        _check_normalize(weights, u, v, sigma, coefficient)
+        check_normalize(weights, u, v, sigma, coefficient)
     try:
         weights = _dense(weights)
         u, v = _accumulation(u, weights[0]), _accumulation(v, weights[0])
@@ -175,7 +179,7 @@ def spectral_normalize(
         with torch._C._AutoDispatchBelowAutograd():
             return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False)
     except (RuntimeError, TypeError, AttributeError):
-        _check_normalize(weights, u, v, sigma, coefficient)
+        check_normalize(weights, u, v, sigma, coefficient)
         raise
 
 
@@ -213,8 +217,8 @@ def spectral_norm(
             with torch._C._AutoDispatchBelowAutograd():
                 _, sigma, outputs = _ops.spectral_norm_(weights, *step)
     except (RuntimeError, TypeError, AttributeError):
-        _check_iteration(weights, u, v, n, eps, order, skipped)
-        _check_coefficient("spectral_norm", coefficient)
+        check_iteration(weights, u, v, n, eps, order, skipped)
+        check_coefficient("spectral_norm", coefficient)
         raise
     increment_version((*u, *v) if skipped is None else (*u, *v, skipped))
     return outputs, sigma
@@ -476,7 +480,7 @@ def define(library: torch.library.Library) -> None:
 define(LIBRARY)
 
 
-# --- layouts and checks ------------------------------------------------------------------------
+# --- layouts ------------------------------------------------------------------------
 
 
 def _part_sizes(weights: Sequence[Tensor]) -> list[int]:
@@ -487,20 +491,10 @@ def _part_sizes(weights: Sequence[Tensor]) -> list[int]:
     return sizes
 
 
-def _is_dense(w: Tensor) -> bool:
-    expected = 1
-    for stride, size in sorted(zip(w.stride(), w.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
-
-
 def _dense(weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    if all(w.is_contiguous() or _is_dense(w) for w in weights):
+    if all(w.is_contiguous() or is_dense(w) for w in weights):
         return weights
-    return [w if w.is_contiguous() or _is_dense(w) else w.contiguous() for w in weights]
+    return [w if w.is_contiguous() or is_dense(w) else w.contiguous() for w in weights]
 
 
 def _accumulation(vectors: Sequence[Tensor], weight: Tensor) -> Sequence[Tensor]:
@@ -508,132 +502,3 @@ def _accumulation(vectors: Sequence[Tensor], weight: Tensor) -> Sequence[Tensor]
     if all(x.dtype == dtype and x.is_contiguous() for x in vectors):
         return vectors
     return [x.to(dtype).contiguous() if x.dtype == weight.dtype else x for x in vectors]
-
-
-_MAX_DIMS = 8  # kMaxColumnDims + 1 of csrc/common/matrix.h
-
-
-def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) -> None:
-    if not is_tensors(weights):
-        raise TypeError(f"{op}: expected weights to be a list of tensors, got {kind(weights)}")
-    if not weights:
-        raise ValueError(f"{op}: expected at least one weight, got an empty list")
-    first = weights[0]
-    for i, w in enumerate(weights):
-        if w.dim() == 0 or w.numel() == 0:
-            raise ValueError(
-                f"{op}: expected weights[{i}] to have a dimension and elements, "
-                f"got shape {tuple(w.shape)}"
-            )
-        if sum(size != 1 for size in w.shape[1:]) >= _MAX_DIMS:
-            raise ValueError(
-                f"{op}: expected weights[{i}] of at most {_MAX_DIMS} dimensions, "
-                f"got shape {tuple(w.shape)}; flatten some"
-            )
-        if w.dtype != first.dtype or w.device != first.device:
-            raise ValueError(
-                f"{op}: expected all weights of one dtype and device, got {first.dtype} on "
-                f"{first.device} and weights[{i}] of {w.dtype} on {w.device}; make a call for each"
-            )
-    if not (first.is_floating_point() or first.is_complex()):
-        names = ", ".join(sorted(str(d) for d in NATIVE_DTYPES))
-        raise TypeError(f"{op}: expected weights of {names} or complex, got {first.dtype}")
-    for name, vectors in lists.items():
-        if not is_tensors(vectors):
-            raise TypeError(f"{op}: expected {name} to be a list of tensors, got {kind(vectors)}")
-        if len(vectors) != len(weights):
-            raise ValueError(
-                f"{op}: expected {name} to have one vector a weight, {len(weights)}, "
-                f"got {len(vectors)}"
-            )
-        for i, (w, x) in enumerate(zip(weights, vectors, strict=True)):
-            size = w.shape[0] if name == "u" else w.numel() // w.shape[0]
-            if tuple(x.shape) != (size,):
-                raise ValueError(
-                    f"{op}: expected {name}[{i}] of shape {(size,)} for a weight of shape "
-                    f"{tuple(w.shape)}, got {tuple(x.shape)}"
-                )
-            if x.device != w.device:
-                raise ValueError(f"{op}: expected {name}[{i}] on {w.device}, got it on {x.device}")
-
-
-def _check_iteration(weights, u, v, n, eps, order, skipped) -> None:
-    op = "power_iteration_"
-    _check_lists(op, weights, u=u, v=v)
-    if order not in ("u_first", "v_first"):
-        raise ValueError(f'{op}: expected order "u_first" or "v_first", got {order!r}')
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"{op}: expected n to be an int, got {kind(n)}")
-    if n < 1:
-        raise ValueError(f"{op}: expected n to be at least 1, got {n}")
-    if not isinstance(eps, (int, float)):
-        raise TypeError(f"{op}: expected eps to be a number, got {kind(eps)}")
-    if not eps >= 0 or math.isinf(eps):
-        raise ValueError(f"{op}: expected eps to be finite and not negative, got {eps}")
-    for name, vectors in (("u", u), ("v", v)):
-        for i, x in enumerate(vectors):
-            if x.dtype != weights[0].dtype:
-                raise TypeError(
-                    f"{op}: expected {name}[{i}] of the weights' {weights[0].dtype}, got {x.dtype}"
-                )
-            if not x.is_contiguous():
-                raise ValueError(f"{op}: expected {name}[{i}] contiguous, got stride {x.stride()}")
-            if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
-                raise ValueError(
-                    f"{op}: expected {name}[{i}] to be a buffer that needs no gradient, "
-                    "got one that requires grad; pass it detached"
-                )
-    if skipped is not None:
-        if not isinstance(skipped, Tensor):
-            raise TypeError(f"{op}: expected skipped to be a tensor, got {kind(skipped)}")
-        good = skipped.dtype == torch.int64 and tuple(skipped.shape) == (len(weights),)
-        if not good or skipped.device != weights[0].device or not skipped.is_contiguous():
-            raise ValueError(
-                f"{op}: expected skipped to be contiguous int64 of shape {(len(weights),)} on "
-                f"{weights[0].device}, got {skipped.dtype} of shape {tuple(skipped.shape)} on "
-                f"{skipped.device}"
-            )
-    # Traced and transformed tensors have no memory to compare.
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None:
-        _check_overlap(op, [*u, *v])
-
-
-def _check_overlap(op: str, vectors: Sequence[Tensor]) -> None:
-    if vectors[0].device.type == "meta" or isinstance(vectors[0], torch._subclasses.FakeTensor):
-        return
-    spans = sorted((x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()) for x in vectors)
-    for (_, end), (start, _) in pairwise(spans):
-        if start < end:
-            raise ValueError(
-                f"{op}: expected every u and v in memory of its own, got two that overlap; "
-                "clone one, and name a weight that occurs twice only once"
-            )
-
-
-def _check_normalize(weights, u, v, sigma, coefficient) -> None:
-    op = "spectral_normalize"
-    _check_lists(op, weights, u=u, v=v)
-    wide = accumulation_dtype(weights[0].dtype)
-    for name, vectors in (("u", u), ("v", v)):
-        for i, x in enumerate(vectors):
-            if x.dtype not in (wide, weights[0].dtype):
-                raise TypeError(f"{op}: expected {name}[{i}] of {wide}, got {x.dtype}")
-    if sigma is not None:
-        if not isinstance(sigma, Tensor) or sigma.dtype != wide:
-            got = sigma.dtype if isinstance(sigma, Tensor) else kind(sigma)
-            raise TypeError(f"{op}: expected sigma to be a tensor of {wide}, got {got}")
-        if tuple(sigma.shape) != (len(weights),) or sigma.device != weights[0].device:
-            raise ValueError(
-                f"{op}: expected sigma of shape {(len(weights),)} on {weights[0].device}, "
-                f"got {tuple(sigma.shape)} on {sigma.device}"
-            )
-    _check_coefficient(op, coefficient)
-
-
-def _check_coefficient(op: str, coefficient: float | None) -> None:
-    if coefficient is None:
-        return
-    if not isinstance(coefficient, (int, float)):
-        raise TypeError(f"{op}: expected coefficient to be a number, got {kind(coefficient)}")
-    if not (coefficient > 0 and math.isfinite(coefficient)):
-        raise ValueError(f"{op}: expected a positive, finite coefficient, got {coefficient}")
