@@ -148,7 +148,7 @@ def gradient_penalty(
         )
         return (values, norms) if return_norms else values
     compiling = torch.compiler.is_compiling()
-    if compiling or not _plain(center, weight, sample_weight, inv_scale, reduction):
+    if compiling or not _plain(*rest):
         _check(listed, *rest)
     try:
         number = _REDUCTIONS.index(reduction)
@@ -175,10 +175,11 @@ def gradient_penalty(
     return (values, norms) if return_norms else values
 
 
-def _plain(center, weight, sample_weight, inv_scale, reduction) -> bool:
+def _plain(center, one_sided, weight, sample_weight, inv_scale, per_tensor, reduction) -> bool:
     # Nothing that the kernels would take and should not.
     return (
-        type(center) in (float, int)
+        type(one_sided) is type(per_tensor) is bool
+        and type(center) in (float, int)
         and type(weight) in (float, int)
         and 0 <= center < float("inf")
         and 0 <= weight < float("inf")
@@ -197,6 +198,10 @@ def _samples_first(g: Tensor) -> Tensor:
     """``g`` where samples are dense and follow each other in memory, else a contiguous copy."""
     if g.is_contiguous():
         return g
+    if torch.compiler.is_compiling():  # strides may be symbols, which cannot be sorted
+        named = {4: torch.channels_last, 5: torch.channels_last_3d}.get(g.dim())
+        dense = named is not None and g.is_contiguous(memory_format=named)
+        return g if dense else g.contiguous()
     follow = g.shape[0] == 1 or g.stride(0) * g.shape[0] == g.numel()
     return g if follow and is_dense(g) else g.contiguous()
 
@@ -209,6 +214,11 @@ def _as_acc(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _fake(grads, sample_weight, inv_scale, center, one_sided, weight, per_tensor, reduction):
+    # It answers for a call in which any tensor is a meta tensor.
+    if any(
+        x is not None and x.device != grads[0].device for x in (*grads, sample_weight, inv_scale)
+    ):
+        raise RuntimeError("expected all tensors on one device")
     rows = [len(grads), grads[0].shape[0]] if per_tensor else [grads[0].shape[0]]
     dtype = accumulation_dtype(grads[0].dtype)
     values = rows if reduction == 0 else rows[:-1]
