@@ -1,0 +1,483 @@
+"""The penalties: their numbers, what critics may be, their second order, and what they refuse."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call
+
+import gankernels as gk
+from gankernels import penalties
+from gankernels.nn.utils import spectral_norm as our_hook
+from gankernels.nn.utils.parametrizations import spectral_norm as our_parametrization
+
+
+@pytest.fixture(autouse=True)
+def _warnings_anew():
+    penalties._warned.clear()
+
+
+def draw(*shape, seed=1, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def critic(scores=1):
+    """A small real one, smooth, so that numerical differences mean something."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, 2, 1), nn.Softplus(), nn.Conv2d(4, 3, 2), nn.SiLU(), nn.Flatten(),
+        nn.Linear(12, scores),
+    ).double()  # fmt: skip
+
+
+REAL, FAKE = draw(4, 2, 6, 6), draw(4, 2, 6, 6, seed=2)
+
+
+def squares(D, x):
+    """||grad D||^2 of every sample by itself."""
+    found = []
+    for i in range(len(x)):
+        one = x[i : i + 1].detach().requires_grad_()
+        (g,) = torch.autograd.grad(D(one).sum(), one)
+        found.append(g.square().sum())
+    return torch.stack(found)
+
+
+def seeded():
+    return torch.Generator().manual_seed(7)
+
+
+def interpolates():
+    eps = torch.rand(4, generator=seeded(), dtype=torch.float64).view(-1, 1, 1, 1)
+    return eps * REAL + (1 - eps) * FAKE
+
+
+def perturbed():
+    noise = torch.rand(REAL.shape, generator=seeded(), dtype=torch.float64)
+    return REAL + 0.5 * REAL.std() * noise
+
+
+def grown(x):
+    return x.clone().requires_grad_()
+
+
+def r1(D):
+    x = grown(REAL)
+    return gk.r1_penalty(D(x), x)
+
+
+def r2(D):
+    x = grown(FAKE)
+    return gk.r2_penalty(D(x), x, gamma=3.0)
+
+
+def roth(D):
+    x, y = grown(REAL), grown(FAKE)
+    return gk.roth_penalty(D(x), D(y), x, y)
+
+
+def expected_roth(D):
+    weights = torch.sigmoid(-D(REAL)).square(), torch.sigmoid(D(FAKE)).square()
+    parts = (squares(D, x) * w.view(-1) for x, w in zip((REAL, FAKE), weights, strict=True))
+    return sum(part.mean() for part in parts)
+
+
+#: Each penalty, and its number from the gradients of single samples.
+PENALTIES = {
+    "r1": (r1, lambda D: 5 * squares(D, REAL).mean()),
+    "r2": (r2, lambda D: 1.5 * squares(D, FAKE).mean()),
+    "r1_r2": (
+        lambda D: gk.r1_r2_penalty(D, REAL, FAKE, gamma=4.0),
+        lambda D: 2 * (squares(D, REAL).mean() + squares(D, FAKE).mean()),
+    ),
+    "r1_r2, unequal batches": (
+        lambda D: gk.r1_r2_penalty(D, REAL, FAKE[:1]),
+        lambda D: 5 * (squares(D, REAL).mean() + squares(D, FAKE[:1]).mean()),
+    ),
+    "wgan_gp": (
+        lambda D: gk.wgan_gp_penalty(D, REAL, FAKE, generator=seeded()),
+        lambda D: 10 * (squares(D, interpolates()).sqrt() - 1).square().mean(),
+    ),
+    "wgan_gp, center": (
+        lambda D: gk.wgan_gp_penalty(D, REAL, FAKE, weight=2, center=0.1, generator=seeded()),
+        lambda D: 2 * (squares(D, interpolates()).sqrt() - 0.1).square().mean(),
+    ),
+    "wgan_lp": (
+        lambda D: gk.wgan_lp_penalty(D, REAL, FAKE, center=0.12, generator=seeded()),
+        lambda D: 10 * (squares(D, interpolates()).sqrt() - 0.12).relu().square().mean(),
+    ),
+    "zero_centered": (
+        lambda D: gk.zero_centered_penalty(D, REAL, FAKE, generator=seeded()),
+        lambda D: 10 * squares(D, interpolates()).mean(),
+    ),
+    "dragan": (
+        lambda D: gk.dragan_penalty(D, REAL, generator=seeded()),
+        lambda D: 10 * (squares(D, perturbed()).sqrt() - 1).square().mean(),
+    ),
+    "dragan, gaussian": (
+        lambda D: gk.dragan_penalty(D, REAL, noise="gaussian", k=0.5, generator=seeded()),
+        lambda D: (
+            10
+            * (squares(D, REAL + 10**0.5 * draw(4, 2, 6, 6, seed=7)).sqrt() - 0.5).square().mean()
+        ),
+    ),
+    "roth": (roth, expected_roth),
+    "approx_r1": (
+        lambda D: gk.approx_r1_penalty(D, REAL, generator=seeded()),
+        lambda D: 100 * (D(REAL) - D(REAL + 0.01 * draw(4, 2, 6, 6, seed=7))).square().mean(),
+    ),
+    "approx_r2, gamma": (
+        lambda D: gk.approx_r2_penalty(D, FAKE, sigma=0.1, gamma=3.0, generator=seeded()),
+        lambda D: 150 * (D(FAKE) - D(FAKE + 0.1 * draw(4, 2, 6, 6, seed=7))).square().mean(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_number(name):
+    penalty, expected = PENALTIES[name]
+    D = critic()
+    wanted = expected(D)
+    found = penalty(D)
+    assert found.dim() == 0
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-10)
+    # And its gradient in the critic's parameters is that of a difference of numbers.
+    weight = D[0].weight
+    (slope,) = torch.autograd.grad(found, weight)
+    step = 1e-5
+    with torch.no_grad():
+        weight[0, 0, 1, 1] += step
+    up = penalty(D).item()
+    with torch.no_grad():
+        weight[0, 0, 1, 1] -= 2 * step
+    down = penalty(D).item()
+    assert (up - down) / (2 * step) == pytest.approx(slope[0, 0, 1, 1].item(), rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_without_a_graph(name):
+    """Under no_grad the number is the same; R1 and its kin need the graph that was made before."""
+    penalty, _ = PENALTIES[name]
+    D = critic()
+    expected = penalty(D)
+    if name in ("r1", "r2", "roth"):
+        x = grown(REAL)
+        logits = D(x)
+        with torch.no_grad():
+            found = gk.r1_penalty(logits, x)
+        assert found.item() == pytest.approx(gk.r1_penalty(D(x), x).item(), rel=1e-12)
+    else:
+        with torch.no_grad():
+            found = penalty(D)
+        assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert not found.requires_grad
+
+
+def normalized(how):
+    D = critic()
+    if how == "torch, then fused":
+        for layer in (D[0], D[2], D[5]):
+            torch.nn.utils.parametrizations.spectral_norm(layer)
+    elif how != "plain":
+        put = our_hook if how == "hook" else our_parametrization
+        for layer in (D[0], D[2], D[5]):
+            put(layer)
+    D(REAL)
+    if "fused" in how:
+        gk.fuse_spectral_norm(D)
+    return D.eval()  # u and v stand still
+
+
+@pytest.mark.parametrize("how", ["plain", "hook", "parametrization", "fused", "torch, then fused"])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_gradients_of_the_critic(name, how):
+    """First and second derivatives in the parameters, through the critic and its normalisation."""
+    penalty, _ = PENALTIES[name]
+    D = normalized(how)
+    names = [n for n, p in D.named_parameters() if p.dim() > 1][:2]
+    values = [D.get_parameter(n).detach().clone().requires_grad_() for n in names]
+
+    def f(*weights):
+        given = dict(zip(names, weights, strict=True))
+        return penalty(lambda *args: functional_call(D, given, args))
+
+    assert gradcheck(f, values, fast_mode=True)
+    # The kernels go to the second order, and a penalty's own gradient takes one of the critic's.
+    if how == "plain" and name != "roth":
+        assert gradgradcheck(f, values, fast_mode=True)
+    with gk.backend("reference"):
+        assert gradgradcheck(f, values, fast_mode=True)
+
+
+# --- critics of every kind ------------------------------------------------------------------------
+
+
+class Conditional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = critic(3)
+
+    def forward(self, x, y, gain=1.0):
+        return gain * self.body(x).gather(1, y.view(-1, 1))
+
+
+LABELS = torch.tensor([0, 2, 1, 1])
+
+
+def everything(D, *args, **kwargs):
+    """All penalties that call the critic themselves."""
+    return [
+        gk.r1_r2_penalty(D, REAL, FAKE, *args, **kwargs),
+        gk.wgan_gp_penalty(D, REAL, FAKE, *args, generator=seeded(), **kwargs),
+        gk.wgan_lp_penalty(D, REAL, FAKE, *args, generator=seeded(), **kwargs),
+        gk.zero_centered_penalty(D, REAL, FAKE, *args, generator=seeded(), **kwargs),
+        gk.dragan_penalty(D, REAL, *args, generator=seeded(), **kwargs),
+        gk.approx_r1_penalty(D, REAL, *args, generator=seeded(), **kwargs),
+        gk.approx_r2_penalty(D, FAKE, *args, generator=seeded(), **kwargs),
+    ]
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert a.item() == pytest.approx(b.item(), rel=1e-10)
+
+
+def test_conditional_critics():
+    D = Conditional()
+    batches = torch.cat((LABELS, LABELS))
+
+    def fixed(x):
+        return D(x, LABELS if len(x) == 4 else batches, gain=2.0)
+
+    same(everything(D, LABELS, gain=2.0), everything(fixed))
+    same(everything(D, y=LABELS, gain=2.0), everything(fixed))
+    both = gk.r1_r2_penalty(D, REAL, FAKE, torch.cat((LABELS, LABELS.flip(0))))
+    x, y = grown(REAL), grown(FAKE)
+    same([both], [gk.r1_penalty(D(x, LABELS), x) + gk.r2_penalty(D(y, LABELS.flip(0)), y)])
+
+
+@pytest.mark.parametrize("name", ["patches", "tuple", "nested"])
+def test_scores_of_any_shape_are_added_up(name):
+    patches = critic()[:3]
+    kinds = {
+        "patches": patches,
+        "tuple": lambda x: tuple(patches(x).unbind(1)),
+        "nested": lambda x: [patches(x)[:, :1], (patches(x)[:, 1:],)],
+    }
+    same(everything(kinds[name]), everything(lambda x: patches(x).flatten(1).sum(1)))
+    x = grown(REAL)
+    same([gk.r1_penalty(kinds[name](x), x)], [gk.r1_penalty(patches(x).flatten(1).sum(1), x)])
+
+
+def test_several_inputs():
+    """A list of inputs has one norm over all: that of the inputs side by side."""
+    a, b = REAL[:, :1], REAL[:, 1:, :, :3]
+    c, d = FAKE[:, :1], FAKE[:, 1:, :, :3]
+    layer = nn.Linear(54, 1).double()
+
+    def side_by_side(x):
+        return layer(torch.tanh(torch.cat([p.flatten(1) for p in x], 1)))
+
+    def joined(x):
+        return layer(torch.tanh(x))
+
+    def flat(x):
+        return torch.cat([p.flatten(1) for p in x], 1)
+
+    same(
+        [
+            gk.wgan_gp_penalty(side_by_side, [a, b], [c, d], generator=seeded()),
+            gk.r1_r2_penalty(side_by_side, (a, b), (c, d)),
+        ],
+        [
+            gk.wgan_gp_penalty(joined, flat((a, b)), flat((c, d)), generator=seeded()),
+            gk.r1_r2_penalty(joined, flat((a, b)), flat((c, d))),
+        ],
+    )
+    x = [grown(a), grown(b)]
+    y = grown(flat((a, b)))
+    same([gk.r1_penalty(side_by_side(x), x)], [gk.r1_penalty(joined(y), y)])
+
+
+def test_one_critic_pass():
+    calls = []
+    D = critic()
+
+    def counted(x):
+        calls.append(len(x))
+        return D(x)
+
+    gk.r1_r2_penalty(counted, REAL, FAKE)
+    assert calls == [8]
+
+
+def test_one_coefficient_a_sample():
+    seen = []
+    gk.wgan_gp_penalty(lambda x: seen.append(x) or x.flatten(1).sum(1), REAL, FAKE)
+    eps = (seen[0] - FAKE) / (REAL - FAKE)
+    assert torch.allclose(eps, eps[:, :1, :1, :1].expand_as(eps))
+    assert ((eps >= 0) & (eps < 1)).all()
+    assert eps[:, 0, 0, 0].unique().numel() == 4
+
+
+def test_no_gradient_reaches_the_generator():
+    fake = grown(FAKE) * 1
+    for penalty in everything(critic()):
+        penalty.backward()
+    assert gk.wgan_gp_penalty(critic(), REAL, fake).requires_grad
+    (found,) = torch.autograd.grad(
+        gk.wgan_gp_penalty(critic(), REAL, fake), fake, allow_unused=True
+    )
+    assert found is None
+
+
+def test_approximation_converges_to_r1():
+    """In the mean over the noise, with `gamma`, for a small sigma."""
+    D = critic()
+    x = grown(REAL)
+    exact = gk.r1_penalty(D(x), x).item()
+    found = [
+        gk.approx_r1_penalty(D, REAL, sigma=1e-4, gamma=10.0, generator=g).item()
+        for g in [seeded()]
+        for _ in range(400)
+    ]
+    assert sum(found) / len(found) == pytest.approx(exact, rel=0.15)
+
+
+def test_scores_are_subtracted_in_float32():
+    """In bfloat16 the scores 256 and 257 are the same."""
+
+    def scores(x):
+        return (256 + x.float().flatten(1).mean(1)).to(torch.bfloat16)
+
+    x = torch.full((2, 1, 4, 4), 2.0)
+    assert gk.approx_r1_penalty(scores, x, sigma=8.0, generator=seeded()).dtype == torch.float32
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+def test_consensus():
+    torch.manual_seed(0)
+    D, G = nn.Linear(3, 1).double(), nn.Linear(2, 3).double()
+    z, x = draw(5, 2), draw(5, 3)
+    d_loss = nn.functional.softplus(D(G(z))).mean() - D(x).mean()
+    g_loss = -(D(G(z)).mean() ** 3)
+    found = gk.consensus_penalty((d_loss, g_loss), (D.parameters(), G.parameters()), gamma=4.0)
+    v = [
+        *torch.autograd.grad(d_loss, list(D.parameters()), create_graph=True),
+        *torch.autograd.grad(g_loss, list(G.parameters()), create_graph=True),
+    ]
+    expected = 2 * sum(g.square().sum() for g in v)
+    assert found.item() == pytest.approx(expected.item())
+    for p in (D.weight, G.weight):
+        for a, b in zip(
+            torch.autograd.grad(found, p, retain_graph=True),
+            torch.autograd.grad(expected, p, retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b)
+
+
+def test_spectral_norm_regularization():
+    weights = [draw(5, 7).requires_grad_(), draw(4, 3, 3, 3, seed=2).requires_grad_()]
+    u = [draw(w.shape[0]) for w in weights]
+    v = [draw(w.numel() // w.shape[0]) for w in weights]
+    u[0], u[1] = (x / x.norm() for x in u)
+    v[0], v[1] = (x / x.norm() for x in v)
+    found = gk.spectral_norm_regularization(weights, u, v, weight=0.2, n_power_iterations=300)
+    norms = [torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights]
+    expected = 0.1 * sum(n.square() for n in norms)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    for a, b in zip(
+        torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    again = gk.spectral_norm_regularization(weights, u, v, weight=0.2, n_power_iterations=0)
+    assert again.item() == pytest.approx(found.item())
+
+
+# --- guardrails and refusals ----------------------------------------------------------------------
+
+
+def test_a_warning_is_given_once(recwarn):
+    for _ in range(3):
+        x = grown(REAL)
+        gk.r1_penalty(critic()(x).mean(), x)
+    assert len([w for w in recwarn if "one scalar" in str(w.message)]) == 1
+
+
+def test_a_penalty_that_trains_nothing():
+    D = critic().requires_grad_(False)
+    x = grown(REAL)
+    linear = x.flatten(1) @ draw(72)
+    with pytest.warns(UserWarning, match="trains nothing"):
+        gk.r1_penalty(linear, x)
+    penalties._warned.clear()
+    assert gk.r1_penalty(D(x), x).requires_grad  # through x
+
+
+def plain(x):
+    return x.flatten(1).sum(1)
+
+
+X = grown(REAL)
+REFUSED = [
+    (ValueError, "real to require a gradient, got one that does not; call real.requires_grad_()",
+     lambda: gk.r1_penalty(plain(REAL), REAL)),
+    (ValueError, "fake to require a gradient", lambda: gk.r2_penalty(plain(REAL), REAL)),
+    (ValueError, "scores with a graph, got detached ones",
+     lambda: gk.r1_penalty(plain(X).detach(), X)),
+    (ValueError, "scores that depend on real, got ones that do not",
+     lambda: gk.r1_penalty(plain(grown(REAL)), X)),
+    (ValueError, "first dimension is the batch, 4, got shape (5,)",
+     lambda: gk.r1_penalty(torch.ones(5), X)),
+    (TypeError, "scores to be a tensor or a list of them, got dict",
+     lambda: gk.wgan_gp_penalty(lambda x: {"logits": plain(x)}, REAL, FAKE)),
+    (ValueError, "the critic to return scores, got an empty list",
+     lambda: gk.wgan_gp_penalty(lambda x: [], REAL, FAKE)),
+    (TypeError, "real of a floating-point dtype, got torch.int64",
+     lambda: gk.wgan_gp_penalty(plain, REAL.long(), FAKE)),
+    (ValueError, "real of shape (B, ...) with elements, got ()",
+     lambda: gk.dragan_penalty(plain, torch.ones(()))),
+    (ValueError, "real of shape (B, ...) with elements, got (0, 3)",
+     lambda: gk.dragan_penalty(plain, torch.ones(0, 3))),
+    (TypeError, "real to be a tensor or a list of tensors, got NoneType",
+     lambda: gk.wgan_gp_penalty(plain, None, FAKE)),
+    (ValueError, "real and fake of one shape, on one device",
+     lambda: gk.wgan_gp_penalty(plain, REAL, FAKE[:2])),
+    (ValueError, "real and fake of one shape but for the batch",
+     lambda: gk.r1_r2_penalty(plain, REAL, FAKE[:, :1])),
+    (ValueError, "one batch size in real, got [4, 3]",
+     lambda: gk.wgan_gp_penalty(plain, [REAL, REAL[:3]], [FAKE, FAKE[:3]])),
+    (ValueError, "gamma to be finite and not negative, got -1",
+     lambda: gk.r1_penalty(plain(X), X, gamma=-1)),
+    (ValueError, "weight to be finite and not negative",
+     lambda: gk.wgan_gp_penalty(plain, REAL, FAKE, weight=-1.0)),
+    (ValueError, "sigma to be finite and positive, got 0",
+     lambda: gk.approx_r1_penalty(plain, REAL, sigma=0)),
+    (ValueError, 'noise "uniform" or "gaussian", got \'normal\'',
+     lambda: gk.dragan_penalty(plain, REAL, noise="normal")),
+    (ValueError, "one score a sample, 4, got real_logits of shape (4, 2)",
+     lambda: gk.roth_penalty(torch.ones(4, 2), plain(X), X, X)),
+    (ValueError, "got a scalar; let the critic return a score for each sample",
+     lambda: gk.approx_r1_penalty(lambda x: x.sum(), REAL)),
+    (ValueError, "inv_scale to be a tensor of one element, got float",
+     lambda: gk.r1_penalty(plain(X), X, inv_scale=0.5)),
+    (ValueError, "a loss for each of the 2 lists of parameters, got 1",
+     lambda: gk.consensus_penalty((plain(X).sum(),), ([X], [X]))),
+    (ValueError, "losses[0] to be a scalar, got shape (4,)",
+     lambda: gk.consensus_penalty((plain(X),), ([X],))),
+    (ValueError, "losses[0] to depend on parameters that require a gradient",
+     lambda: gk.consensus_penalty((plain(X).sum(),), ([REAL],))),
+    (ValueError, "at least 2 samples, got 1",
+     lambda: gk.check_independent_samples(plain, REAL[:1])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error, message, call", REFUSED, ids=[case[1] for case in REFUSED])
+def test_refused(error, message, call):
+    with pytest.raises(error, match=re.escape(message)):
+        call()
