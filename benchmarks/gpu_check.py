@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workout",
         metavar="DEVICE",
-        help='every operator on awkward weights, and nothing else: "cuda" or "cpu"',
+        help='every operator on awkward tensors, and nothing else: "cuda" or "cpu"',
     )
     parser.add_argument("--step", choices=names, help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     plan = Plan(chosen.dry_run, chosen.full)
     if chosen.workout:
-        gpu_workout.check_all(chosen.workout, print)
+        gpu_workout.check_all(gpu_steps.CASES, chosen.workout, print)
         return 0
     if chosen.step:
         step = next(step for step in STEPS if step.name == chosen.step)

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_workout import Case, Results, data, many, training_step
+from benchmarks import gpu_penalties, gpu_workout
+from benchmarks.gpu_workout import Results, Workout
+
+OTHERS: tuple[Workout, ...] = (
+    gpu_workout.Case("others", gpu_workout.many),
+    gpu_penalties.PenaltyCase("others", gpu_penalties.many),
+)
 
 
 def _bytes(x: Tensor) -> Tensor:
@@ -34,14 +40,15 @@ def soil(results: Results) -> None:
     del soiled
 
 
-def repeat(case: Case, device: str, times: int) -> None:
+def repeat(case: Workout, device: str, times: int) -> None:
     """`times` steps from one state; one that differs in a byte from the first is a ValueError."""
-    given = data(case, device)
-    first = copied(training_step(case, given))
+    given = case.data(device)
+    step = case.works()[0]
+    first = copied(step(given))
     for i in range(1, times):
         given.reset()
         soil(first)
-        differs = difference(training_step(case, given), first)
+        differs = difference(step(given), first)
         if differs:
             raise ValueError(f"{case.name}: run {i + 1} differs from the first in {differs}")
 
@@ -72,9 +79,9 @@ def compare_with_graph(name: str, step: Step, reset: Callable[[], None], times: 
     reset()
     eager = [copied(step()) for _ in range(times)]
     captured = Captured(step)
-    # Whatever the launchers keep on the host for their kernels is now that of other weights.
-    other = Case("others", many)
-    training_step(other, data(other, "cuda", seed=1))
+    # Whatever the launchers keep on the host for their kernels is now that of other tensors.
+    for other in OTHERS:
+        other.works()[0](other.data("cuda", seed=1))
     reset()
     for i, wanted in enumerate(eager):
         captured.replay()

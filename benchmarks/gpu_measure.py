@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from benchmarks import contestants, workloads
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, LABELS, LAYER, TORCH
 from benchmarks.gpu_exact import Captured, compare_with_graph
-from benchmarks.gpu_workout import Results
+from benchmarks.gpu_workout import Results, relative_error
 from benchmarks.harness import Sample, Timings
 from gankernels import ops
 
@@ -27,16 +28,32 @@ Say = Callable[[str], None]
 QUICK = ("sngan_resnet_cifar10", "stylegan2_256", "biggan_128")
 TINY = workloads.Workload("tiny", 1, (3, 8, 8), ((16, 3, 3, 3), (32, 16), (1, 32)))
 GRAPH = "graph"
-GPU_LABELS = {**LABELS, GRAPH: "gankernels fused, CUDA graph"}
+EAGER, INDUCTOR, PENALTY, PENALTY_GRAPH = "eager", "inductor", "penalty", "penalty_graph"
+GPU_LABELS = {
+    **LABELS,
+    GRAPH: "gankernels fused, CUDA graph",
+    EAGER: "torch",
+    INDUCTOR: "torch.compile of it",
+    PENALTY: "gankernels",
+    PENALTY_GRAPH: "gankernels, CUDA graph",
+}
 KINDS = (TORCH, COMPILED, LAYER, FUSED)
-OURS = (LAYER, FUSED, GRAPH)
+OURS = (LAYER, FUSED, GRAPH, PENALTY, PENALTY_GRAPH)
+
+GRADIENTS = ((64, 3, 32, 32), (64, 3, 128, 128), (64, 3, 256, 256))
+TINY_GRADIENTS = ((3, 2, 5),)
 
 ROUNDS = 15
 SAMPLE_SECONDS = 0.02
 COPY_BYTES = 1 << 28
 PASSES_OVER_WEIGHTS = 4  # the least: 3 reads and 1 write of every weight, forward and backward
-LAYERS_PER_LAUNCH = 64
-PROMISED = {FORWARD: 4, "backward": 2}  # launches for up to LAYERS_PER_LAUNCH weights
+PASSES_OVER_GRADIENTS = {FORWARD: 1, "backward": 2, "double backward": 5}
+TENSORS_PER_LAUNCH = 64
+NORM_OP, PENALTY_OP = "spectral norm", "gradient penalty"
+PROMISED = {  # launches for up to TENSORS_PER_LAUNCH weights or gradients
+    NORM_OP: {FORWARD: 4, "backward": 2},
+    PENALTY_OP: {FORWARD: 2, "backward": 1, "double backward": 3},
+}
 
 
 def chosen(full: bool, dry_run: bool) -> list[workloads.Workload]:
@@ -155,7 +172,7 @@ def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
             say(f"{workload.name}, {which}")
             timings = None if dry_run else interleaved(calls)
             for kind in calls:
-                row = _row(workload, which, kind, timings, TORCH in calls)
+                row = _row(workload.name, which, kind, timings, TORCH if TORCH in calls else None)
                 rows.append(row | {"error": errors[kind]})
         left_out += [
             {"network": workload.name, "kind": kind, "reason": reason}
@@ -167,14 +184,94 @@ def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
 
 
 def _row(
-    workload: workloads.Workload, which: str, kind: str, timings: Timings | None, baseline: bool
+    network: str, which: str, kind: str, timings: Timings | None, baseline: str | None
 ) -> Facts:
-    row: Facts = {"network": workload.name, "pass": which, "kind": kind}
+    row: Facts = {"network": network, "pass": which, "kind": kind}
     if timings is not None:
         row["seconds"] = timings.seconds(kind).to_dict()
         if baseline:
-            row["times_faster"] = timings.ratio(TORCH, kind).to_dict()
+            row["times_faster"] = timings.ratio(baseline, kind).to_dict()
     return row
+
+
+# --- gradient penalties ------------------------------------------------------------------------
+
+
+def _torch_penalty(g: Tensor) -> Tensor:
+    return (g.flatten(1).norm(2, dim=1) - 1).square().mean()
+
+
+def _penalty_pass(penalty: Callable[[Tensor], Tensor], g: Tensor, backward: bool) -> Results:
+    value = penalty(g)
+    gradients = torch.autograd.grad(value, [g]) if backward else ()
+    return {"value": [value.detach()], "gradient": list(gradients)}
+
+
+def _penalty_error(penalty: Callable[[Tensor], Tensor], g: Tensor) -> float:
+    """The largest against float64, relative; one that is too large is a WrongResultError."""
+    exact = g.detach().cpu().double().requires_grad_()
+    got, wanted = (_penalty_pass(f, x, True) for f, x in ((penalty, g), (_torch_penalty, exact)))
+    error = max(relative_error(got[what][0], wanted[what][0]) for what in wanted)
+    if not error <= contestants.TOLERANCE:
+        raise contestants.WrongResultError(f"off by {error:.1e} from float64")
+    return error
+
+
+def penalties(device: str, dry_run: bool, say: Say) -> Facts:
+    """WGAN-GP's term of one gradient: values checked, then (unless dry) timed."""
+    rows: list[Facts] = []
+    left_out: list[Facts] = []
+    for shape in TINY_GRADIENTS if dry_run else GRADIENTS:
+        name = f"gradient {shape}"
+        say(name)
+        generator = torch.Generator().manual_seed(0)
+        g = (torch.randn(shape, generator=generator) / 32).to(device).requires_grad_()
+        kinds: dict[str, Callable[[Tensor], Tensor]] = {
+            EAGER: _torch_penalty,
+            INDUCTOR: torch.compile(_torch_penalty),
+            PENALTY: partial(ops.gradient_penalty, center=1.0),
+        }
+        if dry_run:
+            del kinds[INDUCTOR]
+        errors, missing = {}, {}
+        for kind, penalty in kinds.items():
+            try:
+                errors[kind] = _penalty_error(penalty, g)
+            except Exception as error:
+                missing[kind] = f"{type(error).__name__}: {str(error).strip()}"
+        for which in (FORWARD, BACKWARD):
+            calls: dict[str, Callable[[], object]] = {
+                kind: partial(_penalty_pass, kinds[kind], g, which == BACKWARD) for kind in errors
+            }
+            if not dry_run and PENALTY in errors:
+                step = partial(_penalty_pass, kinds[PENALTY], g, which == BACKWARD)
+                try:
+                    graph = compare_with_graph(f"{name}, {which}", step, lambda: None, 1)
+                    calls[PENALTY_GRAPH] = graph.replay
+                except Exception as error:
+                    missing[PENALTY_GRAPH] = f"{type(error).__name__}: {str(error).strip()}"
+            timings = None if dry_run else interleaved(calls)
+            for kind in calls:
+                row = _row(name, which, kind, timings, EAGER if EAGER in calls else None)
+                rows.append(row | {"error": errors[PENALTY if kind == PENALTY_GRAPH else kind]})
+        left_out += [{"network": name, "kind": k, "reason": why} for k, why in missing.items()]
+        torch._dynamo.reset()
+    return {"rows": rows, "left_out": left_out}
+
+
+def _penalty_calls(grads: list[Tensor]) -> dict[str, Callable[[], Any]]:
+    """The three passes by themselves, as operators."""
+    space = torch.ops.gankernels
+    options = (None, None, 1.0, False, 1.0, False, 1)
+    value, norms = space.gradient_penalty(grads, *options)
+    seed, h = torch.ones_like(value), [torch.ones_like(g) for g in grads]
+    return {
+        FORWARD: lambda: space.gradient_penalty(grads, *options),
+        "backward": lambda: space.gradient_penalty_backward(seed, grads, norms, *options),
+        "double backward": lambda: space.gradient_penalty_double_backward(
+            h, None, seed, grads, norms, *options
+        ),
+    }
 
 
 # --- bytes over time ---------------------------------------------------------------------------
@@ -210,7 +307,6 @@ def _graph_or_call(call: Callable[[], Any]) -> tuple[Callable[[], Any], str]:
 def bandwidth(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
     """What fused passes must move at the least over the time they take, beside a copy."""
     calls: dict[str, Callable[[], Any]] = {}
-    moved: dict[str, int] = {}
     about: dict[str, Facts] = {}
     for workload in chosen(full, dry_run):
         weights, grads = tensors(workload.weights, device)
@@ -218,9 +314,16 @@ def bandwidth(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
             call()
             name = f"{workload.name}, {which}"
             calls[name], how = (call, "") if dry_run else _graph_or_call(call)
-            moved[name] = PASSES_OVER_WEIGHTS * workload.nbytes
-            about[name] = {"network": workload.name, "pass": which, "bytes": moved[name]}
-            about[name] |= {"weight_bytes": workload.nbytes, "timed": how}
+            about[name] = {"network": workload.name, "pass": which, "tensor_bytes": workload.nbytes}
+            about[name] |= {"bytes": PASSES_OVER_WEIGHTS * workload.nbytes, "timed": how}
+    for shape in TINY_GRADIENTS if dry_run else GRADIENTS:
+        g = torch.randn(shape, device=device)
+        for which, call in _penalty_calls([g]).items():
+            call()
+            name = f"gradient {shape}, {which}"
+            calls[name], how = (call, "") if dry_run else _graph_or_call(call)
+            about[name] = {"network": f"gradient {shape}", "pass": which, "tensor_bytes": g.nbytes}
+            about[name] |= {"bytes": PASSES_OVER_GRADIENTS[which] * g.nbytes, "timed": how}
     if dry_run:
         return {"rows": list(about.values())}
     source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
@@ -232,9 +335,9 @@ def bandwidth(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     for name, row in about.items():
         seconds = timings.seconds(name)
-        speed = moved[name] / seconds.median
+        speed = row["bytes"] / seconds.median
         row |= {"seconds": seconds.to_dict(), "bytes_per_second": speed, "of_copy": speed / copy}
-        row["fits_in_l2"] = 2 * row["weight_bytes"] <= cache
+        row["fits_in_l2"] = 2 * row["tensor_bytes"] <= cache
     return {"copy_bytes_per_second": copy, "l2_bytes": cache, "rows": list(about.values())}
 
 
@@ -259,12 +362,12 @@ def _device_events(call: Callable[[], Any]) -> dict[str, list[str]]:
     return {"kernels": [name for name in names if name not in memory], "memory": memory}
 
 
-def promised(which: str, layers: int) -> int:
-    return PROMISED[which] * math.ceil(layers / LAYERS_PER_LAUNCH)
+def promised(op: str, which: str, tensors: int) -> int:
+    return PROMISED[op][which] * math.ceil(tensors / TENSORS_PER_LAUNCH)
 
 
 def launches(device: str, dry_run: bool, say: Say) -> Facts:
-    """Kernel launches of the forward and the backward of fused models of 1 to 130 layers."""
+    """Kernel launches of fused models of 1 to 130 layers, and of penalties on as many gradients."""
     rows: list[Facts] = []
     if not dry_run:
         _device_events(lambda: torch.ones(8, device=device) + 1)  # the first may miss some
@@ -279,14 +382,27 @@ def launches(device: str, dry_run: bool, say: Say) -> Facts:
             FORWARD: lambda m=model, o=outputs: o.extend(m.call()),
             "backward": lambda m=model, o=outputs: torch.autograd.grad(o, m.parameters, m.grads),
         }
-        for which, call in calls.items():
-            row: Facts = {"layers": layers, "pass": which, "promised": promised(which, layers)}
-            if dry_run:
-                call()
-            else:
-                row |= count(call)
-            rows.append(row)
+        rows += _counted(NORM_OP, layers, calls, dry_run)
+    for number in (1, 64, 65, 130):
+        say(f"{number} gradients")
+        grads = [torch.randn(8, 40 + i % 7, device=device) for i in range(number)]
+        rows += _counted(PENALTY_OP, number, _penalty_calls(grads), dry_run)
     return {"rows": rows}
+
+
+def _counted(
+    op: str, tensors: int, calls: Mapping[str, Callable[[], Any]], dry_run: bool
+) -> list[Facts]:
+    rows: list[Facts] = []
+    for which, call in calls.items():
+        row: Facts = {"op": op, "tensors": tensors, "pass": which}
+        row["promised"] = promised(op, which, tensors)
+        if dry_run:
+            call()
+        else:
+            row |= count(call)
+        rows.append(row)
+    return rows
 
 
 def count(call: Callable[[], Any]) -> Facts:

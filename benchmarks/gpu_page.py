@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from benchmarks.contestants import COMPILED, FUSED, LAYER, TORCH
-from benchmarks.gpu_measure import GPU_LABELS, GRAPH
+from benchmarks.gpu_measure import EAGER, GPU_LABELS, GRAPH, INDUCTOR, PENALTY, PENALTY_GRAPH
 from benchmarks.page import _CSS, _table
 
 Facts = dict[str, Any]
@@ -20,6 +20,10 @@ BAR_COLOURS = {
     LAYER: "#8fc1f0",
     FUSED: "#1769c7",
     GRAPH: "#0b3f7d",
+    EAGER: "#5b6675",
+    INDUCTOR: "#8a94a3",
+    PENALTY: "#1769c7",
+    PENALTY_GRAPH: "#0b3f7d",
 }
 STATUS_CLASS = {"passed": "yes", "failed": "no", "skipped": "no"}
 MORE_CSS = """
@@ -63,15 +67,15 @@ def _sanitizer(facts: Facts) -> list[Table]:
 
 def _launches(facts: Facts) -> list[Table]:
     rows = [
-        [str(r["layers"]), r["pass"], str(r["kernels"]), str(r["promised"]),
+        [r["op"], r["pass"], str(r["tensors"]), str(r["kernels"]), str(r["promised"]),
          str(r["copies and fills"])]
         for r in facts["rows"] if "kernels" in r
     ]  # fmt: skip
-    header = ["layers", "pass", "kernels", "at most", "copies and fills"]
-    return [("Kernel launches of a fused model", header, rows)]
+    header = ["operator", "pass", "tensors", "kernels", "at most", "copies and fills"]
+    return [("Kernel launches, by the number of weights or gradients", header, rows)]
 
 
-def _benchmark(facts: Facts) -> list[Table]:
+def _benchmark(facts: Facts, title: str = "Times of all weights of a network") -> list[Table]:
     timed = [row for row in facts["rows"] if "seconds" in row]
     rows = [
         [
@@ -87,9 +91,13 @@ def _benchmark(facts: Facts) -> list[Table]:
     header = ["network", "who", "us", "quartiles", "times faster than torch", "error"]
     gone = [[row["network"], GPU_LABELS[row["kind"]], row["reason"]] for row in facts["left_out"]]
     return [
-        ("Times of all weights of a network", header, rows),
+        (title, header, rows),
         ("Left out", ["network", "who", "why"], gone),
     ]
+
+
+def _penalties(facts: Facts) -> list[Table]:
+    return _benchmark(facts, "Times of a penalty on one gradient")
 
 
 def _bandwidth(facts: Facts) -> list[Table]:
@@ -118,7 +126,7 @@ def _values(facts: Facts) -> list[Table]:
     rows = [
         [row["case"], row["worst"], f"{row['share of tolerance']:.3f}"] for row in facts["rows"]
     ]
-    title = f"Awkward weights against float64, on {facts['device']}"
+    title = f"Awkward tensors against float64, on {facts['device']}"
     return [(title, ["case", "worst result", "share of what is tolerated"], rows)]
 
 
@@ -127,6 +135,7 @@ _TABLES = {
     "sanitizer": _sanitizer,
     "launches": _launches,
     "benchmark": _benchmark,
+    "penalties": _penalties,
     "bandwidth": _bandwidth,
 }
 
@@ -165,7 +174,7 @@ def chart(rows: list[Facts]) -> str:
         )
         y += bar
     return (
-        "<p class=dim>Times faster than torch's parametrization, eager; longer is better.</p>"
+        "<p class=dim>Times faster than torch, eager; longer is better.</p>"
         f"<div class=card><svg viewBox='0 0 {left + width} {y + 6}' width={left + width} "
         "font-family='system-ui, sans-serif' font-size=12 fill='#20262e'>"
         f"{''.join(parts)}</svg></div>"
@@ -175,7 +184,7 @@ def chart(rows: list[Facts]) -> str:
 def _section(step: Facts) -> str:
     parts = [f"<h2>{escape(step['title'])}</h2>"]
     facts = step["facts"]
-    if step["name"] == "benchmark":
+    if step["name"] in ("benchmark", "penalties"):
         parts.append(chart(facts.get("rows", [])))
     for title, header, rows in tables(step):
         cells = [[escape(cell) for cell in row] for row in rows]

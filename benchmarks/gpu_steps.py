@@ -10,9 +10,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import contestants, environment, gpu_exact, gpu_measure, gpu_tools, gpu_workout
+from benchmarks import (
+    contestants,
+    environment,
+    gpu_exact,
+    gpu_measure,
+    gpu_penalties,
+    gpu_tools,
+    gpu_workout,
+)
 from benchmarks.contestants import FUSED
 from benchmarks.gpu_tools import StepError
+from benchmarks.gpu_workout import Workout
 from gankernels import info
 
 Facts = dict[str, Any]
@@ -20,6 +29,8 @@ Say = Callable[[str], None]
 
 RUNS = 100  # of the same step, which must be equal to the byte
 REPLAYS = 10
+CASES: tuple[Workout, ...] = (*gpu_workout.CASES, *gpu_penalties.CASES)
+REPEATED: tuple[Workout, ...] = (*gpu_workout.REPEATED, *gpu_penalties.REPEATED)
 
 
 @dataclass(frozen=True)
@@ -112,21 +123,21 @@ def _tests(plan: Plan, say: Say) -> Facts:
 
 
 def _values(plan: Plan, say: Say) -> Facts:
-    return {"device": plan.device, "rows": gpu_workout.check_all(plan.device, say)}
+    return {"device": plan.device, "rows": gpu_workout.check_all(CASES, plan.device, say)}
 
 
 def _sanitizer(plan: Plan, say: Say) -> Facts:
     return gpu_tools.plan_sanitizer() if plan.dry_run else gpu_tools.run_sanitizer(say)
 
 
-def _small(plan: Plan) -> tuple[gpu_workout.Case, ...]:
-    return gpu_workout.REPEATED[:3] if plan.dry_run else gpu_workout.REPEATED
+def _repeated(plan: Plan) -> list[Workout]:
+    return [case for case in REPEATED if not (plan.dry_run and "large" in case.name)]
 
 
 def _graph(plan: Plan, say: Say) -> Facts:
     """Ops with second order, and a fused model with and without gradients."""
     done, wrong = [], []
-    for case in _small(plan):
+    for case in _repeated(plan):
         say(case.name)
         try:
             _compare_case(plan, case)
@@ -153,11 +164,11 @@ def _graph(plan: Plan, say: Say) -> Facts:
     return facts if plan.dry_run else facts | {"replays": REPLAYS}
 
 
-def _compare_case(plan: Plan, case: gpu_workout.Case) -> None:
-    given = gpu_workout.data(case, plan.device)
+def _compare_case(plan: Plan, case: Workout) -> None:
+    given = case.data(plan.device)
 
     def step() -> gpu_workout.Results:
-        return gpu_workout.training_step(case, given)
+        return case.works()[0](given)
 
     if plan.dry_run:
         step()
@@ -170,7 +181,7 @@ def _compare_case(plan: Plan, case: gpu_workout.Case) -> None:
 def _determinism(plan: Plan, say: Say) -> Facts:
     runs = 3 if plan.dry_run else RUNS
     done, wrong = [], []
-    for case in _small(plan):
+    for case in _repeated(plan):
         say(case.name)
         try:
             gpu_exact.repeat(case, plan.device, runs)
@@ -191,18 +202,26 @@ def _launches(plan: Plan, say: Say) -> Facts:
         raise StepError("the profiler saw no kernel of a pass; may it count on this GPU?", facts)
     over = [row for row in facts["rows"] if row["kernels"] > row["promised"]]
     if over:
-        told = [f"{r['layers']} layers {r['pass']}: {r['kernels']}" for r in over]
+        told = [f"{r['op']} of {r['tensors']}, {r['pass']}: {r['kernels']}" for r in over]
         raise StepError("more launches than promised: " + ", ".join(told), facts)
     return facts
 
 
-def _benchmark(plan: Plan, say: Say) -> Facts:
-    facts = gpu_measure.benchmark(plan.device, plan.full, plan.dry_run, say)
+def _timed(facts: Facts) -> Facts:
+    """Fails where ours could not be timed."""
     ours = [gone for gone in facts["left_out"] if gone["kind"] in gpu_measure.OURS]
     if ours:
         told = [f"{gone['network']}, {gone['kind']}: {gone['reason']}" for gone in ours]
         raise StepError("; ".join(told), facts)
     return facts
+
+
+def _benchmark(plan: Plan, say: Say) -> Facts:
+    return _timed(gpu_measure.benchmark(plan.device, plan.full, plan.dry_run, say))
+
+
+def _penalties(plan: Plan, say: Say) -> Facts:
+    return _timed(gpu_measure.penalties(plan.device, plan.dry_run, say))
 
 
 def _bandwidth(plan: Plan, say: Say) -> Facts:
@@ -212,11 +231,12 @@ def _bandwidth(plan: Plan, say: Say) -> Facts:
 STEPS = (
     Step("environment", "GPU, driver, versions, self-test", _environment, apart=False),
     Step("tests", "Tests of the operators on CUDA", _tests, apart=False),
-    Step("values", "Awkward weights against float64", _values),
+    Step("values", "Awkward tensors against float64", _values),
     Step("sanitizer", "compute-sanitizer", _sanitizer, apart=False),
     Step("graph", "Captured in a CUDA graph, bit for bit", _graph),
     Step("determinism", f"{RUNS} runs, equal to the byte", _determinism),
     Step("launches", "Kernel launches", _launches),
     Step("benchmark", "Times against torch", _benchmark, timeout_s=3600.0),
+    Step("penalties", "Times of gradient penalties against torch", _penalties),
     Step("bandwidth", "Bytes over time", _bandwidth),
 )

@@ -1,13 +1,14 @@
-"""Every operator once on awkward weights, against float64: what compute-sanitizer is let loose on.
+"""Every operator once on awkward tensors, against float64: what compute-sanitizer is let loose on.
 
-It runs on any device, so that the dry run exercises it on the CPU.
+It runs on any device, so that the dry run exercises it on the CPU. The cases here are those of
+spectral normalisation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,9 +26,40 @@ TOLERANCE = {
 SECOND_ORDER = 10  # times the tolerance: sums of products of sums
 
 Draw = Callable[..., Tensor]
+Results = dict[str, list[Tensor]]
+Work = Callable[[Any], Results]
 
 
-def _channels_last(x: Tensor) -> Tensor:
+class Workout(Protocol):
+    """What the checks know of a case, whatever it is of."""
+
+    @property
+    def name(self) -> str: ...
+
+    def data(self, device: str, seed: int = 0) -> Any:
+        """The inputs; `reset` takes back what a work moved, `exact` copies them in float64."""
+
+    def works(self) -> tuple[Work, ...]:
+        """What is compared with float64; the first is also repeated and captured."""
+
+    def floors(self, exact: Any, wanted: Results) -> dict[str, list[float]]:
+        """Of results whose terms cancel: how large those are."""
+
+
+def drawer(seed: int, device: str, dtype: torch.dtype) -> Draw:
+    """Draws normal numbers, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    return draw
+
+
+# --- spectral normalisation --------------------------------------------------------------------
+
+
+def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -45,9 +77,9 @@ def awkward(draw: Draw) -> list[Tensor]:
         draw(521, 7).t(),
         draw(16, 3, 3, 3),
         draw(5, 3, 2, 3, 4),
-        _channels_last(draw(12, 7, 3, 5)),
+        channels_last(draw(12, 7, 3, 5)),
         draw(6, 37, 4, 3).movedim(1, 0),
-        _channels_last(draw(6, 10, 4, 3)).movedim(1, 0),
+        channels_last(draw(6, 10, 4, 3)).movedim(1, 0),
         draw(5, 6, 7, 4).permute(3, 1, 0, 2),
         draw(9, 33)[1:],
         draw(12, 31)[:, 1:-1],
@@ -67,7 +99,7 @@ def many(draw: Draw) -> list[Tensor]:
 
 def large(draw: Draw) -> list[Tensor]:
     """Big enough that many blocks share a weight."""
-    return [draw(1024, 9 * 513), _channels_last(draw(512, 257, 3, 3)), draw(3, 150_001), draw(7, 5)]
+    return [draw(1024, 9 * 513), channels_last(draw(512, 257, 3, 3)), draw(3, 150_001), draw(7, 5)]
 
 
 @dataclass(frozen=True)
@@ -81,6 +113,15 @@ class Case:
     order: Any = "u_first"
     guard: bool = False
     coefficient: float | None = None
+
+    def data(self, device: str, seed: int = 0) -> Data:
+        return data(self, device, seed)
+
+    def works(self) -> tuple[Work, ...]:
+        return lambda given: training_step(self, given), lambda given: apart(self, given)
+
+    def floors(self, exact: Data, wanted: Results) -> dict[str, list[float]]:
+        return _floors(exact, wanted["sigma"][0])
 
 
 CASES = (
@@ -147,11 +188,7 @@ class Data:
 
 def data(case: Case, device: str, seed: int = 0) -> Data:
     """The inputs, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
-
+    draw = drawer(seed, device, case.dtype)
     weights = [w.requires_grad_() for w in case.weights(draw)]
     wide = torch.float64 if case.dtype == torch.float64 else torch.float32
     return Data(
@@ -163,9 +200,6 @@ def data(case: Case, device: str, seed: int = 0) -> Data:
         draw(len(weights), dtype=wide).requires_grad_(),
         [draw(*w.shape) for w in weights],
     )
-
-
-Results = dict[str, list[Tensor]]
 
 
 def training_step(case: Case, given: Data) -> Results:
@@ -219,16 +253,6 @@ def apart(case: Case, given: Data) -> Results:
     }
 
 
-def relative_error(got: Tensor, wanted: Tensor, floor: float = 1e-300) -> float:
-    """Over the largest number wanted, or `floor`; NaN counts as infinitely wrong."""
-    got = got.detach().cpu().double()
-    wanted = wanted.detach().double()
-    if got.shape != wanted.shape:
-        return float("inf")
-    error = (got - wanted).abs().max() / wanted.abs().max().clamp_min(floor)
-    return float(error.nan_to_num(nan=float("inf")))
-
-
 def _floors(exact: Data, sigma: Tensor) -> dict[str, list[float]]:
     """How large the terms of gradients are; of vectors and rows they cancel to almost nothing."""
     sigmas = sigma.detach().tolist()
@@ -244,18 +268,31 @@ def _floors(exact: Data, sigma: Tensor) -> dict[str, list[float]]:
     }
 
 
-def check_case(case: Case, device: str) -> dict[str, Any]:
+# --- the check of a case -----------------------------------------------------------------------
+
+
+def relative_error(got: Tensor, wanted: Tensor, floor: float = 1e-300) -> float:
+    """Over the largest number wanted, or `floor`; NaN counts as infinitely wrong."""
+    got = got.detach().cpu().double()
+    wanted = wanted.detach().double()
+    if got.shape != wanted.shape:
+        return float("inf")
+    error = (got - wanted).abs().max() / wanted.abs().max().clamp_min(floor)
+    return float(error.nan_to_num(nan=float("inf")))
+
+
+def check_case(case: Workout, device: str) -> dict[str, Any]:
     """Runs a case and compares every result; an error over the tolerance is a ValueError."""
     told = set(_library._told)
     _library._told.clear()
     worst, where = 0.0, ""
-    for work in (training_step, apart):
-        given = data(case, device)
+    for work in case.works():
+        given = case.data(device)
         exact = given.exact()
-        got = work(case, given)
+        got = work(given)
         with gankernels.backend("reference"):
-            wanted = work(case, exact)
-        floors = _floors(exact, wanted["sigma"][0])
+            wanted = work(exact)
+        floors = case.floors(exact, wanted)
         for what, tensors in got.items():
             for i, (x, want) in enumerate(zip(tensors, wanted[what], strict=True)):
                 factor = SECOND_ORDER if "second" in what else 1
@@ -272,10 +309,12 @@ def check_case(case: Case, device: str) -> dict[str, Any]:
     return {"case": case.name, "worst": where, "share of tolerance": round(worst, 4)}
 
 
-def check_all(device: str, say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
+def check_all(
+    cases: Sequence[Workout], device: str, say: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
     """Every case, also after one that fails; then a ValueError with what all of them found."""
     rows, wrong = [], []
-    for case in CASES:
+    for case in cases:
         say(case.name)
         try:
             rows.append(check_case(case, device))

@@ -3,9 +3,9 @@
     python tests/mutate_kernels.py [--list] [--only N ...] [--tests ARGUMENTS] [--timeout SECONDS]
 
 A tool to run by hand; pytest does not collect it. It removes every barrier and every fence, relaxes
-every bounds check, and breaks a few other lines of reduce.cuh, walk.cuh and spectral_norm.cuh, in
-copies of the sources in a temporary folder. Each mutation is compiled and tested, two at a time, in
-some 30 minutes altogether. Prints which test killed it, and with what. The exit status is 1 if one
+every bounds check, and breaks a few other lines of the kernels and of what they share, in copies of
+the sources in a temporary folder. Each mutation is compiled and tested, two at a time, in some 40
+minutes altogether. Prints which test killed it, and with what. The exit status is 1 if one
 survived that is not known to change nothing (``EQUIVALENT``), if one of those was killed, or if one
 is not C++.
 
@@ -28,10 +28,13 @@ from pathlib import Path
 from queue import Queue
 
 ROOT = Path(__file__).resolve().parent.parent
-REDUCE, WALK, KERNELS = (
+REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST = FILES = (
     "csrc/common/reduce.cuh",
+    "csrc/common/tensor_table.cuh",
     "csrc/cuda/walk.cuh",
     "csrc/cuda/spectral_norm.cuh",
+    "csrc/cuda/gradient_penalty.cuh",
+    "csrc/cuda/gradient_penalty.cu",
 )
 WORKERS = 2
 
@@ -43,6 +46,9 @@ TESTS = [
     "tests/test_spectral_norm.py",
     *("-k", "emu and not (large and (few or channels_last or transposed)) and not beyond"),
 ]
+
+#: Of files that a program of tests/cpp tests instead: its name.
+PROGRAMS = dict.fromkeys((PENALTIES, PENALTIES_HOST), "test_emu_gradient_penalty")
 
 #: What every file has them removed of, wherever they are.
 REMOVED = ("sync_threads();", "fence();")
@@ -94,7 +100,7 @@ RULES = [
         "part + walk.part < deep ? part + walk.part : deep",
         "part + walk.part < deep ? part + walk.part + 1 : deep",
     ),
-    (WALK, "layer_of: the layer before", "first_tile <= tile)", "first_tile < tile)"),
+    (TENSORS, "owner_of: the tensor before", "first_tile <= tile)", "first_tile < tile)"),
     # --- the inside of a tile
     (
         WALK,
@@ -124,7 +130,8 @@ RULES = [
     (
         WALK,
         "for_each_row: stages of whole groups only",
-        "walk.group < walk.span ? walk.group : walk.span;\n  const int rows = p.data ? kStage / window",
+        "walk.group < walk.span ? walk.group : walk.span;\n"
+        "  const int rows = p.data ? kStage / window",
         "walk.group;\n  const int rows = p.data ? kStage / window + (kStage < window)",  # it ends
     ),
     (
@@ -461,6 +468,313 @@ RULES = [
         "if (index == 0 && thread_id() == 0)",
         "if (index == 0)",
     ),
+    # --- penalties: chunks, and the rows of numbers
+    (
+        PENALTIES,
+        "chunk_of: chunks have no end",
+        "left < item.chunk ? static_cast<int>(left) : item.chunk",
+        "item.chunk",
+    ),
+    (
+        PENALTIES,
+        "chunk_of: to the end of the sample",
+        "left < item.chunk ? static_cast<int>(left) : item.chunk",
+        "static_cast<int>(left)",
+    ),
+    (
+        PENALTIES,
+        "chunk_of: chunks end one later",
+        "left < item.chunk ? static_cast<int>(left) : item.chunk",
+        "left < item.chunk ? static_cast<int>(left) + 1 : item.chunk",
+    ),
+    (PENALTIES, "chunk_of: of the first sample", "sample * item.size + begin}", "begin}"),
+    (
+        PENALTIES,
+        "value_index: reduced or not",
+        "return n.reduced ? row : static_cast<int64_t>(row) * n.batch + sample;",
+        "return static_cast<int64_t>(row) * n.batch + sample;",
+    ),
+    (PENALTIES, "value_index: of the first row", "n.reduced ? row :", "n.reduced ? 0 :"),
+    (
+        PENALTIES,
+        "norm_of: of the first row",
+        "(n.norms) + static_cast<int64_t>(row) * n.batch + sample);",
+        "(n.norms) + sample);",
+    ),
+    (
+        PENALTIES,
+        "sample_of: the weight of the first sample",
+        "number<Acc>(n.sample_weight, sample, 1)",
+        "number<Acc>(n.sample_weight, 0, 1)",
+    ),
+    # --- penalties: sums
+    (
+        PENALTIES,
+        "multiply: one element more",
+        "i < chunk.count; i += kThreads * N) {\n    const auto x",
+        "i <= chunk.count; i += kThreads * N) {\n    const auto x",
+    ),
+    (
+        PENALTIES,
+        "multiply: elements beyond the sample",
+        "i < chunk.count; i += kThreads * N) {\n    const auto x",
+        "i < item.chunk; i += kThreads * N) {\n    const auto x",
+    ),
+    (
+        PENALTIES,
+        "products: tiles of the whole table",
+        "block_id() - item.first_tile);\n  const Acc total",
+        "block_id());\n  const Acc total",
+    ),
+    (PENALTIES, "products: always vectors", "block_sum(item.vectors ?", "block_sum(true ?"),
+    (
+        PENALTIES,
+        "products: every thread stores",
+        "if (thread_id() == 0)\n    store(static_cast<Acc*>(table.numbers.partial)",
+        "store(static_cast<Acc*>(table.numbers.partial)",
+    ),
+    (
+        PENALTIES,
+        "products: samples overlap",
+        "(chunk.sample) * table.numbers.columns",
+        "(chunk.sample) * item.chunks",
+    ),
+    (PENALTIES, "products: gradients overlap", "item.column +\n              chunk", "chunk"),
+    (
+        PENALTIES,
+        "products: chunks overlap",
+        "item.column +\n              chunk.index",
+        "item.column",
+    ),
+    (
+        PENALTIES,
+        "for_each_sum: one turn",
+        "first < n.batch; first +=",
+        "first < 1; first +=",
+    ),
+    (
+        PENALTIES,
+        "for_each_sum: sums beyond the batch",
+        "if (sample < n.batch)\n      for (",
+        "for (",
+    ),
+    (
+        PENALTIES,
+        "for_each_sum: a sum beyond the batch",
+        "if (sample < n.batch)\n      for (",
+        "if (sample <= n.batch)\n      for (",
+    ),
+    (PENALTIES, "for_each_sum: from the first column", "c = begin + lane;", "c = lane;"),
+    (PENALTIES, "for_each_sum: one column more", "c < end;", "c <= end;"),
+    (PENALTIES, "for_each_sum: a column of every lane", "c += n.lanes)", "c = end)"),
+    (PENALTIES, "for_each_sum: one step less", "lanes = n.lanes / 2;", "lanes = n.lanes / 4;"),
+    (
+        PENALTIES,
+        "for_each_sum: not the last step",
+        "lanes > 0; lanes /= 2)",
+        "lanes > 1; lanes /= 2)",
+    ),
+    (
+        PENALTIES,
+        "for_each_sum: every lane",
+        "if (lane == 0 && sample < n.batch) f",
+        "if (sample < n.batch) f",
+    ),
+    (
+        PENALTIES,
+        "for_each_sum: samples beyond the batch",
+        "if (lane == 0 && sample < n.batch) f",
+        "if (lane == 0) f",
+    ),
+    (
+        PENALTIES,
+        "for_each_sum: a sample beyond the batch",
+        "if (lane == 0 && sample < n.batch) f",
+        "if (lane == 0 && sample <= n.batch) f",
+    ),
+    (
+        PENALTIES,
+        "for_each_row: one row for all",
+        "if (!n.per_tensor) return f(0, 0, n.columns);",
+        "if (n.columns) return f(0, 0, n.columns);",
+    ),
+    (
+        PENALTIES,
+        "for_each_row: a row for each",
+        "if (!n.per_tensor) return f(0, 0, n.columns);",
+        "",
+    ),
+    (PENALTIES, "for_each_row: one row more", "k < table.count;", "k <= table.count;"),
+    (PENALTIES, "for_each_row: one row less", "k < table.count;", "k < table.count - 1;"),
+    (
+        PENALTIES,
+        "for_each_row: columns to the end",
+        "item.column + item.chunks);",
+        "n.columns);",
+    ),
+    (
+        PENALTIES,
+        "finish: norms of the first row",
+        "(n.norms_out) + static_cast<int64_t>(row) * n.batch + sample",
+        "(n.norms_out) + sample",
+    ),
+    (
+        PENALTIES,
+        "finish: values of samples, reduced too",
+        "if (!n.reduced) store(static_cast<Acc*>(n.values)",
+        "store(static_cast<Acc*>(n.values)",
+    ),
+    (
+        PENALTIES,
+        "finish: sums of rows, not reduced too",
+        "if (n.reduced && thread_id() == 0) store(static_cast<Acc*>(n.values)",
+        "if (thread_id() == 0) store(static_cast<Acc*>(n.values)",
+    ),
+    (
+        PENALTIES,
+        "finish: every thread stores",
+        "if (n.reduced && thread_id() == 0) store(static_cast<Acc*>(n.values)",
+        "if (n.reduced) store(static_cast<Acc*>(n.values)",
+    ),
+    (
+        PENALTIES,
+        "finish_double: products of the first row",
+        "(n.products) + static_cast<int64_t>(row) * n.batch + sample, t)",
+        "(n.products) + sample, t)",
+    ),
+    (
+        PENALTIES,
+        "finish_double: values of samples, reduced too",
+        "if (!n.reduced) store(static_cast<Acc*>(n.d_seed)",
+        "store(static_cast<Acc*>(n.d_seed)",
+    ),
+    (
+        PENALTIES,
+        "finish_double: sums of rows, not reduced too",
+        "if (n.reduced && thread_id() == 0) store(static_cast<Acc*>(n.d_seed)",
+        "if (thread_id() == 0) store(static_cast<Acc*>(n.d_seed)",
+    ),
+    (
+        PENALTIES,
+        "finish_double: every thread stores",
+        "if (n.reduced && thread_id() == 0) store(static_cast<Acc*>(n.d_seed)",
+        "if (n.reduced) store(static_cast<Acc*>(n.d_seed)",
+    ),
+    (
+        PENALTIES,
+        "finish_double: the weight's gradient unasked",
+        "if (n.d_sample_weight) {",
+        "{",
+    ),
+    (
+        PENALTIES,
+        "finish_double: the weight's gradient of the last row",
+        "(row == 0 ? Acc{0} : load(d_weight)) +",
+        "",
+    ),
+    (
+        PENALTIES,
+        "finish_double: the weight's gradient from anything",
+        "(row == 0 ? Acc{0} : load(d_weight)) +",
+        "load(d_weight) +",
+    ),
+    # --- penalties: gradients
+    (
+        PENALTIES,
+        "combine: one element more",
+        "i < chunk.count; i += kThreads * N) {\n    const auto g",
+        "i <= chunk.count; i += kThreads * N) {\n    const auto g",
+    ),
+    (
+        PENALTIES,
+        "combine: elements beyond the sample",
+        "i < chunk.count; i += kThreads * N) {\n    const auto g",
+        "i < item.chunk; i += kThreads * N) {\n    const auto g",
+    ),
+    (
+        PENALTIES,
+        "backward: tiles of the whole table",
+        "block_id() - item.first_tile);\n  const auto s = sample_of(n, norm_of(n, item.row, "
+        "chunk.sample), item.row, chunk.sample);\n  const Acc factor",
+        "block_id());\n  const auto s = sample_of(n, norm_of(n, item.row, "
+        "chunk.sample), item.row, chunk.sample);\n  const Acc factor",
+    ),
+    (
+        PENALTIES,
+        "backward: always vectors",
+        "if (item.vectors)\n    combine<T, false",
+        "if (true)\n    combine<T, false",
+    ),
+    (
+        PENALTIES,
+        "backward: the weight's gradient unasked",
+        "if (!n.d_sample_weight || item.column",
+        "if (item.column",
+    ),
+    (
+        PENALTIES,
+        "backward: every block adds up",
+        "item.column + chunk.index > 0 || thread_id() > 0",
+        "thread_id() > 0",
+    ),
+    (
+        PENALTIES,
+        "backward: the first block of every gradient adds up",
+        "item.column + chunk.index > 0 ||",
+        "chunk.index > 0 ||",
+    ),
+    (
+        PENALTIES,
+        "backward: every thread adds up",
+        "item.column + chunk.index > 0 || thread_id() > 0",
+        "item.column + chunk.index > 0",
+    ),
+    (PENALTIES, "backward: one row more", "row < n.rows;", "row <= n.rows;"),
+    (PENALTIES, "backward: one row less", "row < n.rows;", "row < n.rows - (n.rows > 1);"),
+    (
+        PENALTIES,
+        "double_backward: tiles of the whole table",
+        "block_id() - item.first_tile);\n  const auto s = sample_of(n, norm_of(n, item.row, "
+        "chunk.sample), item.row, chunk.sample);\n  const Acc t",
+        "block_id());\n  const auto s = sample_of(n, norm_of(n, item.row, "
+        "chunk.sample), item.row, chunk.sample);\n  const Acc t",
+    ),
+    (
+        PENALTIES,
+        "double_backward: always vectors",
+        "if (item.vectors)\n    combine<T, true",
+        "if (true)\n    combine<T, true",
+    ),
+    (
+        PENALTIES,
+        "double_backward: products of the first row",
+        "static_cast<int64_t>(item.row) * n.batch + chunk.sample);",
+        "chunk.sample);",
+    ),
+    # --- penalties: tables
+    (PENALTIES_HOST, "Plan: vectors across samples", "x.size % kVector<T> == 0 && ", ""),
+    (PENALTIES_HOST, "Plan: g anywhere", "aligned(x.g) && ", ""),
+    (PENALTIES_HOST, "Plan: h anywhere", "aligned(x.h) && ", ""),
+    (PENALTIES_HOST, "Plan: out anywhere", "aligned(x.h) && aligned(x.out)", "aligned(x.h)"),
+    (
+        PENALTIES_HOST,
+        "Plan: one row for all",
+        "static_cast<int>(p.per_tensor ? k : 0)",
+        "0",
+    ),
+    (PENALTIES_HOST, "Plan: the same columns for all", "column += chunks;", "column = chunks;"),
+    (
+        PENALTIES_HOST,
+        "Plan: tiles of one sample",
+        "tiles_.back() += chunks * p.batch;",
+        "tiles_.back() += chunks;",
+    ),
+    (
+        PENALTIES_HOST,
+        "launch_rows: the last table only",
+        "p_.per_tensor ? 0 : tables_.size() - 1",
+        "tables_.size() - 1",
+    ),
 ]
 
 #: Mutations that change nothing but speed, and why no test can tell. By name.
@@ -489,7 +803,7 @@ def function_at(text: str, position: int) -> str:
 
 def find_mutations(root: Path) -> list[Mutation]:
     found = []
-    texts = {file: (root / file).read_text() for file in (REDUCE, WALK, KERNELS)}
+    texts = {file: (root / file).read_text() for file in FILES}
     for removed in REMOVED:
         for file, text in texts.items():
             for match in re.finditer(rf"\b{re.escape(removed)}", text):
@@ -547,13 +861,16 @@ class Copy:
         if done.returncode:
             sys.exit(done.stdout)
 
-    def build(self) -> str | None:
+    def build(self, program: str | None) -> str | None:
         """What the compiler said, if it refused."""
-        done = self.run("cmake", "--build", "build/emu", "--target", "gankernels_emu")
+        target = program or "gankernels_emu"
+        done = self.run("cmake", "--build", "build/emu", "--target", target)
         return done.stdout if done.returncode else None
 
-    def test(self, tests: list[str], timeout: float) -> str | None:
+    def test(self, program: str | None, tests: list[str], timeout: float) -> str | None:
         """The first test that failed and its error, or None."""
+        if program:
+            return self.test_program(program, timeout)
         options = ("-x", "-q", "--tb=short", "-p", "no:cacheprovider")
         try:
             done = self.run(sys.executable, "-m", "pytest", *options, *tests, timeout=timeout)
@@ -566,25 +883,40 @@ class Copy:
             return f"exit {done.returncode}: {done.stdout[-300:]}"
         return re.sub(r"RuntimeError: check_status, \S+, ", "", failed[1])
 
+    def test_program(self, program: str, timeout: float) -> str | None:
+        try:
+            done = self.run(f"build/emu/{program}", timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return f"does not end within {timeout:.0f} s"
+        if done.returncode == 0:
+            return None
+        return f"{program}: {done.stdout.partition(chr(10))[0] or f'exit {done.returncode}'}"
+
     def try_out(self, mutation: Mutation, tests: list[str], timeout: float) -> str | None:
         """What killed it, or None."""
         file = self.folder / mutation.file
         text = file.read_text()
         file.write_text(mutation.apply(text))
+        program = PROGRAMS.get(mutation.file)
         try:
-            refused = self.build()
-            return f"NOT C++\n{refused}" if refused else self.test(tests, timeout)
+            refused = self.build(program)
+            return f"NOT C++\n{refused}" if refused else self.test(program, tests, timeout)
         finally:
             file.write_text(text)
 
 
-def copies(folder: Path, tests: list[str], timeout: float) -> Iterator[Copy]:
+def copies(
+    folder: Path, programs: set[str | None], tests: list[str], timeout: float
+) -> Iterator[Copy]:
     """Built copies, in which nothing fails yet."""
     found = [Copy(folder / f"copy{i}") for i in range(WORKERS)]
 
     def prepare(copy: Copy) -> str | None:
         copy.configure()
-        return copy.build() or copy.test(tests, timeout)
+        for program in programs:
+            if failed := copy.build(program) or copy.test(program, tests, timeout):
+                return failed
+        return None
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for copy, failed in zip(found, pool.map(prepare, found), strict=True):
@@ -624,7 +956,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="mutate_kernels") as folder:
         free: Queue[Copy] = Queue()
-        for copy in copies(Path(folder), tests, args.timeout):
+        programs = {PROGRAMS.get(mutation.file) for _, mutation in chosen}
+        for copy in copies(Path(folder), programs, tests, args.timeout):
             free.put(copy)
         print("without a mutation: all passed", flush=True)
 

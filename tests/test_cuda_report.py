@@ -1,5 +1,6 @@
 """What is read from the compiler's output, and that a kernel that got worse is reported."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,7 +33,7 @@ SASS = """
 $__internal_0_$__cuda_sm20_dblrcp_rn_slowpath_v3:
         /*0060*/                   DSETP.GTU.AND P0, PT, |R14|, +INF , PT ;
 """
-ROW = Row("product<float>", "90", 72, 8260, 37, 4, 2, 10)
+ROW = Row("op: product<float>", "90", 72, 8260, 37, 4, 2, 10)
 
 
 def ptxas(stack=0, spill=0):
@@ -140,18 +141,24 @@ def test_promised_16_byte_accesses_must_be_there(source):
     assert list(sass.rules(source).broken("other<float>", code)) == []
 
 
-def test_every_kernel_promises_16_byte_loads():
-    for source in cuda.sources():
-        rules = sass.rules(cuda_report.ROOT / source)
-        header = (cuda_report.ROOT / source).with_suffix(".cuh").read_text()
-        assert header.count("KERNEL(kThreads)") == len(rules.loads16)
+#: Kernels of one block that add up what the others left, and read no tensor.
+NOT_OVER_TENSORS = {"gradient_penalty": {"finish", "finish_double"}}
+
+
+def test_every_kernel_over_tensors_promises_16_byte_loads():
+    for source in map(Path, cuda.sources()):
+        path = cuda_report.ROOT / source
+        header = path.with_suffix(".cuh").read_text()
+        kernels = set(re.findall(r"^KERNEL\(kThreads\)\s+(\w+)", header, re.MULTILINE))
+        assert kernels - sass.rules(path).loads16 == NOT_OVER_TENSORS.get(source.stem, set())
+        assert len(kernels) == header.count("KERNEL(")
 
 
 # --- comparing ------------------------------------------------------------------------------------
 
 
 def test_the_report_can_be_read_back():
-    rows = [ROW, replace(ROW, kernel="add_tiles<Half, (Sums)1>"), replace(ROW, arch="120")]
+    rows = [ROW, replace(ROW, kernel="op: add_tiles<Half, (Sums)1>"), replace(ROW, arch="120")]
     version, found = cuda_report.parse(cuda_report.render(rows, "13.0", 256))
     assert (version, found) == ("13.0", rows)
 
@@ -169,7 +176,7 @@ def test_the_report_can_be_read_back():
 )
 def test_worse(change, text, same):
     (found,) = cuda_report.worse([ROW], [replace(ROW, **change)], same)
-    assert found == f"product<float> on sm_90: {text}"
+    assert found == f"op: product<float> on sm_90: {text}"
 
 
 def test_better_or_equal_is_not_worse():
@@ -182,10 +189,10 @@ def test_better_or_equal_is_not_worse():
 
 
 def test_kernels_that_come_and_go():
-    other = replace(ROW, kernel="finish<float>")
+    other = replace(ROW, kernel="op: finish<float>")
     assert list(cuda_report.worse([ROW], [other], True)) == [
-        "product<float> on sm_90 is gone",
-        "finish<float> on sm_90 is not in the table",
+        "op: product<float> on sm_90 is gone",
+        "op: finish<float> on sm_90 is not in the table",
     ]
 
 

@@ -251,14 +251,136 @@ def test_sectors(panel, backend, dtype):
 @pytest.mark.parametrize("backend", ["emu"], indirect=True)
 def test_shared_memory(panel, backend):
     """What blocks use is below 48 KiB by far, and what ptxas says is no more."""
-    weights = network(40, drawer(0, torch.float64))
+    draw = drawer(0, torch.float64)
+    weights = network(40, draw)
     u = [drawer(1, torch.float64)(w.shape[0]) for w in weights]
     v = [drawer(2, torch.float64)(w.numel() // w.shape[0]) for w in weights]
-    panel.reset_counters()
-    ops.spectral_norm(weights, u, v)
-    used = panel.counters()["shared"]
-    assert set(used) >= {"product", "finish"}
-    assert max(used.values()) <= 20 << 10
+    gradient = draw(3, 40).requires_grad_()
     _, rows = cuda_report.parse(cuda_report.REPORT.read_text())
-    for name, size in used.items():
-        assert max(row.shared for row in rows if row.kernel == f"{name}<double>") <= size
+    for source, kernels, run in (
+        ("spectral_norm", {"product", "finish"}, lambda: ops.spectral_norm(weights, u, v)),
+        ("gradient_penalty", {"products", "finish"}, lambda: ops.gradient_penalty(gradient)),
+    ):
+        panel.reset_counters()
+        run()
+        used = panel.counters()["shared"]
+        assert set(used) >= kernels
+        assert max(used.values()) <= 20 << 10
+        for name, size in used.items():
+            sizes = [
+                row.shared
+                for row in rows
+                if re.fullmatch(rf"{source}: {name}<double(, \w+)?>", row.kernel)
+            ]
+            assert max(sizes) <= size
+
+
+# --- gradient penalties ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_tensor", [False, True], ids=["joint", "per_tensor"])
+@pytest.mark.parametrize("count", [1, 30, 64, 65, 130])
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_launches_of_penalties(panel, backend, count, per_tensor):
+    """Whatever the number of gradients up to 64, then per 64; the promise of csrc's contract."""
+    tables = math.ceil(count / 64)
+    rows = tables if per_tensor else 1  # one norm for all is finished once
+    grads = [drawer(k)(3, 1 + k * 7 % 40).requires_grad_() for k in range(count)]
+    weight = drawer(1)(3).requires_grad_()
+
+    def launches(f):
+        panel.reset_counters()
+        return f(), panel.counters()["launches"]
+
+    for sample_weight in (None, weight):
+        value, forward = launches(
+            lambda w=sample_weight: ops.gradient_penalty(
+                grads, center=1.0, sample_weight=w, per_tensor=per_tensor
+            )
+        )
+        assert forward == {"products": tables, "finish": rows}
+        inputs = grads if sample_weight is None else [*grads, weight]
+        first, backward = launches(
+            lambda value=value, x=inputs: torch.autograd.grad(value.sum(), x, create_graph=True)
+        )
+        assert backward == {"backward": tables}
+        ones = [torch.ones_like(x) for x in first]
+        _, second = launches(
+            lambda first=first, x=inputs, ones=ones: torch.autograd.grad(first, x, ones)
+        )
+        assert second == {"products": tables, "finish_double": rows, "double_backward": tables}
+
+
+def penalty_calls(grads):
+    """Each pass, with every input that it can have."""
+    batch = grads[0].shape[0]
+    acc = torch.float64 if grads[0].dtype == torch.float64 else torch.float32
+    number = drawer(1, acc)
+    sample_weight, inv_scale, seed, e = number(batch), number(1), number(1)[0], number(batch)
+    h = [torch.ones_like(g) for g in grads]
+    options = (sample_weight, inv_scale, 1.0, False, 1.0, False, 1)
+    space = native_ops()
+    _, norms = space.gradient_penalty(grads, *options)
+    return {
+        "forward": lambda: space.gradient_penalty(grads, *options),
+        "backward": lambda: space.gradient_penalty_backward(seed, grads, norms, *options),
+        "double_backward": lambda: space.gradient_penalty_double_backward(
+            h, e, seed, grads, norms, *options
+        ),
+    }
+
+
+#: What csrc/cuda/gradient_penalty.cuh states: how often every byte is read and written.
+PENALTY_BYTES = {
+    "forward": {"g": (1, 0)},
+    "backward": {"g": (1, 0), "out": (0, 1)},
+    "double_backward": {"g": (2, 0), "h": (2, 0), "out": (0, 1)},
+}
+GRADIENTS = {
+    "images": lambda draw: [draw(16, 3, 32, 32)],
+    "odd": lambda draw: [draw(7, 3, 31, 33)],
+    "features": lambda draw: [draw(16, 1000), draw(16, 64, 8, 8), draw(16, 3)],
+    "large": lambda draw: [draw(16, 3, 296, 296)],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("shape", GRADIENTS)
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_bytes_of_penalties(panel, backend, shape, dtype):
+    """Gradients are moved as stated, to the byte."""
+    if shape == "large" and dtype != torch.float32:
+        pytest.skip("one dtype will do for what takes seconds")
+    grads = GRADIENTS[shape](drawer(0, dtype))
+    size = sum(g.numel() * g.element_size() for g in grads)
+    for name, run in penalty_calls(grads).items():
+        panel.reset_counters()
+        run()
+        buffers = panel.counters()["buffers"]
+        for buffer, times in PENALTY_BYTES[name].items():
+            assert tuple(buffers[buffer]) == tuple(n * size for n in times), f"{name} {buffer}"
+
+
+@pytest.mark.parametrize("shape, bound", [("images", 1.15), ("large", 1.04)])
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_sectors_of_penalties(panel, backend, shape, bound):
+    """Gradients fill the 32-byte sectors that they touch; those of all the rest are few.
+
+    Every warp reads the numbers of its sample, up to six, a sector each, which the first-level
+    cache has for all but the first. Where chunks have 4 KiB, the least, that is at most 15 %.
+    """
+    grads = GRADIENTS[shape](drawer(0))
+    size = sum(g.numel() * g.element_size() for g in grads)
+    for name, run in penalty_calls(grads).items():
+        panel.reset_counters()
+        panel.set_profiling(True)
+        run()
+        panel.set_profiling(False)
+        stated = size * sum(map(sum, PENALTY_BYTES[name].values()))
+        sites = panel.counters()["sites"]
+        total = 0
+        for place, (accesses, moved, sectors) in sites.items():
+            total += 32 * sectors
+            if 32 * sectors >= size:  # those of gradients
+                assert moved == 32 * sectors, f"{place}: {accesses} accesses"
+        assert stated <= total <= bound * stated, f"{name}: {total / stated}"

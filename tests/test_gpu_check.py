@@ -24,6 +24,7 @@ from benchmarks import (
     gpu_workout,
 )
 from benchmarks.contestants import FUSED, LAYER, TORCH
+from benchmarks.gpu_measure import EAGER, PENALTY
 from benchmarks.gpu_steps import Plan, Step
 from benchmarks.gpu_tools import SkipStepError, StepError
 from gankernels import _library
@@ -65,9 +66,9 @@ def test_dry_run_writes_both_files_and_says_what_it_is(tmp_path):
     assert [step["name"] for step in report["steps"]] == [step.name for step in gpu_steps.STEPS]
     assert {step["status"] for step in report["steps"]} == {gpu_check.NOT_RUN}
     facts = {step["name"]: step["facts"] for step in report["steps"]}
-    assert len(facts["values"]["rows"]) == len(gpu_workout.CASES)
+    assert len(facts["values"]["rows"]) == len(gpu_steps.CASES)
     assert facts["values"]["device"] == "cpu"
-    for name in ("benchmark", "bandwidth", "launches"):
+    for name in ("benchmark", "penalties", "bandwidth", "launches"):
         assert facts[name]["rows"]
         for row in facts[name]["rows"]:
             assert not {"seconds", "times_faster", "bytes_per_second", "kernels"} & set(row)
@@ -318,7 +319,7 @@ def wrong_launcher(monkeypatch):
 
 
 def test_workout_passes_on_the_cpu():
-    for case in gpu_workout.CASES:
+    for case in gpu_steps.CASES:
         assert gpu_workout.check_case(case, "cpu")["share of tolerance"] <= 1
 
 
@@ -335,6 +336,33 @@ def test_wrong_values_are_caught_before_they_are_timed(wrong_launcher):
     result = gpu_check.attempt(step, Plan(dry_run=True), _silent)
     assert result["status"] == gpu_check.FAILED
     assert "gankernels fused is off by 1.0e-03 from float64" in result["reason"]
+
+
+@pytest.fixture
+def wrong_penalty(monkeypatch):
+    """Kernels whose penalties are off by a thousandth."""
+    right = gpu_workout.ops.gradient_penalty
+
+    def wrong(*args, **kwargs):
+        found = right(*args, **kwargs)
+        if _library._backend == "reference":
+            return found
+        if isinstance(found, tuple):
+            return found[0] * 1.001, found[1]
+        return found * 1.001
+
+    monkeypatch.setattr(gpu_workout.ops, "gradient_penalty", wrong)
+
+
+def test_wrong_penalties_are_caught(wrong_penalty):
+    steps = {step.name: step for step in gpu_steps.STEPS}
+    result = gpu_check.attempt(steps["values"], Plan(dry_run=True), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert "penalty of 131 gradients: " in result["reason"]
+    result = gpu_check.attempt(steps["penalties"], Plan(dry_run=True), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert "penalty: WrongResultError: off by 1.0e-03 from float64" in result["reason"]
+    assert {row["kind"] for row in result["facts"]["rows"]} == {EAGER}
 
 
 def test_wrong_contestants_of_ours_fail_the_benchmark(monkeypatch):
@@ -358,7 +386,7 @@ def test_the_reference_in_place_of_the_kernels_is_caught(monkeypatch):
 
 
 def test_a_step_that_differs_is_caught(monkeypatch):
-    right, calls = gpu_exact.training_step, []
+    right, calls = gpu_workout.training_step, []
 
     def drifting(case, given):
         results = right(case, given)
@@ -369,7 +397,7 @@ def test_a_step_that_differs_is_caught(monkeypatch):
 
     case = gpu_workout.REPEATED[0]
     gpu_exact.repeat(case, "cpu", 3)
-    monkeypatch.setattr(gpu_exact, "training_step", drifting)
+    monkeypatch.setattr(gpu_workout, "training_step", drifting)
     with pytest.raises(ValueError, match=r"run 3 differs .* gradients\[1\]"):
         gpu_exact.repeat(case, "cpu", 4)
 
@@ -383,8 +411,13 @@ def test_differences_are_of_bytes():
 
 
 def test_promised_launches():
-    found = [gpu_measure.promised(p, n) for n in (1, 64, 65) for p in ("forward", "backward")]
-    assert found == [4, 2, 4, 2, 8, 4]
+    found = [
+        gpu_measure.promised(op, which, n)
+        for op, passes in gpu_measure.PROMISED.items()
+        for n in (1, 64, 65)
+        for which in passes
+    ]
+    assert found == [4, 2, 4, 2, 8, 4, 2, 1, 3, 2, 1, 3, 4, 2, 6]
 
 
 # --- the page ----------------------------------------------------------------------------------
@@ -399,11 +432,21 @@ def test_page_of_a_made_up_gpu():
     slow = row | {"kind": TORCH, "seconds": _spread(7e-4), "times_faster": _spread(1.0)}
     rows = [slow, row | {"kind": FUSED, "seconds": _spread(2e-4)}]
     left_out = [{"network": "net<1>", "kind": "compiled", "reason": "no compiler"}]
+    penalty = row | {"network": "gradient (2, 3)", "seconds": _spread(4e-5)}
+    penalties = [penalty | {"kind": EAGER}, penalty | {"kind": PENALTY, "error": 2e-7}]
     moved = {"network": "net<1>", "pass": "forward", "bytes": 8_000_000, "timed": "CUDA graph"}
     moved |= {"seconds": _spread(1e-5), "bytes_per_second": 8e11, "of_copy": 0.8}
-    launched = {"layers": 65, "pass": "forward", "kernels": 6, "promised": 8, "names": ["a"]}
+    launched = {
+        "op": "spectral norm",
+        "tensors": 65,
+        "pass": "forward",
+        "kernels": 6,
+        "promised": 8,
+        "names": ["a"],
+    }
     facts = {
         "benchmark": {"rows": rows, "left_out": left_out},
+        "penalties": {"rows": penalties, "left_out": []},
         "bandwidth": {"copy_bytes_per_second": 1e12, "rows": [moved | {"fits_in_l2": True}]},
         "launches": {"rows": [launched | {"copies and fills": 1}]},
         "sanitizer": {
@@ -422,4 +465,6 @@ def test_page_of_a_made_up_gpu():
     for text in ("<svg", "3.50", "700.0", "net&lt;1&gt;", "80 %", "no compiler", "Invalid __glo"):
         assert text in html
     assert "net<1>" not in html
+    assert html.count("<svg") == 2
+    assert "gradient (2, 3)" in html
     gpu_check.show(report, _console())

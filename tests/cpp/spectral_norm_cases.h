@@ -1,12 +1,9 @@
-// What the tests of spectral normalisation share, on the CPU and on the emulator: numbers of any dtype,
-// layouts, plain loops in double, and one call of every launcher. Inputs and outputs are blocks of their
-// exact size, so that a sanitizer sees a step beyond them.
+// What the tests of spectral normalisation share, on the CPU and on the emulator: layouts, plain loops
+// in double, and one call of every launcher.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -14,110 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "cpu/vector_kernels.h"
+#include "cases.h"
 #include "spectral_norm.h"
 
 namespace cases {
 
 namespace sn = gankernels::spectral_norm;
-using gankernels::accumulation;
-using gankernels::DType;
-using gankernels::item_size;
 using gankernels::Matrix;
-
-inline int failures = 0;
-
-#define CHECK(condition, ...)                               \
-  do {                                                      \
-    if (!(condition)) {                                     \
-      if (++failures <= 20) {                               \
-        std::printf("line %d: %s: ", __LINE__, #condition); \
-        std::printf(__VA_ARGS__);                           \
-        std::printf("\n");                                  \
-      }                                                     \
-    }                                                       \
-  } while (0)
-
-// --- numbers of any dtype ------------------------------------------------------------------------
-
-// A block of exactly n elements, aligned to 16 bytes, which no CUDA kernel may assume: `shift` elements
-// into it the numbers begin, as in a view of a tensor.
-struct Numbers {
-  Numbers(DType dtype, int64_t n, int64_t shift = 0)
-      : dtype(dtype), n(n), bytes(static_cast<char*>(std::malloc((n + shift) * item_size(dtype)))) {
-    data = bytes.get() + shift * item_size(dtype);
-    std::memset(data, 0xff, n * item_size(dtype));  // NaN, of every dtype
-  }
-
-  double operator[](int64_t i) const {
-    double x;
-    if (dtype == DType::kFloat64) {
-      std::memcpy(&x, data + 8 * i, 8);
-      return x;
-    }
-    float narrow;
-    if (dtype == DType::kFloat32)
-      std::memcpy(&narrow, data + 4 * i, 4);
-    else
-      gankernels::cpu::vector_kernels<float>().widen(dtype, data + 2 * i, 1, &narrow);
-    return narrow;
-  }
-
-  void set(int64_t i, double x) {
-    const auto narrow = static_cast<float>(x);
-    if (dtype == DType::kFloat64)
-      std::memcpy(data + 8 * i, &x, 8);
-    else if (dtype == DType::kFloat32)
-      std::memcpy(data + 4 * i, &narrow, 4);
-    else
-      gankernels::cpu::vector_kernels<float>().narrow(&narrow, 1, dtype, data + 2 * i);
-  }
-
-  void draw(std::mt19937& random) {
-    std::normal_distribution<double> normal;
-    for (int64_t i = 0; i < n; ++i) set(i, normal(random));
-  }
-
-  bool same(const Numbers& other) const {
-    return std::memcmp(data, other.data, n * item_size(dtype)) == 0;
-  }
-
-  struct Free {
-    void operator()(char* block) const { std::free(block); }
-  };
-  DType dtype;
-  int64_t n;
-  std::unique_ptr<char, Free> bytes;
-  char* data;
-};
-
-inline double tolerance(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return 1e-12;
-    case DType::kFloat32:
-      return 1e-5;
-    case DType::kBFloat16:
-      return 5e-3;
-    default:
-      return 6e-4;
-  }
-}
-
-// `got` may be filled up, with zeros.
-inline void near(const Numbers& got, const std::vector<double>& expected, const std::string& what) {
-  double largest = 0, worst = 0;
-  for (double x : expected) largest = std::max(largest, std::abs(x));
-  const auto size = static_cast<int64_t>(expected.size());
-  for (int64_t i = 0; i < size; ++i) {
-    const double difference = std::abs(got[i] - expected[i]);
-    worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
-  }
-  for (int64_t i = size; i < got.n; ++i)
-    CHECK(got[i] == 0, "%s: %g at %ld, where it is filled up", what.c_str(), got[i], long(i));
-  CHECK(worst <= tolerance(got.dtype) * largest, "%s: off by %g of %g", what.c_str(), worst,
-        largest);
-}
 
 // --- layouts ---------------------------------------------------------------------------------------
 
@@ -160,29 +60,9 @@ void for_each_element(const Layout& layout, F&& f) {
   }
 }
 
-using Vector = std::vector<double>;
-
-inline double norm(const Vector& x) {
-  double sum = 0;
-  for (double e : x) sum += e * e;
-  return std::sqrt(sum);
-}
-
 inline void normalize(Vector& x, double eps) {
   const double divisor = std::max(norm(x), eps);
   for (double& e : x) e /= divisor;
-}
-
-inline Vector values(const Numbers& x) {
-  Vector out(x.n);
-  for (int64_t i = 0; i < x.n; ++i) out[i] = x[i];
-  return out;
-}
-
-inline double inner(const Vector& a, const Vector& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
-  return sum;
 }
 
 // u . (M v), for a tensor laid out as W.
@@ -271,10 +151,6 @@ struct Launchers {
   std::function<const char*(const sn::DoubleBackward&)> double_backward;
 };
 
-inline void good(const char* error) {
-  CHECK(error == nullptr, "%s", error);
-}
-
 inline sn::PowerIterationLayer iteration_layer(Case& c, const Settings& s) {
   return {matrix(c.layout, c.w),
           c.u.data,
@@ -359,22 +235,11 @@ inline void check(const Case& c, const Settings& s, Vector u, Vector v, const st
   CHECK(c.skipped == 5, "%sskipped: %ld", what.c_str(), long(c.skipped));
   near(c.out_again, out, what + "output of normalize");
   // Where one number is all there is, the terms of a derivative cancel to nothing.
-  const auto derivative = [&](const Numbers& got, const Vector& expected, double terms,
-                              const char* name) {
-    double worst = 0, largest = 0;
-    for (int64_t i = 0; i < got.n; ++i) {
-      const double difference = std::abs(got[i] - expected[i]);
-      worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
-      largest = std::max(largest, std::abs(expected[i]));
-    }
-    const double bound = tolerance(got.dtype) * largest + tolerance(c.wide) * terms;
-    CHECK(worst <= bound, "%s%s: off by %g, at most %g", what.c_str(), name, worst, bound);
-  };
   const double w_norm = norm(w), g_norm = norm(g), h_norm = norm(h);
-  derivative(c.grad, grad, scale * g_norm + slope * g_norm * w_norm + std::abs(seed), "gradient");
-  derivative(c.d_g, d_g, scale * h_norm + slope * h_norm * w_norm, "d_g");
-  derivative(c.d_w, d_w, h_norm * g_norm * (slope + curve * w_norm), "d_w");
-  derivative(c.d_seed, {uhv}, h_norm, "d_grad_sigma");
+  near(c.grad, grad, what + "gradient", scale * g_norm + slope * g_norm * w_norm + std::abs(seed));
+  near(c.d_g, d_g, what + "d_g", scale * h_norm + slope * h_norm * w_norm);
+  near(c.d_w, d_w, what + "d_w", h_norm * g_norm * (slope + curve * w_norm));
+  near(c.d_seed, {uhv}, what + "d_grad_sigma", h_norm);
 }
 
 // `why`: what results must not depend on.

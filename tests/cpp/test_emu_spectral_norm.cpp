@@ -4,56 +4,22 @@
 //
 // --race before | after | barrier: plants one race that only ThreadSanitizer can see.
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "common/platform.h"
-#include "emu/engine.h"
 #include "emu/faults.h"
+#include "emu_cases.h"
 #include "spectral_norm_cases.h"
 
 namespace {
 
 using namespace cases;
-namespace emu = gankernels::emu;
-using emu::Order;
 
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kTsan = true;  // 50 microseconds for every CUDA thread
-#else
-constexpr bool kTsan = false;
-#endif
-
-constexpr Order kOrders[] = {Order::kAscending, Order::kDescending, Order::kRandom,
-                             Order::kSwitching};
-constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
-constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16"};
-
-// Memory that has an end, and nothing in it that a kernel may rely on.
-class Workspace {
- public:
-  explicit Workspace(int64_t bytes) {
-    if (bytes == 0) return;
-    data_ = std::aligned_alloc(256, bytes);
-    std::memset(data_, 0xff, bytes);
-  }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { std::free(data_); }
-  void* data() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-};
-
-template <class Args, const char* (*launcher)(const Args&, void*, void*)>
+template <class Args, auto launcher>
 const char* launch(const Args& args) {
-  const int64_t bytes = sn::cuda::workspace(args);
-  CHECK(bytes % 256 == 0, "a workspace of %ld", long(bytes));
-  const Workspace workspace(bytes);
-  return launcher(args, workspace.data(), nullptr);
+  return with_workspace(args, sn::cuda::workspace(args), launcher);
 }
 
 const Launchers kLaunchers = {launch<sn::PowerIteration, sn::cuda::power_iteration>,
@@ -233,11 +199,6 @@ void run_ticket(Missing missing, Order order) {
 }
 
 }  // namespace
-
-// Every thread of a block is a new thread to ThreadSanitizer: let it be a small one.
-extern "C" const char* __tsan_default_options() {
-  return "history_size=0:detect_deadlocks=0:halt_on_error=1";
-}
 
 int main(int argc, char** argv) {
   if (argc == 3 && std::strcmp(argv[1], "--race") == 0) {

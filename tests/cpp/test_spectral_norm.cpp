@@ -129,9 +129,6 @@ int main() {
     if (!gankernels::cpu::set_isa(isa)) continue;
     CHECK(std::strcmp(isa, gankernels::cpu::isa()) == 0, "%s", isa);
     ++sets;
-    constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16,
-                                 DType::kFloat16};
-    constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16"};
     for (const DType dtype : kDTypes) {
       check_guard(kLaunchers, dtype);
       for (const bool u_first : {true, false})
