@@ -638,6 +638,13 @@ def _critic_gradients(
         return _gradients(op, scores, points, "the samples", create_graph=create_graph)
 
 
+def _is_compiled(score: Tensor) -> bool:
+    # Dynamo cannot trace grad_fn; what it compiles here is one graph with the penalty.
+    if torch.compiler.is_compiling():
+        return False
+    return type(score.grad_fn).__name__ == "CompiledFunctionBackward"
+
+
 def _gradients(
     op: str,
     scores: Scores,
@@ -655,6 +662,13 @@ def _gradients(
             raise ValueError(
                 f"{op}: expected scores with a graph, got detached ones; call D outside "
                 "torch.no_grad() and do not detach what it returns"
+            )
+        if create_graph and _is_compiled(score):
+            raise RuntimeError(
+                f"{op}: expected scores whose graph can be differentiated twice, got those of a "
+                "compiled critic, which torch differentiates once. Compile the whole step with "
+                "torch._dynamo.config.trace_autograd_ops = True, penalty and backward pass "
+                "included, or give penalties the critic that is not compiled."
             )
         if score.dim() == 0 and batch > 1:
             _warn(
