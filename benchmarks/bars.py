@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, LAYER
 from benchmarks.environment import DEFAULT, TUNED
+from benchmarks.penalties import ACCURACY, EAGER, OURS, SHAPES, USUAL, shape_name
+from benchmarks.suites import GRADIENT_PENALTY, SPECTRAL_NORM
 
 Event = dict[str, Any]
 
@@ -29,6 +31,16 @@ LAYER_NETWORK_BAR = 1.5
 LAYER_SHAPE_BAR = 1.0
 MEMORY_BAR = 1.05  # W/sigma, and 5 % for all that is smaller than a weight
 THREADS = 2
+
+PENALTY_BARS = {  # times faster, forward + backward: on the smallest shape, and on the others
+    USUAL: (2.5, 3.0),
+    EAGER: (1.7, 2.0),
+    COMPILED: (1.2, 1.2),
+}
+PENALTY_BANDWIDTH_BAR = 0.6
+PENALTY_MEMORY_BAR = 0.05  # of the gradients: all that is smaller than they are
+PENALTY_SHAPES = [shape_name(shape) for shape in SHAPES]  # the smallest first
+LARGE_PENALTY_SHAPES = PENALTY_SHAPES[-2:]
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ def _find(events: list[Event], **wanted: Any) -> Event | None:
 def _row(events: list[Event], network: str, which: str, kind: str, allocator: str) -> Event | None:
     return _find(
         events,
+        suite=SPECTRAL_NORM,
         **{"event": "row", "network": network, "pass": which, "kind": kind},
         allocator=allocator,
         threads=THREADS,
@@ -80,7 +93,13 @@ def _calm(row: Event | None) -> bool:
 
 def verdicts(events: list[Event]) -> Iterator[Verdict]:
     """Every bar, in the order of the tables."""
-    networks = dict.fromkeys(e["network"] for e in events if e["event"] == "row")
+    yield from _spectral_norm(events)
+    yield from _gradient_penalty(events)
+
+
+def _spectral_norm(events: list[Event]) -> Iterator[Verdict]:
+    rows = [e for e in events if e["event"] == "row" and e["suite"] == SPECTRAL_NORM]
+    networks = dict.fromkeys(row["network"] for row in rows)
     for network, bars in FUSED_BARS.items():
         for which, bar in zip((FORWARD, BACKWARD), bars, strict=True):
             row = _row(events, network, which, FUSED, TUNED)
@@ -124,7 +143,7 @@ def verdicts(events: list[Event]) -> Iterator[Verdict]:
                 calm=_calm(row),
             )
     yield from _slowest_layers(events)
-    memory = _find(events, event="memory", kind=FUSED)
+    memory = _find(events, event="memory", suite=SPECTRAL_NORM, kind=FUSED)
     yield Verdict(
         "peak memory over W/sigma",
         memory["network"] if memory else FLOOR_NETWORK,
@@ -141,19 +160,94 @@ def _slowest_layers(events: list[Event]) -> Iterator[Verdict]:
             for e in events
             if e["event"] == "layer" and e["pass"] == which and e["threads"] == THREADS
         ]
-        slowest = min(layers, key=lambda e: e["times_faster"]["median"], default=None)
-        yield Verdict(
+        yield _least(
             "per layer, slowest shape",
             which,
             LAYER_SHAPE_BAR,
-            slowest["times_faster"]["median"] if slowest else None,
-            note=_slowest_note(slowest, len(layers)) if slowest else "",
-            calm=_calm(slowest),
+            layers,
+            lambda e: e["times_faster"],
+            lambda e: str(e["shape"]),
         )
 
 
-def _slowest_note(slowest: Event, shapes: int) -> str:
-    """Which shape, and its quartiles: a minimum over many measurements leans towards the low."""
-    ratio = slowest["times_faster"]
-    note = f"{shapes} shapes, slowest {slowest['shape']}, "
-    return note + f"quartiles {ratio['q25']:.2f} to {ratio['q75']:.2f}"
+def _gradient_penalty(events: list[Event]) -> Iterator[Verdict]:
+    """Every bar on a shape is on the worst of its rows: layouts, penalties, numbers of threads."""
+    mine = [e for e in events if e["suite"] == GRADIENT_PENALTY and e["allocator"] == TUNED]
+    rows = [e for e in mine if e["event"] == "row" and e["pass"] == BACKWARD]
+    for other, bars in PENALTY_BARS.items():
+        group = {
+            USUAL: "penalty vs usual form",
+            EAGER: "penalty vs fastest eager form",
+            COMPILED: "penalty vs torch.compile",
+        }[other]
+        for shape in PENALTY_SHAPES:
+            met = [
+                e
+                for e in rows
+                if e["kind"] == OURS and e["shape"] == shape and other in e["times_faster_than"]
+            ]
+            bar = bars[0] if shape == PENALTY_SHAPES[0] else bars[1]
+
+            def faster(e: Event, other: str = other) -> Event:
+                return e["times_faster_than"][other]
+
+            yield _least(group, shape, bar, met, faster, _which_row)
+    ours = [e for e in rows if e["kind"] == OURS]
+    for shape in LARGE_PENALTY_SHAPES:
+        yield _least(
+            "penalty, bytes per second over a copy's",
+            shape,
+            PENALTY_BANDWIDTH_BAR,
+            [e for e in ours if e["shape"] == shape],
+            _of_copy,
+            _which_row,
+        )
+    wrongest = max(ours, key=lambda e: e["error"], default=None)
+    yield Verdict(
+        "penalty, error against float64, in 1e-6",
+        "value and gradient",
+        ACCURACY * 1e6,
+        wrongest["error"] * 1e6 if wrongest else None,
+        at_most=True,
+        note=f"largest: {wrongest['network']}" if wrongest else "",
+    )
+    memory = _find(events, event="memory", suite=GRADIENT_PENALTY, kind=OURS)
+    yield Verdict(
+        "penalty, peak memory of a forward over the gradients",
+        memory["network"] if memory else PENALTY_SHAPES[-1],
+        PENALTY_MEMORY_BAR,
+        memory["peak_bytes"] / memory["gradient_bytes"] if memory else None,
+        at_most=True,
+    )
+
+
+def _of_copy(row: Event) -> Event:
+    """The quartiles of the bytes per second, over those of a copy."""
+    seconds = row["seconds"]
+    over = {"median": "median", "q25": "q75", "q75": "q25"}
+    return {
+        ours: row["floor_bytes"] / seconds[its] / row["copy_bandwidth"]
+        for ours, its in over.items()
+    }
+
+
+def _which_row(row: Event) -> str:
+    return f"{row['network']}, {row['threads']} thr."
+
+
+def _least(
+    group: str,
+    subject: str,
+    bar: float,
+    rows: list[Event],
+    value: Callable[[Event], Event],
+    name: Callable[[Event], str],
+) -> Verdict:
+    """A bar on the least of many measurements; which, and its quartiles: it leans to the low."""
+    if not rows:
+        return Verdict(group, subject, bar, None)
+    least = min(rows, key=lambda e: value(e)["median"])
+    found = value(least)
+    note = f"least of {len(rows)}: {name(least)}, "
+    note += f"quartiles {found['q25']:.2f} to {found['q75']:.2f}"
+    return Verdict(group, subject, bar, found["median"], note=note, calm=_calm(least))

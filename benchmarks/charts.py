@@ -15,9 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-from benchmarks.bars import FUSED_BARS
-from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, HOOK, LABELS, LAYER
+from benchmarks import critics
+from benchmarks.bars import FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
+from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, HOOK, LAYER
 from benchmarks.environment import DEFAULT, TUNED
+from benchmarks.penalties import EAGER, OURS, USUAL
+from benchmarks.suites import GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM, SUITES, Suite, of_suite
 
 Event = dict[str, Any]
 
@@ -27,7 +30,13 @@ COLOURS = {
     BASELINE: "#5b6675",
     LAYER: "#8fc1f0",
     FUSED: "#1769c7",
-    "plain": "#e3e7ec",
+    USUAL: "#5b6675",
+    EAGER: "#c9ced6",
+    OURS: "#1769c7",
+    critics.R1: "#1769c7",
+    critics.R1_R2: "#5b6675",
+    critics.WGAN_GP: "#8fc1f0",
+    critics.APPROXIMATE_R1: "#c9ced6",
 }
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -46,10 +55,12 @@ _STYLE: Any = {
 }
 
 
-def _rows(events: list[Event], which: str, allocator: str, threads: int = 2) -> list[Event]:
+def _rows(
+    events: list[Event], suite: Suite, which: str, allocator: str, threads: int = 2
+) -> list[Event]:
     return [
         e
-        for e in events
+        for e in of_suite(events, suite)
         if e["event"] == "row"
         and e["pass"] == which
         and e["allocator"] == allocator
@@ -59,7 +70,7 @@ def _rows(events: list[Event], which: str, allocator: str, threads: int = 2) -> 
 
 def _networks(rows: list[Event]) -> list[str]:
     """Names, smallest network first."""
-    size = {row["network"]: row["weight_bytes"] for row in rows}
+    size = {row["network"]: row["nbytes"] for row in rows}
     return sorted(size, key=lambda name: size[name])
 
 
@@ -96,57 +107,83 @@ def _barh(
     axes.margins(x=0.12)
 
 
-def _legend(figure: Figure, kinds: list[str], labels: dict[str, str] = LABELS) -> None:
+def _legend(figure: Figure, kinds: list[str], labels: dict[str, str]) -> None:
     handles = [Rectangle((0, 0), 1, 1, color=COLOURS[kind]) for kind in kinds]
-    names = [labels[kind] for kind in kinds]
+    names = [labels.get(kind, kind) for kind in kinds]
     figure.legend(handles, names, loc="outside upper left", ncols=len(kinds), fontsize=9)
 
 
-def speedups(events: list[Event], allocator: str) -> Figure | None:
-    """Times faster than torch's parametrization, every network; ticks mark the bars."""
-    rows = _rows(events, FORWARD, allocator) + _rows(events, BACKWARD, allocator)
+def speedups(
+    suite: Suite, panels: dict[str, list[Event]], bar: Callable[[Event, str], float | None]
+) -> Figure | None:
+    """Times faster than the baseline, a panel for each title; `bar(row, title)` is marked."""
+    panels = {title: rows for title, rows in panels.items() if rows}
+    rows = [row for found in panels.values() for row in found]
     networks = _networks(rows)
-    present = {row["kind"] for row in rows}
-    kinds = [kind for kind in (HOOK, COMPILED, LAYER, FUSED) if kind in present]
-    if not networks or not kinds:
+    present = {row["kind"] for row in rows} - {suite.baseline}
+    kinds = [kind for kind in suite.labels if kind in present]
+    if not kinds:
         return None
-    figure, panels = plt.subplots(
-        1, 2, figsize=(11, 1.2 + 0.22 * len(networks) * (len(kinds) + 1)), layout="constrained"
+    figure, (columns,) = plt.subplots(
+        1,
+        len(panels),
+        figsize=(11, 1.2 + 0.22 * len(networks) * (len(kinds) + 1)),
+        layout="constrained",
+        squeeze=False,
     )
-    for column, (axes, which) in enumerate(zip(panels, (FORWARD, BACKWARD), strict=True)):
-        ratios = {
-            (row["network"], row["kind"]): row["times_faster_than"].get(BASELINE)
-            for row in _rows(events, which, allocator)
-        }
+    for axes, (title, found) in zip(columns, panels.items(), strict=True):
+        by_key = {(row["network"], row["kind"]): row for row in found}
 
         def value(
-            network: str, kind: str, ratios: dict[tuple[str, str], Any] = ratios
+            network: str, kind: str, by_key: dict[tuple[str, str], Event] = by_key
         ) -> tuple[float, float, float] | None:
-            ratio = ratios.get((network, kind))
+            row = by_key.get((network, kind))
+            ratio = row["times_faster_than"].get(suite.baseline) if row else None
             return (ratio["median"], ratio["q25"], ratio["q75"]) if ratio else None
 
         _barh(axes, networks, kinds, value, lambda x: f"{x:.1f}")
-        axes.axvline(1, color=COLOURS[BASELINE], lw=1.2)
-        if allocator == TUNED:
-            for y, network in enumerate(networks):
-                if network in FUSED_BARS:
-                    bar = FUSED_BARS[network][column]
-                    axes.plot([bar, bar], [y - 0.42, y + 0.42], color="#d4572a", lw=1.4, ls=":")
-        axes.set_title(which)
-        axes.set_xlabel("times faster than torch's parametrization")
+        axes.axvline(1, color=COLOURS[suite.baseline], lw=1.2)
+        for y, network in enumerate(networks):
+            row = by_key.get((network, suite.ours))
+            at = bar(row, title) if row else None
+            if at is not None:
+                axes.plot([at, at], [y - 0.42, y + 0.42], color="#d4572a", lw=1.4, ls=":")
+        axes.set_title(title)
+        axes.set_xlabel(f"times faster than {suite.labels[suite.baseline]}")
         axes.set_xlim(left=0)
-    panels[1].set_yticklabels([])
-    _legend(figure, kinds)
+    for axes in columns[1:]:
+        axes.set_yticklabels([])
+    _legend(figure, kinds, suite.labels)
     return figure
 
 
-def bandwidth(events: list[Event]) -> Figure | None:
+def _spectral_speedups(events: list[Event], allocator: str) -> Figure | None:
+    def bar(row: Event, which: str) -> float | None:
+        bars = FUSED_BARS.get(row["network"]) if allocator == TUNED else None
+        return bars[which == BACKWARD] if bars else None
+
+    suite = SUITES[SPECTRAL_NORM]
+    panels = {which: _rows(events, suite, which, allocator) for which in (FORWARD, BACKWARD)}
+    return speedups(suite, panels, bar)
+
+
+def _penalty_speedups(events: list[Event]) -> Figure | None:
+    def bar(row: Event, _title: str) -> float:
+        return PENALTY_BARS[USUAL][row["shape"] != PENALTY_SHAPES[0]]
+
+    suite = SUITES[GRADIENT_PENALTY]
+    panels = {f"{n} thread(s)": _rows(events, suite, BACKWARD, TUNED, n) for n in (2, 1)}
+    return speedups(suite, panels, bar)
+
+
+def bandwidth(events: list[Event], suite: Suite) -> Figure | None:
     """Bytes a fused pass must move, per second, against what a copy reaches here."""
-    rows = [r for r in _rows(events, BACKWARD, TUNED) if r["kind"] in (BASELINE, FUSED)]
+    pair = (suite.baseline, suite.ours)
+    rows = [r for r in _rows(events, suite, BACKWARD, TUNED) if r["kind"] in pair]
     networks = _networks(rows)
     if not networks:
         return None
-    kinds = [kind for kind in (BASELINE, FUSED) if any(r["kind"] == kind for r in rows)]
+    kinds = [kind for kind in pair if any(r["kind"] == kind for r in rows)]
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.5 * len(networks)), layout="constrained")
     by_key = {(row["network"], row["kind"]): row for row in rows}
 
@@ -162,9 +199,9 @@ def bandwidth(events: list[Event]) -> Figure | None:
         row = next(r for r in rows if r["network"] == network)
         copy = row["floor_bytes"] / row["floor_seconds"] / 1e9
         axes.plot([copy, copy], [y - 0.42, y + 0.42], color="#d4572a", lw=2)
-    axes.set_xlabel("GB/s: 5 reads and 2 writes of the weights, over the measured time")
+    axes.set_xlabel(f"GB/s: {suite.moved}, over the measured time")
     axes.set_title("Forward + backward against the memory (red: floor at the measured bandwidth)")
-    _legend(figure, kinds)
+    _legend(figure, kinds, suite.labels)
     return figure
 
 
@@ -177,7 +214,7 @@ def layers(events: list[Event]) -> Figure | None:
     marks = {FORWARD: ("o", COLOURS[LAYER]), BACKWARD: ("s", COLOURS[FUSED])}
     for which, (marker, colour) in marks.items():
         points = [e for e in found if e["pass"] == which]
-        x = [e["weight_bytes"] for e in points]
+        x = [e["nbytes"] for e in points]
         middle = [e["times_faster"]["median"] for e in points]
         low = [m - e["times_faster"]["q25"] for m, e in zip(middle, points, strict=True)]
         high = [e["times_faster"]["q75"] - m for m, e in zip(middle, points, strict=True)]
@@ -201,13 +238,14 @@ def layers(events: list[Event]) -> Figure | None:
     return figure
 
 
-def shares(events: list[Event]) -> Figure | None:
-    """Share of a discriminator step that goes into spectral norm."""
-    found = [e for e in events if e["event"] == "step" and e["kind"] != "plain"]
+def shares(events: list[Event], suite: Suite) -> Figure | None:
+    """Share of a whole step that goes into the suite's subject."""
+    steps = [e for e in of_suite(events, suite) if e["event"] == "step"]
+    found = [e for e in steps if e["kind"] != PLAIN]
     if not found:
         return None
     titles = list(dict.fromkeys(_step_title(e) for e in found))
-    kinds = [k for k in (BASELINE, LAYER, FUSED) if any(e["kind"] == k for e in found)]
+    kinds = list(dict.fromkeys(e["kind"] for e in found))
     by_key = {(_step_title(e), e["kind"]): e for e in found}
     figure, axes = plt.subplots(figsize=(9, 1.0 + 0.75 * len(titles)), layout="constrained")
 
@@ -217,9 +255,8 @@ def shares(events: list[Event]) -> Figure | None:
 
     _barh(axes, titles, kinds, value, lambda x: f"{x:.1f} %")
     axes.axvline(0, color="#9aa3af", lw=0.8)
-    axes.set_xlabel("% of a discriminator step spent on spectral norm")
-    axes.set_title("Share of a whole step: D(real), D(fake), backward, SGD")
-    _legend(figure, kinds)
+    axes.set_xlabel(f"% of a whole step (D(real), D(fake), backward, SGD): {suite.title.lower()}")
+    _legend(figure, kinds, suite.labels)
     return figure
 
 
@@ -229,12 +266,16 @@ def _step_title(event: Event) -> str:
 
 def all_charts(events: list[Event]) -> dict[str, Figure]:
     """Name to figure, of every chart for which something was measured."""
+    spectral_norm, penalty = SUITES[SPECTRAL_NORM], SUITES[GRADIENT_PENALTY]
     made = {
-        "speedup": speedups(events, TUNED),
-        "bandwidth": bandwidth(events),
-        "default_malloc": speedups(events, DEFAULT),
+        "speedup": _spectral_speedups(events, TUNED),
+        "bandwidth": bandwidth(events, spectral_norm),
+        "default_malloc": _spectral_speedups(events, DEFAULT),
         "layers": layers(events),
-        "shares": shares(events),
+        "shares": shares(events, spectral_norm),
+        "penalty_speedup": _penalty_speedups(events),
+        "penalty_bandwidth": bandwidth(events, penalty),
+        "penalty_shares": shares(events, penalty),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 

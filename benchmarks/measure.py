@@ -11,46 +11,77 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import gankernels
-from benchmarks import bandwidth, contestants, networks, workloads
+from benchmarks import bandwidth, contestants, critics, networks, penalties, workloads
+from benchmarks.bandwidth import Bandwidth
 from benchmarks.contestants import BACKWARD, LAYER, TORCH
-from benchmarks.harness import interleaved
+from benchmarks.harness import Timings, interleaved
+from benchmarks.suites import PLAIN
 
 Event = dict[str, Any]
-PLAIN = "plain"
 
 
 def network_rows(job: Event) -> Iterator[Event]:
-    """All the weights of one network: every contestant, every pass, next to the bandwidth."""
+    """All the weights of one network."""
     workload = workloads.load()[job["network"]]
     weights = workloads.random_weights(workload.weights)
+
+    def floor(speed: Bandwidth, which: str) -> tuple[int, float]:
+        backward = which == BACKWARD
+        nbytes = workload.nbytes
+        return bandwidth.floor_bytes(nbytes, backward), speed.floor_seconds(nbytes, backward)
+
+    facts = {"network": workload.name, "layers": len(weights), "nbytes": workload.nbytes}
+    yield from _rows(job, facts, lambda kinds: contestants.line_up(kinds, weights), floor)
+
+
+def penalty_rows(job: Event) -> Iterator[Event]:
+    """The penalty of given gradients, case by case."""
+    for shape, channels_last, center in job["cases"]:
+        case = penalties.Case(tuple(shape), channels_last, center)
+        facts = {
+            "network": case.name,
+            "shape": penalties.shape_name(case.shape),
+            "nbytes": case.nbytes,
+        }
+        floor = partial(penalties.floor, case.nbytes)
+        yield from _rows(job, facts, partial(penalties.line_up, case), floor)
+
+
+def _rows(
+    job: Event,
+    facts: Event,
+    line_up: Callable[[list[str]], tuple[list[Any], dict[str, float], dict[str, str]]],
+    floor: Callable[[Bandwidth, str], tuple[int, float]],
+) -> Iterator[Event]:
+    """Every contestant, every pass, next to the bandwidth."""
     started = time.perf_counter()
-    entered, errors, left_out = contestants.line_up(job["kinds"], weights)
+    entered, errors, left_out = line_up(job["kinds"])
     for kind, reason in left_out.items():
-        yield {"event": "left out", "network": workload.name, "kind": kind, "reason": reason}
+        yield {"event": "left out", "network": facts["network"], "kind": kind, "reason": reason}
     yield {"event": "checked", "seconds": time.perf_counter() - started}
-    probes = bandwidth.probes(workload.numel)
+    numel = facts["nbytes"] // workloads.BYTES_PER_ELEMENT
+    probes = bandwidth.probes(numel)
     for which in job["passes"]:
         calls: dict[str, Callable[[], None]] = {c.kind: c.timed(which) for c in entered}
         timings = interleaved({**calls, **probes}, job["budget_s"])
-        speed = bandwidth.from_timings(timings, workload.numel)
-        backward = which == BACKWARD
-        floor = speed.floor_seconds(workload.nbytes, backward)
-        moved = bandwidth.floor_bytes(workload.nbytes, backward)
-        for kind in (kind for kind in calls if kind in job.get("show", calls)):
+        speed = bandwidth.from_timings(timings, numel)
+        moved, floor_seconds = floor(speed, which)
+        for contestant in (c for c in entered if c.kind in job.get("show", calls)):
+            kind = contestant.kind
             seconds = timings.seconds(kind)
             yield {
                 "event": "row",
-                "network": workload.name,
-                "layers": len(workload.weights),
-                "weight_bytes": workload.nbytes,
+                **facts,
                 "pass": which,
                 "kind": kind,
+                "form": getattr(contestant, "form", ""),
                 "seconds": seconds.to_dict(),
                 "times_faster_than": {
                     other: timings.ratio(other, kind).to_dict() for other in calls
@@ -60,7 +91,7 @@ def network_rows(job: Event) -> Iterator[Event]:
                 "calm": timings.calm(kind),
                 "page_faults": timings.faults(kind),
                 "floor_bytes": moved,
-                "floor_seconds": floor,
+                "floor_seconds": floor_seconds,
                 "bytes_per_second": moved / seconds.median,
                 "read_bandwidth": speed.read,
                 "copy_bandwidth": speed.copy,
@@ -81,7 +112,7 @@ def layer_rows(job: Event) -> Iterator[Event]:
             yield {
                 "event": "layer",
                 "shape": shape,
-                "weight_bytes": weights[0].nbytes,
+                "nbytes": weights[0].nbytes,
                 "pass": which,
                 "torch_seconds": timings.seconds(TORCH).to_dict(),
                 "our_seconds": timings.seconds(LAYER).to_dict(),
@@ -125,20 +156,64 @@ def step_rows(job: Event) -> Iterator[Event]:
             yield {"event": "left out", "network": job["network"], "kind": kind, "reason": reason}
     timings = interleaved({k: _discard(s) for k, s in steps.items()}, job["budget_s"])
     for kind in steps:
-        share = timings.ratio(PLAIN, kind)
-        yield {
-            "event": "step",
-            "network": job["network"],
-            "title": network.title,
-            "batch": batch,
-            "full_batch": network.batch,
-            "kind": kind,
-            "seconds": timings.seconds(kind).to_dict(),
-            "share": 1 - share.median,
-            "share_q25": 1 - share.q75,
-            "share_q75": 1 - share.q25,
-            "calm": timings.calm(kind),
-        }
+        yield _step(network, job, batch, kind, timings)
+
+
+def penalty_step_rows(job: Event) -> Iterator[Event]:
+    """A whole critic step with each penalty: time, peak memory, and the share of the reduction."""
+    network = critics.CRITICS[job["network"]]
+    batch = network.quick_batch if job["quick"] else network.batch
+    generator = torch.Generator().manual_seed(0)
+    real, fake = (network.inputs(batch, generator) for _ in range(2))
+
+    def contestant(kind: str) -> Callable[[], torch.Tensor]:
+        torch.manual_seed(0)
+        model = network.build()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+        return lambda: critics.critic_step(model, optimizer, real, fake, kind)
+
+    steps = {kind: contestant(kind) for kind in job["kinds"]}
+    for kind, step in steps.items():
+        if not step().isfinite():
+            raise contestants.WrongResultError(f"the loss with {kind} is not finite")
+    case = penalties.Case(tuple(real.shape), False, 0.0)
+    reductions, _, _ = penalties.line_up(case, [penalties.USUAL, penalties.OURS])
+    timings = interleaved(
+        {kind: _discard(step) for kind, step in steps.items()}
+        | {c.kind: c.timed(BACKWARD) for c in reductions},
+        job["budget_s"],
+    )
+    for kind in steps:
+        yield _step(network, job, batch, kind, timings)
+    yield {
+        "event": "reduction",
+        "network": job["network"],
+        "title": network.title,
+        "batch": batch,
+        "shares": {c.kind: timings.ratio(c.kind, critics.R1).median for c in reductions},
+    }
+    for kind, step in steps.items():
+        peak = _peak_bytes(step)[0]
+        yield {"event": "step memory", "network": job["network"], "kind": kind, "peak_bytes": peak}
+
+
+def _step(
+    network: networks.FullNetwork, job: Event, batch: int, kind: str, timings: Timings
+) -> Event:
+    share = timings.ratio(PLAIN, kind)
+    return {
+        "event": "step",
+        "network": job["network"],
+        "title": network.title,
+        "batch": batch,
+        "full_batch": network.batch,
+        "kind": kind,
+        "seconds": timings.seconds(kind).to_dict(),
+        "share": 1 - share.median,
+        "share_q25": 1 - share.q75,
+        "share_q75": 1 - share.q25,
+        "calm": timings.calm(kind),
+    }
 
 
 def _discard(call: Callable[[], Any]) -> Callable[[], None]:
@@ -155,6 +230,18 @@ def _status_bytes(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
+def _peak_bytes(call: Callable[[], Any]) -> tuple[int, Any]:
+    """How far the memory of this process grows during `call`, and what that returns."""
+    # Memory that was freed but kept, by us or by malloc, would serve the results and hide them.
+    gc.collect()
+    gankernels.empty_cache()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _status_bytes("VmRSS")
+    result = call()
+    return _status_bytes("VmHWM") - before, result
+
+
 def memory_row(job: Event) -> Iterator[Event]:
     """Peak memory of one forward, over the memory of its results W/sigma."""
     kind = job["kind"]
@@ -162,18 +249,7 @@ def memory_row(job: Event) -> Iterator[Event]:
     small.forward()  # thread pools and lazy imports are not the forward's memory
     workload = workloads.load()[job["network"]]
     entered = contestants.build(kind, workloads.random_weights(workload.weights), [])
-    try:
-        # Memory that was freed but kept, by us or by malloc, would serve the results and hide them.
-        gc.collect()
-        gankernels.empty_cache()
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = _status_bytes("VmRSS")
-        outputs = entered.call()
-        peak = _status_bytes("VmHWM") - before
-    except (OSError, AttributeError, RuntimeError) as error:
-        yield {"event": "left out", "network": workload.name, "kind": kind, "reason": str(error)}
-        return
+    peak, outputs = _peak_bytes(entered.call)
     yield {
         "event": "memory",
         "network": workload.name,
@@ -184,11 +260,30 @@ def memory_row(job: Event) -> Iterator[Event]:
     }
 
 
+def penalty_memory_rows(job: Event) -> Iterator[Event]:
+    """Peak memory of one forward, recorded by autograd, next to that of the gradients."""
+    case = penalties.Case(tuple(job["shape"]), False, 1.0)
+    grads = case.grads()
+    for kind in job["kinds"]:
+        small = penalties.Case((64, 3, 32, 32), False, 1.0).grads()
+        penalties.build(kind, small, case.center).forward()  # as above
+        yield {
+            "event": "memory",
+            "network": case.name,
+            "kind": kind,
+            "peak_bytes": _peak_bytes(penalties.build(kind, grads, case.center).call)[0],
+            "gradient_bytes": case.nbytes,
+        }
+
+
 WORK: dict[str, Callable[[Event], Iterator[Event]]] = {
     "network": network_rows,
     "layers": layer_rows,
     "step": step_rows,
     "memory": memory_row,
+    "penalty": penalty_rows,
+    "penalty step": penalty_step_rows,
+    "penalty memory": penalty_memory_rows,
 }
 
 
@@ -196,7 +291,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
     for event in WORK[job["work"]](job):
-        event |= {"allocator": job["allocator"], "threads": job["threads"]}
+        event |= {key: job[key] for key in ("suite", "allocator", "threads")}
         print(json.dumps(event), flush=True)
 
 

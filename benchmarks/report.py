@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import bars, environment, page, workloads
-from benchmarks.contestants import (
-    BACKWARD,
-    BASELINE,
-    COMPILED,
-    FORWARD,
-    FUSED,
-    HOOK,
-    LABELS,
-    LAYER,
-    PASSES,
-    TOLERANCE,
-    TORCH,
-)
+from benchmarks import bars, critics, environment, page, penalties, workloads
+from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, PASSES, TORCH
 from benchmarks.environment import DEFAULT, TUNED
 from benchmarks.networks import NETWORKS
+from benchmarks.penalties import EAGER, OURS, SHAPES, USUAL
+from benchmarks.suites import (
+    GRADIENT_PENALTY,
+    PLAIN,
+    SPECTRAL_NORM,
+    SUITES,
+    Suite,
+    of_suite,
+    suite_of,
+    who,
+)
 
 Event = dict[str, Any]
 
@@ -39,49 +39,116 @@ RESULTS = Path(__file__).with_name("results")
 QUICK_COMPILED = ("sngan_resnet_cifar10", "biggan_128")  # compiling takes its time
 QUICK_DEFAULT = ("mlp_critic", "hifigan_msd", "biggan_128")
 LARGE_BYTES = 1 << 27
+QUICK_COMPILED_PENALTIES = (
+    penalties.Case((64, 3, 64, 64), False, 1.0),
+    penalties.Case((32, 3, 256, 256), False, 1.0),
+)
+LARGE_PENALTY_BYTES = 1 << 26
 QUICK_SECONDS = 285.0
 FULL_SECONDS = 1180.0
 
 
 def quick_jobs() -> Iterator[Event]:
-    """Two threads; every network with tuned malloc, a few with default malloc. Long ones last."""
+    """Two threads; every network with tuned malloc, a few with default malloc. Compiled ones last.
+
+    Of the penalties WGAN-GP's everywhere, R1 on contiguous gradients but the largest.
+    """
     loaded = sorted(workloads.load().values(), key=lambda workload: workload.nbytes)
     for workload in loaded:
-        yield _network(workload, [TORCH, LAYER, FUSED], [FORWARD, BACKWARD], TUNED, 2, 1.5)
+        yield _network(workload, [TORCH, LAYER, FUSED], [FORWARD, BACKWARD], TUNED, 2, 0.5)
+    for shape in SHAPES:
+        cases = [case for case in penalties.cases([shape]) if _in_quick(case)]
+        rest = [case for case in cases if case not in QUICK_COMPILED_PENALTIES]
+        yield _penalty(rest, [USUAL, EAGER, OURS], TUNED, 2, 0.5)
     for kind in (TORCH, FUSED):
         yield _memory(kind)
+    yield _penalty_memory()
     for workload in loaded:
         if workload.name in QUICK_DEFAULT:
             kinds = [TORCH, LAYER, FUSED]
-            yield _network(workload, kinds, [FORWARD, BACKWARD], DEFAULT, 2, 1.5)
+            yield _network(workload, kinds, [FORWARD, BACKWARD], DEFAULT, 2, 0.5)
     for name in NETWORKS:
-        yield _step(name, quick=True, threads=2, budget_s=6.0)
-    yield _job("layers", passes=[FORWARD, BACKWARD], budget_s=0.1, cost_s=35.0)
+        yield _step(name, quick=True, threads=2, budget_s=2.5)
+    for name in critics.CRITICS:
+        yield _penalty_step(name, quick=True, budget_s=2.0, cost_s=7.0)
+    yield _job("layers", passes=[FORWARD, BACKWARD], budget_s=0.05, cost_s=22.0)
+    everyone = [USUAL, EAGER, COMPILED, OURS]
+    yield _penalty(list(QUICK_COMPILED_PENALTIES), everyone, TUNED, 2, 0.5)
     for workload in loaded:
         if workload.name in QUICK_COMPILED:
             kinds = [TORCH, FUSED, COMPILED]
-            job = _network(workload, kinds, [FORWARD, BACKWARD], TUNED, 2, 1.5)
+            job = _network(workload, kinds, [FORWARD, BACKWARD], TUNED, 2, 1.0)
             yield job | {"show": [COMPILED]}  # the others have their rows already
+
+
+def _in_quick(case: penalties.Case) -> bool:
+    return case.center == 1.0 or not (case.channels_last or case.shape == SHAPES[-1])
 
 
 def full_jobs() -> Iterator[Event]:
     """Everything: every contestant and pass, both allocators, one and two threads."""
     kinds = [HOOK, TORCH, COMPILED, LAYER, FUSED]
     for workload in workloads.load().values():
-        yield _network(workload, kinds, list(PASSES), TUNED, 2, 5.0)
-        yield _network(workload, [HOOK, TORCH, LAYER, FUSED], list(PASSES), TUNED, 1, 3.0)
+        yield _network(workload, kinds, list(PASSES), TUNED, 2, 3.0)
+        yield _network(workload, [HOOK, TORCH, LAYER, FUSED], list(PASSES), TUNED, 1, 1.5)
         some = [HOOK, TORCH, LAYER, FUSED]
-        yield _network(workload, some, [FORWARD, BACKWARD], DEFAULT, 2, 3.0)
+        yield _network(workload, some, [FORWARD, BACKWARD], DEFAULT, 2, 1.5)
+    for shape in SHAPES:
+        cases = list(penalties.cases([shape]))
+        yield _penalty(cases, [USUAL, EAGER, COMPILED, OURS], TUNED, 2, 1.0)
+        yield _penalty(cases, [USUAL, EAGER, OURS], TUNED, 1, 1.0)
+        if shape in SHAPES[-2:]:
+            yield _penalty(cases, [USUAL, EAGER, OURS], DEFAULT, 2, 0.5)
     for kind in (TORCH, LAYER, FUSED):
         yield _memory(kind)
+    yield _penalty_memory()
     for threads in (2, 1):
-        yield _job("layers", passes=[FORWARD, BACKWARD], budget_s=0.3, cost_s=70.0, threads=threads)
+        yield _job("layers", passes=[FORWARD, BACKWARD], budget_s=0.2, cost_s=50.0, threads=threads)
     for name in NETWORKS:
-        yield _step(name, quick=False, threads=2, budget_s=30.0)
+        yield _step(name, quick=False, threads=2, budget_s=15.0)
+    for name in critics.CRITICS:
+        yield _penalty_step(name, quick=False, budget_s=12.0, cost_s=45.0)
 
 
 def _job(work: str, cost_s: float, **more: Any) -> Event:
-    return {"work": work, "allocator": TUNED, "threads": 2, "cost_s": cost_s} | more
+    suite = GRADIENT_PENALTY if work.startswith("penalty") else SPECTRAL_NORM
+    common = {"suite": suite, "work": work, "allocator": TUNED, "threads": 2, "cost_s": cost_s}
+    return common | more
+
+
+def _penalty(
+    cases: list[penalties.Case], kinds: list[str], allocator: str, threads: int, budget_s: float
+) -> Event:
+    compiling = COMPILED in kinds
+    extra = [5.0 if case.nbytes > LARGE_PENALTY_BYTES else 0.5 for case in cases]
+    each = budget_s + (4.0 if compiling else 0.0)
+    return _job(
+        "penalty",
+        network=" and ".join(dict.fromkeys(penalties.shape_name(case.shape) for case in cases)),
+        cases=[(case.shape, case.channels_last, case.center) for case in cases],
+        kinds=kinds,
+        passes=[BACKWARD],
+        allocator=allocator,
+        threads=threads,
+        budget_s=budget_s,
+        cost_s=(10.0 if compiling else 2.5) + each * len(cases) + sum(extra),
+    )
+
+
+def _penalty_memory() -> Event:
+    shape = SHAPES[-1]
+    return _job(
+        "penalty memory",
+        network=penalties.shape_name(shape),
+        shape=shape,
+        kinds=[USUAL, OURS],
+        allocator=DEFAULT,
+        cost_s=4.0,
+    )
+
+
+def _penalty_step(name: str, **more: Any) -> Event:
+    return _job("penalty step", network=name, kinds=list(critics.STEPS), **more)
 
 
 def _network(
@@ -112,7 +179,7 @@ def _memory(kind: str) -> Event:
 
 
 def _step(name: str, quick: bool, threads: int, budget_s: float) -> Event:
-    kinds = ["plain", TORCH, LAYER, FUSED]
+    kinds = [PLAIN, TORCH, LAYER, FUSED]
     return _job(
         "step",
         network=name,
@@ -126,7 +193,14 @@ def _step(name: str, quick: bool, threads: int, budget_s: float) -> Event:
 
 def title(job: Event) -> str:
     """What a job measures, for the progress bar."""
-    what = {"network": "weights", "step": "whole step", "memory": "peak memory"}
+    what = {
+        "network": "weights",
+        "step": "whole step",
+        "memory": "peak memory",
+        "penalty": "penalty",
+        "penalty step": "whole step with penalties",
+        "penalty memory": "peak memory of the penalty",
+    }
     name = job.get("network", "every weight shape")
     return f"{name} ({what.get(job['work'], 'per layer')}, {job['allocator']} malloc)"
 
@@ -162,6 +236,7 @@ def run(job: Event, limit_s: float) -> Iterator[Event]:
 def _broke_off(job: Event, reason: str) -> Event:
     return {
         "event": "left out",
+        "suite": job["suite"],
         "network": job.get("network", job["work"]),
         "kind": job.get("kind", "the rest"),
         "reason": reason,
@@ -208,70 +283,74 @@ def collect(jobs: list[Event], mode: str, total_s: float, console: Console) -> E
 def _time_and_ratio(row: Event | None) -> str:
     if row is None:
         return "[dim]-[/]"
+    suite = suite_of(row)
     text = f"{1e3 * row['seconds']['median']:.3g} ms"
-    ratio = row["times_faster_than"].get(BASELINE)
-    if row["kind"] != BASELINE and ratio:
+    ratio = row["times_faster_than"].get(suite.baseline)
+    if row["kind"] != suite.baseline and ratio:
         text += f"  [bold]{ratio['median']:.1f}x[/]"
-    if row["error"] > TOLERANCE:
-        text += f"  [red]wrong by {row['error']:.0e}[/]"
+    if row["form"]:
+        text += f" {escape(row['form'])}"
+    if row["error"] > suite.tolerance:
+        text += f"  [red]off by {row['error']:.0e}[/]"
     return text + ("" if row["calm"] else " *")
 
 
-def network_table(events: list[Event], allocator: str, threads: int) -> Table | None:
+def rows_table(events: list[Event], suite: Suite, allocator: str, threads: int) -> Table | None:
     """A line for each network and pass, a column for each contestant."""
     rows = [
         e
-        for e in events
+        for e in of_suite(events, suite)
         if e["event"] == "row" and e["allocator"] == allocator and e["threads"] == threads
     ]
     if not rows:
         return None
-    table = Table(title=f"All weights of a network, {allocator} malloc, {threads} thread(s)")
-    table.add_column("network")
+    table = Table(title=f"{suite.subject}, {allocator} malloc, {threads} thread(s)")
+    table.add_column("what")
     table.add_column("pass")
-    kinds = [kind for kind in LABELS if any(row["kind"] == kind for row in rows)]
+    kinds = [kind for kind in suite.labels if any(row["kind"] == kind for row in rows)]
     for kind in kinds:
-        table.add_column(LABELS[kind], justify="right")
-    table.add_column("fused IQR", justify="right")
+        table.add_column(suite.labels[kind], justify="right")
+    table.add_column("our IQR", justify="right")
     table.add_column("GB/s (copy)", justify="right")
     for network, which in dict.fromkeys((row["network"], row["pass"]) for row in rows):
         found = {r["kind"]: r for r in rows if (r["network"], r["pass"]) == (network, which)}
         cells = [_time_and_ratio(found.get(kind)) for kind in kinds]
-        fused = found.get(FUSED)
-        if fused:
-            seconds = fused["seconds"]
+        ours = found.get(suite.ours)
+        if ours:
+            seconds = ours["seconds"]
             cells.append(f"{1e3 * (seconds['q75'] - seconds['q25']):.2g} ms")
-            speeds = fused["bytes_per_second"] / 1e9, fused["copy_bandwidth"] / 1e9
+            speeds = ours["bytes_per_second"] / 1e9, ours["copy_bandwidth"] / 1e9
             cells.append(f"{speeds[0]:.0f} ({speeds[1]:.0f})")
         table.add_row(network, which, *cells)
     return table
 
 
-def step_table(events: list[Event]) -> Table | None:
-    """Share of a whole discriminator step."""
-    steps = [e for e in events if e["event"] == "step"]
+def step_table(events: list[Event], suite: Suite) -> Table | None:
+    """Whole steps: time, share of the suite's subject, and peak memory where it was measured."""
+    mine = of_suite(events, suite)
+    steps = [e for e in mine if e["event"] == "step"]
     if not steps:
         return None
-    table = Table(title="A whole discriminator step: time, and spectral norm's share of it")
+    peaks = page.step_peaks(mine)
+    table = Table(title=f"A whole critic step: time, and the share of it. {suite.title}")
     for name in ("network", "batch"):
         table.add_column(name)
     kinds = list(dict.fromkeys(step["kind"] for step in steps))
     for kind in kinds:
-        table.add_column(LABELS.get(kind, "no spectral norm"), justify="right")
+        table.add_column(suite.labels.get(kind, kind), justify="right")
     for network, threads in dict.fromkeys((s["network"], s["threads"]) for s in steps):
         found = {s["kind"]: s for s in steps if (s["network"], s["threads"]) == (network, threads)}
         first = next(iter(found.values()))
-        batch = str(first["batch"])
-        if first["batch"] != first["full_batch"]:
-            batch += f" (authors: {first['full_batch']})"
         cells = []
         for kind in kinds:
             step = found.get(kind)
             text = f"{1e3 * step['seconds']['median']:.4g} ms" if step else "[dim]-[/]"
-            if step and kind != "plain":
+            if step and kind != PLAIN:
                 text += f"  [bold]{100 * step['share']:.1f} %[/]"
+            if (network, kind) in peaks:
+                text += f"  {peaks[network, kind] / 1e6:.0f} MB"
             cells.append(text)
-        table.add_row(first["title"], batch, *cells)
+        table.add_row(first["title"], page.batch(first), *cells)
     return table
 
 
@@ -297,14 +376,18 @@ def show(report: Event, console: Console) -> None:
     """The report in the terminal."""
     events = report["events"]
     setups = dict.fromkeys((e["allocator"], e["threads"]) for e in events if e["event"] == "row")
-    tables = [network_table(events, allocator, threads) for allocator, threads in setups]
-    for table in [*tables, step_table(events), bars_table(report["bars"])]:
-        if table is not None:
-            console.print(table)
+    for suite in SUITES.values():
+        tables = [rows_table(events, suite, allocator, threads) for allocator, threads in setups]
+        for table in [*tables, step_table(events, suite)]:
+            if table is not None:
+                console.print(table)
+    for event in events:
+        if event["event"] == "reduction":
+            console.print(page.reduction_sentence(event))
+    console.print(bars_table(report["bars"]))
     for event in events:
         if event["event"] == "left out":
-            who = LABELS.get(event["kind"], event["kind"])
-            console.print(f"[yellow]left out[/] {event['network']}, {who}: ", end="")
+            console.print(f"[yellow]left out[/] {event['network']}, {who(event)}: ", end="")
             console.print(event["reason"], markup=False)
     if any(not e["calm"] for e in events if e["event"] == "row"):
         console.print("* others used the processors during most samples; treat with care")

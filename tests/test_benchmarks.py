@@ -10,8 +10,21 @@ import torch
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from benchmarks import bandwidth, bars, contestants, harness, networks, page, report, workloads
-from benchmarks.contestants import BACKWARD, FORWARD, FUSED, HOOK, LAYER, TORCH
+from benchmarks import (
+    bandwidth,
+    bars,
+    contestants,
+    critics,
+    harness,
+    networks,
+    page,
+    penalties,
+    report,
+    workloads,
+)
+from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, TORCH
+from benchmarks.penalties import EAGER, OURS, USUAL
+from benchmarks.suites import GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM
 
 SHAPES = [(8, 3, 3, 3), (16, 8), (1, 16)]
 
@@ -60,6 +73,8 @@ def test_bandwidth_probes_run_and_floor_adds_up():
     unit = bandwidth.Bandwidth(read=1.0, copy=1.0)
     for backward in (False, True):
         assert unit.floor_seconds(10, backward) == bandwidth.floor_bytes(10, backward)
+    for which, moved in ((FORWARD, 10), (BACKWARD, 30)):
+        assert penalties.floor(10, unit, which) == (moved, moved)
 
 
 def test_workloads_match_the_networks_built_in_full():
@@ -102,6 +117,82 @@ def test_a_wrong_result_is_not_timed():
         contestants.check(contestant, weights)
 
 
+CASES = [
+    penalties.Case(shape, channels_last, center)
+    for shape, channels_last in (((3, 1, 50), False), ((4, 3, 6, 5), False), ((4, 3, 6, 5), True))
+    for center in penalties.PENALTIES
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_penalty_is_right_and_leaves_the_layout(case):
+    grads = case.grads()
+    assert grads.is_contiguous() is not case.channels_last
+    norms = grads.detach().flatten(1).double().norm(dim=1)
+    assert 0.3 < norms.min() < norms.max() < 3
+    for kind, form in [(USUAL, ""), (OURS, ""), *((EAGER, f) for f in _forms(case))]:
+        contestant = penalties.build(kind, grads, case.center, form)
+        assert penalties.check(contestant, case.center) < 1e-5, (kind, form)
+
+
+def _forms(case):
+    return penalties.eager_forms(case.center)
+
+
+def test_the_check_is_of_the_papers_formula():
+    case = penalties.Case((4, 3, 6, 5), False, 1.0)
+    contestant = penalties.build(USUAL, case.grads(), 1.0)
+    with pytest.raises(contestants.WrongResultError, match="off by"):
+        penalties.check(contestant, 0.0)
+    norms = contestant.grads.detach().double().flatten(1).norm(dim=1)
+    wanted = ((norms - 1) ** 2).mean()
+    assert contestant.call().item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+@pytest.mark.parametrize("what", ["value", "gradient"])
+def test_a_wrong_penalty_is_not_timed(what, factor):
+    case = penalties.Case((4, 3, 6, 5), False, 1.0)
+    contestant = penalties.build(USUAL, case.grads(), 1.0)
+    honest = contestant.call
+
+    def wrong():
+        value = honest()
+        if what == "value":
+            return value + (factor - 1) * value.detach()
+        return value.detach() + factor * (value - value.detach())
+
+    contestant.call = wrong
+    with pytest.raises(contestants.WrongResultError, match="off by"):
+        penalties.check(contestant, 1.0)
+
+
+def test_a_wrong_eager_form_is_not_the_fastest(monkeypatch):
+    forms = {"nothing": lambda g, center: g[0].sum(), "right": penalties._vector_norm}
+    monkeypatch.setattr(penalties, "eager_forms", lambda center: forms)
+    assert penalties.fastest_form(CASES[0].grads(), CASES[0].center) == "right"
+    del forms["right"]
+    with pytest.raises(contestants.WrongResultError, match="no eager form"):
+        penalties.fastest_form(CASES[0].grads(), CASES[0].center)
+
+
+@pytest.mark.parametrize("kind", critics.STEPS)
+def test_a_critic_takes_a_step_with_every_penalty(kind):
+    torch.manual_seed(0)
+    critic = critics.ResidualCritic(channels=16)
+    inputs = critics.CRITICS["r3gan_like"].inputs
+    real, fake = (inputs(2, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    before = [p.detach().clone() for p in critic.parameters()]
+    optimizer = torch.optim.SGD(critic.parameters(), lr=1e-3)
+    loss = critics.critic_step(critic, optimizer, real, fake, kind)
+    assert all((a != b).any() for a, b in zip(before, critic.parameters(), strict=True))
+    torch.manual_seed(0)
+    plain_critic = critics.ResidualCritic(channels=16)
+    optimizer = torch.optim.SGD(plain_critic.parameters(), lr=1e-3)
+    plain = critics.critic_step(plain_critic, optimizer, real, fake, PLAIN)
+    assert loss == plain if kind == PLAIN else loss > plain
+
+
 def _small_report(events):
     return {
         "mode": "quick",
@@ -129,6 +220,7 @@ def test_nothing_measured_still_renders():
 
 def test_a_small_run_from_process_to_page(tmp_path, capsys):
     job = {
+        "suite": SPECTRAL_NORM,
         "work": "network",
         "network": "mlp_critic",
         "kinds": [TORCH, LAYER, FUSED],
@@ -156,15 +248,94 @@ def test_a_small_run_from_process_to_page(tmp_path, capsys):
     assert "mlp_critic" in capsys.readouterr().out
 
 
+def test_a_small_run_of_penalties_from_process_to_page(tmp_path, capsys):
+    cases = [penalties.Case((64, 3, 32, 32), layout, 1.0) for layout in (False, True)]
+    jobs = [
+        report._penalty(cases, [USUAL, EAGER, OURS], "tuned", 2, 0.1),
+        report._job(
+            "penalty step",
+            cost_s=1.0,
+            network="r3gan_like",
+            kinds=[PLAIN, critics.R1],
+            quick=True,
+            budget_s=0.1,
+        ),
+        report._job(
+            "penalty memory",
+            cost_s=1.0,
+            network="small",
+            shape=(8, 3, 256, 256),
+            kinds=[USUAL, OURS],
+            allocator="default",
+        ),
+    ]
+    events = [event for job in jobs for event in report.run(job, limit_s=120)]
+    assert [e for e in events if e["event"] == "left out"] == []
+    rows = [e for e in events if e["event"] == "row"]
+    assert {(r["network"], r["kind"]) for r in rows} == {
+        (case.name, kind) for case in cases for kind in (USUAL, EAGER, OURS)
+    }
+    assert all(bool(r["form"]) == (r["kind"] == EAGER) for r in rows)
+    peaks = {e["kind"]: e["peak_bytes"] for e in events if e["event"] == "memory"}
+    assert peaks[OURS] < 0.5 * 4 * 8 * 3 * 256 * 256
+    assert [e["kind"] for e in events if e["event"] == "step"] == [PLAIN, critics.R1]
+    assert all(e["peak_bytes"] > 0 for e in events if e["event"] == "step memory")
+    made = _small_report(events)
+    judged = [bar for bar in made["bars"] if bar["subject"] == "64x3x32x32"]
+    assert [bar["measured"] is not None for bar in judged] == [True, True, False]
+    text = page.render(made)
+    assert text.count("<svg") == 3
+    assert "reduction of the gradients" in text
+    report.show(made, report.Console(width=250))
+    shown = capsys.readouterr().out
+    assert "64x3x32x32 channels_last, WGAN-GP" in shown
+    assert next(r["form"] for r in rows if r["kind"] == EAGER) in shown
+
+
+def test_a_bar_on_a_shape_is_on_its_worst_row():
+    def row(network, faster, calm=True, **more):
+        ratio = {"median": faster, "q25": faster, "q75": faster}
+        return {
+            "event": "row",
+            "suite": GRADIENT_PENALTY,
+            "network": network,
+            "shape": "64x3x64x64",
+            "pass": BACKWARD,
+            "kind": OURS,
+            "allocator": "tuned",
+            "threads": 2,
+            "times_faster_than": {USUAL: ratio},
+            "error": 1e-7,
+            "calm": calm,
+        } | more
+
+    def verdict(*rows):
+        return next(
+            v
+            for v in bars.verdicts(list(rows))
+            if v.subject == "64x3x64x64" and v.group == "penalty vs usual form"
+        )
+
+    good, bad = row("good", 4.0), row("bad", 2.9)
+    assert verdict(good).reached
+    assert verdict(good, bad).reached is False
+    assert "bad" in verdict(good, bad).note
+    assert verdict(good, row("bad", 2.9, calm=False)).reached is None
+    for ignored in ({"allocator": "default"}, {"pass": FORWARD}, {"kind": USUAL}):
+        assert verdict(good, row("bad", 2.9, **ignored)).reached
+    error = next(v for v in bars.verdicts([row("x", 4.0, error=2e-6)]) if "float64" in v.group)
+    assert error.reached is False
+
+
 def test_a_job_that_fails_is_reported_as_left_out():
-    job = {"work": "network", "network": "no such network", "allocator": "tuned", "threads": 1}
+    job = report._job("network", cost_s=1.0, network="no such network")
     (event,) = list(report.run(job, limit_s=120))
     assert event["event"] == "left out"
     assert "no such network" in event["reason"]
 
 
 def test_what_there_is_no_time_for_is_reported_as_left_out():
-    job = {"work": "layers", "allocator": "tuned", "threads": 2}
+    job = report._job("layers", cost_s=1.0)
     (event,) = list(report.run(job, limit_s=0.0))
     assert event["event"] == "left out"
 
@@ -174,4 +345,13 @@ def test_modes_cover_every_network_and_fit_their_time():
         jobs = list(jobs)
         tuned = {j["network"] for j in jobs if j["work"] == "network" and j["allocator"] == "tuned"}
         assert tuned == set(workloads.load())
+        measured = [j for j in jobs if j["work"] == "penalty" and j["allocator"] == "tuned"]
+        names = [(*case, j["threads"]) for j in measured for case in j["cases"]]
+        assert len(set(names)) == len(names)  # a second row would hide the first
+        if limit == 300:
+            assert {name[0] for name in names} == set(penalties.SHAPES)
+        else:
+            wanted = [(c.shape, c.channels_last, c.center) for c in penalties.cases()]
+            assert set(names) == {(*case, threads) for case in wanted for threads in (1, 2)}
+        assert any(COMPILED in j["kinds"] for j in measured)
         assert sum(job["cost_s"] for job in jobs) <= limit
