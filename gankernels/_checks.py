@@ -24,7 +24,7 @@ def check_number(op: str, name: str, value: object, *, positive: bool = False) -
     """Refuse what is not a finite number of at least 0, or above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: expected {name} to be a number, got {kind(value)}")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    if not 0 <= value < math.inf or (positive and value == 0):  # Dynamo traces no isfinite
         wanted = "positive" if positive else "not negative"
         raise ValueError(f"{op}: expected {name} to be finite and {wanted}, got {value}")
 

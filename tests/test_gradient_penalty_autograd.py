@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from conftest import DTYPES, assert_near, current_backend, drawer, dtype_name, native_ops
+from conftest import (
+    DTYPES,
+    assert_near,
+    current_backend,
+    drawer,
+    dtype_name,
+    instruction_sets,
+    native_ops,
+)
 from torch.autograd import gradcheck, gradgradcheck
 
 import gankernels
@@ -283,3 +291,116 @@ def test_transforms_take_the_reference(cpu_backend, caplog):
         out = ops.gradient_penalty(dual, center=1.0)
         tangent = torch.autograd.forward_ad.unpack_dual(out).tangent
     assert_near(tangent, expected[0].sum())
+
+
+# --- the second order: layouts, parts, what is not used ------------------------------------------
+
+
+def second_order(op, grads, weight, h, e, **options):
+    """The gradients of ``<h, dL/dgrads> + <e, dL/dweight>``, where None stands for 0."""
+    values = op(grads, sample_weight=weight, **options)
+    first = torch.autograd.grad(values.square().sum(), [*grads, weight], create_graph=True)
+    used = [k for k, x in enumerate([*h, e]) if x is not None]
+    given = [[*h, e][k] for k in used]
+    return torch.autograd.grad([first[k] for k in used], [*grads, weight], given)
+
+
+def exactly(x):
+    """In float64, contiguous, on the CPU."""
+    return None if x is None else x.detach().double().cpu().clone().requires_grad_()
+
+
+def check_second_order(grads, weight, h, e, **options):
+    found = second_order(ops.gradient_penalty, grads, weight, h, e, **options)
+    wide = [exactly(g) for g in grads], exactly(weight), [exactly(x) for x in h], exactly(e)
+    expected = second_order(reference.gradient_penalty, *wide, **options)
+    for got, want in zip(found, expected, strict=True):
+        assert_near(got.cpu(), want, factor=10)
+    return found
+
+
+LAYOUTS = {
+    "channels_last": lambda draw: draw(4, 3, 5, 7).contiguous(memory_format=torch.channels_last),
+    "permuted": lambda draw: draw(4, 5, 6, 7).permute(0, 3, 1, 2),
+    "transposed": lambda draw: draw(33, 4).t(),
+    "every_second_sample": lambda draw: draw(8, 40)[::2],
+    "odd_start": lambda draw: draw(4 * 64 + 1)[1:].view(4, 64),
+    "scalars": lambda draw: draw(4),
+    "parts": lambda draw: draw(4, 32771),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("cotangent", ["contiguous", "alike", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_second_order_of_any_layout(backend, layout, cotangent, dtype):
+    """What comes down need not lie in memory as the gradient does; sums give expanded ones."""
+    g = LAYOUTS[layout](drawer(1, dtype, backend)).detach().requires_grad_()
+    weight = torch.tensor([0.5, 2.0, 0.0, 1.0], device=backend).to(torch.float32)
+    weight = (weight.double() if dtype == torch.float64 else weight).requires_grad_()
+    draw = drawer(2, dtype, backend)
+    h = {
+        "contiguous": lambda: draw(*g.shape),
+        "alike": lambda: torch.empty_like(g).copy_(draw(*g.shape)).detach(),
+        "expanded": lambda: draw(1).reshape((1,) * g.dim()).expand(g.shape),
+    }[cotangent]()
+    found = check_second_order([g], weight, [h], None, center=1.0)
+    if layout in ("channels_last", "permuted", "odd_start"):
+        assert found[0].stride() == g.stride()
+
+
+@pytest.mark.parametrize("per_tensor", [False, True])
+@pytest.mark.parametrize("used", ["first", "last", "weight", "last and weight"])
+def test_partially_used_first_order(backend, used, per_tensor):
+    grads = leaves(backend)
+    weight = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64, device=backend).requires_grad_()
+    draw = drawer(2, torch.float64, backend)
+    h = [
+        draw(*g.shape) if name in used else None
+        for g, name in zip(grads, ("first", "last"), strict=True)
+    ]
+    e = draw(3) if "weight" in used else None
+    for center in (0.0, 1.0):
+        check_second_order(grads, weight, h, e, center=center, per_tensor=per_tensor)
+
+
+def test_cotangents_of_any_layout(backend):
+    """Of values that are not reduced: (L, B), transposed or expanded."""
+    grads = leaves(backend)
+    draw = drawer(3, torch.float64, backend)
+    for seed in (draw(3, 2).t(), draw(1, 3).expand(2, 3), draw(2, 1).expand(2, 3)):
+        found, expected = (
+            torch.autograd.grad(op(grads, per_tensor=True, reduction="none"), grads, seed)
+            for op in (ops.gradient_penalty, reference.gradient_penalty)
+        )
+        for got, want in zip(found, expected, strict=True):
+            assert_near(got.cpu(), want.cpu())
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_a_norm_that_is_the_center(backend, one_sided):
+    """The penalty and its slope are 0; two-sided, it curves by 2 along the gradient."""
+    g = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64, device=backend, requires_grad=True)
+    value = ops.gradient_penalty(g, center=1.0, one_sided=one_sided)
+    (first,) = torch.autograd.grad(value, g, create_graph=True)
+    (second,) = torch.autograd.grad(first, g, torch.ones_like(g))
+    assert value == 0
+    assert not first.any()
+    assert second.tolist() == [[0.0, 0.0 if one_sided else 2.0, 0.0]]
+
+
+def test_the_second_order_does_not_depend_on_threads(backend, threads, isa):
+    """Of a large gradient and a small one, and not on the run."""
+    draw = drawer(4, device=backend)
+    grads = [draw(4, 3, 128, 131).requires_grad_(), draw(4, 100).requires_grad_()]
+    weight = torch.tensor([0.5, 2.0, 0.0, 1.0], device=backend).requires_grad_()
+    h, e = [draw(*g.shape) for g in grads], draw(4)
+    for name in instruction_sets():
+        isa(name)
+        runs = []
+        for count in (1, 2, 1):
+            threads(count)
+            runs.append(second_order(ops.gradient_penalty, grads, weight, h, e, center=1.0))
+        for other in runs[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True)), name
+    check_second_order(grads, weight, h, e, center=1.0)

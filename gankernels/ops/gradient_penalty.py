@@ -159,8 +159,11 @@ def gradient_penalty(
             sample_weight = _as_acc(sample_weight, dtype)
             inv_scale = None if inv_scale is None else _as_acc(inv_scale.detach(), dtype)
         if compiling:
-            values, norms = _ops.gradient_penalty(listed, sample_weight, inv_scale, *options)
-            norms = norms.detach()
+            # A weight is part of the graph as an argument of the operator, which would be compiled
+            # anew whenever an annealed one changes; as a factor it is not.
+            plain = (options[0], one_sided, 1.0, per_tensor, number)
+            values, norms = _ops.gradient_penalty(listed, sample_weight, inv_scale, *plain)
+            values, norms = weight * values, norms.detach()
         elif torch.is_grad_enabled() and _any_grad(listed, sample_weight):
             found: list[Tensor] = []
             values = _GradientPenalty.apply(options, found, sample_weight, inv_scale, *listed)
