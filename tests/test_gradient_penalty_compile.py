@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import DTYPES, assert_near, drawer, dtype_name
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transforms import Transforms
 
 from gankernels import _library, ops
 
@@ -208,12 +209,14 @@ def test_autocast_leaves_the_numbers(route, cast):
 # --- functional transforms -----------------------------------------------------------------------
 
 
-class TestTransforms:
+class TestTransforms(Transforms):
     """torch.func and forward mode go to the reference, and are right."""
+
+    op = "gradient_penalty"
 
     def setup_method(self):
         _library._told.clear()
-        self.g = drawer(0, torch.float64)(3, 2, 4)
+        self.at = drawer(0, torch.float64)(3, 2, 4)
         self.direction = drawer(1, torch.float64)(3, 2, 4)
         self.weight = drawer(2, torch.float64)(3).abs()
 
@@ -231,43 +234,6 @@ class TestTransforms:
             reduction="sum",
         )
 
-    def check(self, transform):
-        got, want = transform(self.ours), transform(self.plain)
-        for a, b in zip(got, want, strict=True):
-            torch.testing.assert_close(a, b)
-            assert b.abs().max() > 0
-        assert any(op == "gradient_penalty" for op, _ in _library._told)
-
-    def test_grad(self):
-        self.check(lambda f: [torch.func.grad(f)(self.g)])
-
-    def test_grad_of_grad(self):
-        self.check(
-            lambda f: [torch.func.grad(lambda g: torch.func.grad(f)(g).pow(2).sum())(self.g)]
-        )
-
-    def test_vjp(self):
-        self.check(lambda f: torch.func.vjp(f, self.g)[1](torch.ones((), dtype=torch.float64)))
-
-    def test_jvp(self):
-        self.check(lambda f: torch.func.jvp(f, (self.g,), (self.direction,)))
-
-    def test_vmap(self):
-        """Over critics, say: a batch of batches."""
-        batches = torch.stack([self.g, self.direction, 2 * self.g])
-        self.check(lambda f: [torch.func.vmap(f)(batches)])
-
-    def test_hessian(self):
-        self.check(lambda f: [torch.func.hessian(f)(self.g)])
-
-    def test_forward_mode(self):
-        def tangent(f):
-            with torch.autograd.forward_ad.dual_level():
-                dual = torch.autograd.forward_ad.make_dual(self.g, self.direction)
-                return [torch.autograd.forward_ad.unpack_dual(f(dual)).tangent]
-
-        self.check(tangent)
-
     def test_third_order(self):
         def third(f):
             def first(g):
@@ -276,7 +242,7 @@ class TestTransforms:
             def second(g):
                 return torch.func.grad(first)(g).pow(2).sum()
 
-            return [torch.func.grad(second)(self.g)]
+            return [torch.func.grad(second)(self.at)]
 
         self.check(third)
 
