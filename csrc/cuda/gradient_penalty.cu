@@ -121,6 +121,18 @@ class Plan {
     if (p_.inv_scale) buffers.in("inv_scale", p_.inv_scale, 1, sizeof(Acc));
   }
 
+  // What both orders of the backward pass are given.
+  template <class Args>
+  void declare_backward(const Args& args, Buffers& buffers) {
+    buffers.in("norms", args.norms, p_.rows() * p_.batch, sizeof(Acc));
+    buffers.in("seed", args.seed, p_.values(), sizeof(Acc));
+    if (args.d_sample_weight)
+      buffers.scratch("d_sample_weight", args.d_sample_weight, p_.batch, sizeof(Acc));
+    set([&](auto& n) {
+      n.norms = args.norms, n.seed = args.seed, n.d_sample_weight = args.d_sample_weight;
+    });
+  }
+
  private:
   const Penalty& p_;
   std::vector<Table<Acc>> tables_;
@@ -146,18 +158,10 @@ const char* run(const Forward& args, void* workspace, void* stream) {
 
 template <class T>
 const char* run(const Backward& args, void* /*workspace*/, void* stream) {
-  using Acc = Accumulation<T>;
-  const Penalty& p = args.penalty;
   Buffers buffers;
-  Plan<T> plan(p);
+  Plan<T> plan(args.penalty);
   plan.declare(buffers);
-  buffers.in("norms", args.norms, p.rows() * p.batch, sizeof(Acc));
-  buffers.in("seed", args.seed, p.values(), sizeof(Acc));
-  if (args.d_sample_weight)
-    buffers.scratch("d_sample_weight", args.d_sample_weight, p.batch, sizeof(Acc));
-  plan.set([&](auto& n) {
-    n.norms = args.norms, n.seed = args.seed, n.d_sample_weight = args.d_sample_weight;
-  });
+  plan.declare_backward(args, buffers);
   return plan.template launch_tiles<cuda::backward<T>>("backward", stream);
 }
 
@@ -168,19 +172,13 @@ const char* run(const DoubleBackward& args, void* workspace, void* stream) {
   Buffers buffers;
   Plan<T> plan(p);
   plan.declare(buffers);
-  buffers.in("norms", args.norms, p.rows() * p.batch, sizeof(Acc));
-  buffers.in("seed", args.seed, p.values(), sizeof(Acc));
+  plan.declare_backward(args, buffers);
   if (args.e) buffers.in("e", args.e, p.batch, sizeof(Acc));
   buffers.scratch("d_seed", args.d_seed, p.values(), sizeof(Acc));
-  if (args.d_sample_weight)
-    buffers.scratch("d_sample_weight", args.d_sample_weight, p.batch, sizeof(Acc));
   Arena arena(workspace);
   plan.place_partial(arena, &buffers);
   plan.place_products(arena, &buffers);
-  plan.set([&](auto& n) {
-    n.norms = args.norms, n.seed = args.seed, n.e = args.e;
-    n.d_seed = args.d_seed, n.d_sample_weight = args.d_sample_weight;
-  });
+  plan.set([&](auto& n) { n.e = args.e, n.d_seed = args.d_seed; });
   if (const char* error = plan.template launch_tiles<products<T, false>>("products", stream))
     return error;
   if (const char* error = plan.template launch_rows<finish_double<T>>("finish_double", stream))
