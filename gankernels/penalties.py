@@ -11,12 +11,24 @@ are added up, never averaged.
 All results are scalars, float32 (float64 for float64 gradients), differentiable twice in the
 critic's parameters, and deterministic for given random numbers. Under ``torch.no_grad()`` the same
 number comes without a graph. Samples made here are detached: no gradient reaches a generator.
+Nothing but :func:`check_independent_samples` synchronises with a device.
+
+Compiled, a penalty needs ``torch._dynamo.config.trace_autograd_ops = True``, the gradients of the
+loss taken in the same compiled function by ``torch.autograd.grad``, and ``generator=None``, since
+torch traces no generator; otherwise it runs eagerly, or raises. A critic that is compiled by itself
+goes only with the approximate penalties: torch differentiates it once.
+
+With ``DistributedDataParallel``, call the wrapped critic and go backward once from loss + penalty.
+A penalty alone leaves some parameters without a gradient, the last bias for one, which the next
+forward pass refuses; where it has to go backward alone, add ``0 * logits.sum()``.
+``static_graph=True`` is refused in the first pass, where it would leave gradients unreduced.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,6 +36,7 @@ from torch import Tensor, nn
 
 from gankernels import ops
 from gankernels._checks import check_number, check_real, describe, is_tensors, kind
+from gankernels.ops._spectral_norm_checks import check_iteration
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 Samples = Tensor | Sequence[Tensor]
@@ -65,7 +78,9 @@ def r1_penalty(
             comes without a synchronisation:
             ``inv_scale = 1 / scaler.scale(torch.ones((), device=device))``. The gradients are then
             taken of the scaled scores, which float16 can hold, and unscaled in the penalty. Scale
-            the loss as always: ``scaler.scale(loss + penalty).backward()``.
+            the loss as always: ``scaler.scale(loss + penalty).backward()``. A scale above 65504,
+            such as GradScaler's first, is inf in float16 scores: that step is skipped, the scale
+            halved.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above, or ``logits`` do not depend on
@@ -412,7 +427,7 @@ def _sum_per_sample(op: str, scores: Scores, batch: int) -> Tensor:
 
 
 def consensus_penalty(
-    losses: Sequence[Tensor], parameters: Sequence[Sequence[Tensor]], *, gamma: float = 10.0
+    losses: Sequence[Tensor], parameters: Sequence[Iterable[Tensor]], *, gamma: float = 10.0
 ) -> Tensor:
     """Consensus optimisation: ``gamma / 2 * ||v||^2``, v the gradients of the game.
 
@@ -434,7 +449,14 @@ def consensus_penalty(
     """
     op = "consensus_penalty"
     check_number(op, "gamma", gamma)
-    players = [list(p) for p in parameters]
+    players = []
+    for i, player in enumerate(parameters):
+        if isinstance(player, Tensor):
+            raise TypeError(
+                f"{op}: expected parameters[{i}] to be a list of one player's parameters, got a "
+                "tensor; pass (D.parameters(), G.parameters())"
+            )
+        players.append(list(player))
     if not is_tensors(losses) or len(losses) != len(players) or not players:
         got = len(losses) if is_tensors(losses) else kind(losses)
         raise ValueError(
@@ -489,7 +511,9 @@ def spectral_norm_regularization(
     op = "spectral_norm_regularization"
     check_number(op, "weight", weight)
     constant = [w.detach() for w in weights] if is_tensors(weights) else weights
-    if n_power_iterations != 0:
+    if n_power_iterations == 0:
+        check_iteration(constant, u, v, 1, eps, "u_first", None)
+    else:
         packed = ops.power_iteration_(constant, u, v, n_power_iterations, eps)
         u, v, _ = ops.unpack(packed, constant)
     total: Any = 0.0
@@ -526,13 +550,14 @@ def check_independent_samples(D: Critic, x: Samples, *args: Any, **kwargs: Any) 
     buffers = list(D.buffers()) if isinstance(D, nn.Module) else []
     before = [b.clone() for b in buffers]
     with torch.enable_grad():
-        first = points[0] if isinstance(x, Tensor) else points
-        scores = _sum_per_sample(op, D(first, *args, **kwargs), batch)
-        grads = torch.autograd.grad(scores[0], points, allow_unused=True)
+        given = points[0] if isinstance(x, Tensor) else points
+        scores = _sum_per_sample(op, D(given, *args, **kwargs), batch)
+        first = torch.cat((scores[:1], scores[1:].detach()))
+        grads = _gradients(op, first, points, "the samples", create_graph=False)
     with torch.no_grad():
         for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(old)
-    independent = all(g is None or not g[1:].any() for g in grads)
+    independent = not any(g[1:].any() for g in grads)
     if not independent:
         _warn(
             "coupled",
@@ -550,7 +575,11 @@ def _warn(key: str, message: str) -> None:
     if key in _warned or torch.compiler.is_compiling():
         return
     _warned.add(key)
-    warnings.warn(message, UserWarning, stacklevel=4)
+    # At the caller's line, however many functions and modules are between.
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in ("gankernels", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 # --- samples, scores, gradients ------------------------------------------------------------------
@@ -638,11 +667,32 @@ def _critic_gradients(
         return _gradients(op, scores, points, "the samples", create_graph=create_graph)
 
 
-def _is_compiled(score: Tensor) -> bool:
-    # Dynamo cannot trace grad_fn; what it compiles here is one graph with the penalty.
-    if torch.compiler.is_compiling():
-        return False
-    return type(score.grad_fn).__name__ == "CompiledFunctionBackward"
+_COMPILED = (
+    "Compile the whole step with torch._dynamo.config.trace_autograd_ops = True, penalty and "
+    "gradients of the loss included, or give penalties the critic that is not compiled."
+)
+
+
+def _check_graph(op: str, score: Tensor, create_graph: bool) -> None:
+    """Refuse what torch cannot differentiate twice, or would silently get wrong."""
+    if torch.compiler.is_compiling():  # grad_fn cannot be traced
+        if not torch._dynamo.config.trace_autograd_ops:
+            # This ends a full graph; otherwise torch runs the function eagerly instead. Were the
+            # critic alone in a graph, torch would fail in the backward pass.
+            raise RuntimeError(f"{op}: expected torch to trace torch.autograd.grad. {_COMPILED}")
+        return
+    if create_graph and type(score.grad_fn).__name__ == "CompiledFunctionBackward":
+        raise RuntimeError(
+            f"{op}: expected scores whose graph can be differentiated twice, got those of a "
+            f"compiled critic, which torch differentiates once. {_COMPILED}"
+        )
+    wrapper = getattr(score.grad_fn, "ddp_weakref", None)
+    if wrapper is not None and getattr(wrapper(), "static_graph", False):
+        # DDP would take the gradients of the samples for the first backward pass.
+        raise RuntimeError(
+            f"{op}: expected a DistributedDataParallel critic without static_graph=True; with it "
+            "torch leaves the gradients of the parameters unreduced"
+        )
 
 
 def _gradients(
@@ -663,13 +713,7 @@ def _gradients(
                 f"{op}: expected scores with a graph, got detached ones; call D outside "
                 "torch.no_grad() and do not detach what it returns"
             )
-        if create_graph and _is_compiled(score):
-            raise RuntimeError(
-                f"{op}: expected scores whose graph can be differentiated twice, got those of a "
-                "compiled critic, which torch differentiates once. Compile the whole step with "
-                "torch._dynamo.config.trace_autograd_ops = True, penalty and backward pass "
-                "included, or give penalties the critic that is not compiled."
-            )
+        _check_graph(op, score, create_graph)
         if score.dim() == 0 and batch > 1:
             _warn(
                 "scalar",

@@ -406,7 +406,8 @@ def test_a_warning_is_given_once(recwarn):
     for _ in range(3):
         x = grown(REAL)
         gk.r1_penalty(critic()(x).mean(), x)
-    assert len([w for w in recwarn if "one scalar" in str(w.message)]) == 1
+    (given,) = [w for w in recwarn if "one scalar" in str(w.message)]
+    assert given.filename == __file__  # where the mistake is
 
 
 def test_a_penalty_that_trains_nothing():
@@ -472,6 +473,10 @@ REFUSED = [
      lambda: gk.consensus_penalty((plain(X),), ([X],))),
     (ValueError, "losses[0] to depend on parameters that require a gradient",
      lambda: gk.consensus_penalty((plain(X).sum(),), ([REAL],))),
+    (TypeError, "parameters[0] to be a list of one player's parameters, got a tensor",
+     lambda: gk.consensus_penalty((plain(X).sum(),), (X,))),
+    (ValueError, "u to have one vector a weight, 1, got 0",
+     lambda: gk.spectral_norm_regularization([X], [], [], n_power_iterations=0)),
     (ValueError, "at least 2 samples, got 1",
      lambda: gk.check_independent_samples(plain, REAL[:1])),
 ]  # fmt: skip

@@ -86,7 +86,7 @@ def test_mixed_precision_equals_float32(dtype, tolerance):
 
 
 def penalties_of(D, real, fake):
-    """The discriminator's loss with R1, with R1 + R2, and with the approximate R1."""
+    """The discriminator's loss with R1, and with R1 + R2."""
     real.requires_grad_()
     logits = D(real)
     yield losses.hinge.discriminator(logits, D(fake)) + gk.r1_penalty(logits, real)
@@ -126,6 +126,18 @@ def test_two_processes_equal_one(tmp_path):
     ):
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_static_graph_is_refused(tmp_path):
+    """DistributedDataParallel would take the gradients of the samples for the backward pass."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
+    try:
+        D = DistributedDataParallel(critic(), static_graph=True)
+        real = torch.randn(2, 1, 8, 8, requires_grad=True)
+        with pytest.raises(RuntimeError, match=r"r1_penalty: .*without static_graph=True"):
+            gk.r1_penalty(D(real), real)
+    finally:
+        dist.destroy_process_group()
 
 
 # --- compiled -------------------------------------------------------------------------------------
@@ -177,6 +189,25 @@ def test_a_compiled_critic_is_refused_with_the_cure(penalty):
         getattr(gk, penalty)(*args)
     with torch.no_grad():
         assert getattr(gk, penalty)(*args).isfinite()
+
+
+def test_compiled_without_tracing_autograd():
+    """In one graph it is refused; else torch runs it eagerly, and the number is right."""
+    torch._dynamo.reset()
+    D = critic()
+    real = torch.randn(2, 1, 8, 8, requires_grad=True)
+
+    def penalty(x):
+        return gk.r1_penalty(D(x), x)
+
+    expected = penalty(real)
+    found = torch.compile(penalty, backend="aot_eager")(real)
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(*(torch.autograd.grad(x, D[0].weight) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="trace_autograd_ops = True"):
+        torch.compile(penalty, backend="aot_eager", fullgraph=True)(real)
 
 
 def test_copies_train_alike():
