@@ -26,22 +26,29 @@ forward pass refuses; where it has to go backward alone, add ``0 * logits.sum()`
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gankernels import ops
-from gankernels._checks import check_number, check_real, describe, is_tensors, kind
+from gankernels._checks import check_number, is_tensors, kind
+from gankernels._critics import (
+    Critic,
+    Samples,
+    Scores,
+    critic_gradients,
+    draw_like,
+    gradients,
+    inputs_of,
+    listed,
+    paired,
+    sum_per_sample,
+    warn_once,
+)
 from gankernels.ops._spectral_norm_checks import check_iteration
 from gankernels.reference.spectral_norm import accumulation_dtype
-
-Samples = Tensor | Sequence[Tensor]
-Scores = Any  # a tensor, or tuples and lists of scores
-Critic = Callable[..., Scores]
 
 __all__ = [
     "approx_r1_penalty",
@@ -127,7 +134,7 @@ def roth_penalty(
     check_number(op, "gamma", gamma)
     total: Any = 0.0
     for name, logits, x, sign in (("real", real_logits, real, -1), ("fake", fake_logits, fake, 1)):
-        samples = _inputs(op, name, x)
+        samples = inputs_of(op, name, x)
         if not isinstance(logits, Tensor):
             raise TypeError(f"{op}: expected {name}_logits to be a tensor, got {kind(logits)}")
         if logits.dim() == 0 or logits.numel() != samples[0].shape[0]:
@@ -135,7 +142,7 @@ def roth_penalty(
                 f"{op}: expected one score a sample, {samples[0].shape[0]}, got {name}_logits of "
                 f"shape {tuple(logits.shape)}; the weights are not defined for several"
             )
-        grads = _gradients(op, logits, samples, name)
+        grads = gradients(op, logits, samples, name)
         score = logits.reshape(-1).to(accumulation_dtype(logits.dtype))
         total = total + ops.gradient_penalty(
             grads, weight=gamma / 2, sample_weight=torch.sigmoid(sign * score).square()
@@ -147,8 +154,8 @@ def _squared(
     op: str, logits: Scores, x: Samples, gamma: float, inv_scale: Tensor | None, name: str
 ) -> Tensor:
     check_number(op, "gamma", gamma)
-    samples = _inputs(op, name, x)
-    grads = _gradients(op, logits, samples, name, inv_scale)
+    samples = inputs_of(op, name, x)
+    grads = gradients(op, logits, samples, name, inv_scale)
     return ops.gradient_penalty(grads, weight=gamma / 2, inv_scale=inv_scale)
 
 
@@ -175,7 +182,7 @@ def r1_r2_penalty(
     """
     op = "r1_r2_penalty"
     check_number(op, "gamma", gamma)
-    pairs = _pairs(op, real, fake, same_batch=False)
+    pairs = paired(op, real, fake, same_batch=False)
     count, fakes = pairs[0][0].shape[0], pairs[0][1].shape[0]
     x = [torch.cat(pair).requires_grad_() for pair in pairs]
 
@@ -186,7 +193,7 @@ def r1_r2_penalty(
 
     arguments = [twice(value) for value in args]
     named = {name: twice(value) for name, value in kwargs.items()}
-    grads = _critic_gradients(op, D, x, isinstance(real, Tensor), arguments, named)
+    grads = critic_gradients(op, D, x, isinstance(real, Tensor), arguments, named)
     if count == fakes:
         return ops.gradient_penalty(grads, weight=gamma)
     return ops.gradient_penalty([g[:count] for g in grads], weight=gamma / 2) + (
@@ -300,14 +307,14 @@ def dragan_penalty(
     scale = {"uniform": 0.5, "gaussian": 10.0}[noise] if scale is None else scale
     check_number(op, "scale", scale)
     points = []
-    for x in _listed(op, "real", real):
+    for x in listed(op, "real", real):
         x = x.detach()
         if noise == "uniform":
-            delta = _random(torch.rand, x, x.shape, generator) * (scale * x.std())
+            delta = draw_like(torch.rand, x, x.shape, generator) * (scale * x.std())
         else:
-            delta = _random(torch.randn, x, x.shape, generator) * scale**0.5
+            delta = draw_like(torch.randn, x, x.shape, generator) * scale**0.5
         points.append((x + delta).requires_grad_())
-    grads = _critic_gradients(op, D, points, isinstance(real, Tensor), args, kwargs)
+    grads = critic_gradients(op, D, points, isinstance(real, Tensor), args, kwargs)
     return ops.gradient_penalty(grads, center=k, weight=weight)
 
 
@@ -325,14 +332,14 @@ def _interpolated(
 ) -> Tensor:
     check_number(op, "weight", weight)
     check_number(op, "center", center)
-    pairs = _pairs(op, real, fake, same_batch=True)
+    pairs = paired(op, real, fake, same_batch=True)
     first = pairs[0][0]
-    eps = _random(torch.rand, first, first.shape[:1], generator)
+    eps = draw_like(torch.rand, first, first.shape[:1], generator)
     points = [
         torch.lerp(y, x, eps.to(x.dtype).view(-1, *[1] * (x.dim() - 1))).requires_grad_()
         for x, y in pairs
     ]
-    grads = _critic_gradients(op, D, points, isinstance(real, Tensor), args, kwargs)
+    grads = critic_gradients(op, D, points, isinstance(real, Tensor), args, kwargs)
     return ops.gradient_penalty(grads, center=center, one_sided=one_sided, weight=weight)
 
 
@@ -400,27 +407,14 @@ def _approximate(
     if gamma is not None:
         check_number(op, "gamma", gamma)
         weight = gamma / (2 * sigma**2)
-    points = [p.detach() for p in _listed(op, "x", x)]
-    noisy = [p + sigma * _random(torch.randn, p, p.shape, generator) for p in points]
+    points = [p.detach() for p in listed(op, "x", x)]
+    noisy = [p + sigma * draw_like(torch.randn, p, p.shape, generator) for p in points]
     single = isinstance(x, Tensor)
     sums = [
-        _sum_per_sample(op, D(p[0] if single else p, *args, **kwargs), points[0].shape[0])
+        sum_per_sample(op, D(p[0] if single else p, *args, **kwargs), points[0].shape[0])
         for p in (points, noisy)
     ]
     return weight * (sums[0] - sums[1]).square().mean()
-
-
-def _sum_per_sample(op: str, scores: Scores, batch: int) -> Tensor:
-    """(B,), in the accumulation dtype; scores are added up as the other penalties add them."""
-    total: Any = 0.0
-    for score in _scores(op, scores, batch):
-        if score.dim() == 0:
-            raise ValueError(
-                f"{op}: expected scores whose first dimension is the batch, {batch}, got a scalar; "
-                "let the critic return a score for each sample"
-            )
-        total = total + score.to(accumulation_dtype(score.dtype)).reshape(batch, -1).sum(1)
-    return total
 
 
 # --- of parameters -------------------------------------------------------------------------------
@@ -543,7 +537,7 @@ def check_independent_samples(D: Critic, x: Samples, *args: Any, **kwargs: Any) 
         TypeError, ValueError: if an argument is none of the above.
     """
     op = "check_independent_samples"
-    points = [p.detach().clone().requires_grad_() for p in _listed(op, "x", x)]
+    points = [p.detach().clone().requires_grad_() for p in listed(op, "x", x)]
     batch = points[0].shape[0]
     if batch < 2:
         raise ValueError(f"{op}: expected at least 2 samples, got {batch}")
@@ -551,200 +545,18 @@ def check_independent_samples(D: Critic, x: Samples, *args: Any, **kwargs: Any) 
     before = [b.clone() for b in buffers]
     with torch.enable_grad():
         given = points[0] if isinstance(x, Tensor) else points
-        scores = _sum_per_sample(op, D(given, *args, **kwargs), batch)
+        scores = sum_per_sample(op, D(given, *args, **kwargs), batch)
         first = torch.cat((scores[:1], scores[1:].detach()))
-        grads = _gradients(op, first, points, "the samples", create_graph=False)
+        grads = gradients(op, first, points, "the samples", create_graph=False)
     with torch.no_grad():
         for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(old)
     independent = not any(g[1:].any() for g in grads)
     if not independent:
-        _warn(
+        warn_once(
             "coupled",
             f"{op}: the score of a sample depends on other samples of the batch; gradient "
             "penalties are then wrong. Put layer, instance or group normalisation in the place of "
             "batch normalisation in the critic, or use none.",
         )
     return independent
-
-
-_warned: set[str] = set()
-
-
-def _warn(key: str, message: str) -> None:
-    if key in _warned or torch.compiler.is_compiling():
-        return
-    _warned.add(key)
-    # At the caller's line, however many functions and modules are between.
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in ("gankernels", "torch"):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)
-
-
-# --- samples, scores, gradients ------------------------------------------------------------------
-
-
-def _listed(op: str, name: str, x: Samples) -> list[Tensor]:
-    if not isinstance(x, Tensor) and not (is_tensors(x) and len(x) > 0):
-        raise TypeError(f"{op}: expected {name} to be a tensor or a list of tensors, got {kind(x)}")
-    samples = [x] if isinstance(x, Tensor) else list(x)
-    for p in samples:
-        check_real(op, name, p)
-        if p.dim() == 0 or p.numel() == 0:
-            raise ValueError(
-                f"{op}: expected {name} of shape (B, ...) with elements, got {tuple(p.shape)}"
-            )
-        if p.shape[0] != samples[0].shape[0]:
-            sizes = [q.shape[0] if q.dim() else 0 for q in samples]
-            raise ValueError(f"{op}: expected one batch size in {name}, got {sizes}")
-    return samples
-
-
-def _inputs(op: str, name: str, x: Samples) -> list[Tensor]:
-    samples = _listed(op, name, x)
-    if not all(p.requires_grad for p in samples):
-        raise ValueError(
-            f"{op}: expected {name} to require a gradient, got one that does not; call "
-            f"{name}.requires_grad_() before D({name})"
-        )
-    return samples
-
-
-def _pairs(op: str, real: Samples, fake: Samples, same_batch: bool) -> list[tuple[Tensor, Tensor]]:
-    reals, fakes = _listed(op, "real", real), _listed(op, "fake", fake)
-    start = 0 if same_batch else 1
-    same = isinstance(real, Tensor) == isinstance(fake, Tensor) and len(reals) == len(fakes)
-    if not same or any(
-        a.shape[start:] != b.shape[start:] or a.device != b.device
-        for a, b in zip(reals, fakes, strict=False)
-    ):
-        what = "one shape" if same_batch else "one shape but for the batch"
-        raise ValueError(
-            f"{op}: expected real and fake of {what}, on one device, got "
-            f"{', '.join(map(describe, reals))} and {', '.join(map(describe, fakes))}"
-        )
-    return [(a.detach(), b.detach().to(a.dtype)) for a, b in zip(reals, fakes, strict=True)]
-
-
-def _random(draw: Any, like: Tensor, shape: Sequence[int], generator: Any) -> Tensor:
-    return draw(shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def _scores(op: str, scores: Scores, batch: int) -> Iterator[Tensor]:
-    """Every tensor of what a critic returned."""
-    if isinstance(scores, (tuple, list)):
-        if not scores:
-            raise ValueError(f"{op}: expected the critic to return scores, got an empty list")
-        for score in scores:
-            yield from _scores(op, score, batch)
-        return
-    if not isinstance(scores, Tensor):
-        raise TypeError(
-            f"{op}: expected the critic's scores to be a tensor or a list of them, got "
-            f"{kind(scores)}"
-        )
-    check_real(op, "the critic's scores", scores)
-    if scores.dim() > 0 and scores.shape[0] != batch:
-        raise ValueError(
-            f"{op}: expected scores whose first dimension is the batch, {batch}, got shape "
-            f"{tuple(scores.shape)}"
-        )
-    yield scores
-
-
-def _critic_gradients(
-    op: str,
-    D: Critic,
-    points: list[Tensor],
-    single: bool,
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-) -> list[Tensor]:
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        scores = D(points[0] if single else points, *args, **kwargs)
-        return _gradients(op, scores, points, "the samples", create_graph=create_graph)
-
-
-_COMPILED = (
-    "Compile the whole step with torch._dynamo.config.trace_autograd_ops = True, penalty and "
-    "gradients of the loss included, or give penalties the critic that is not compiled."
-)
-
-
-def _check_graph(op: str, score: Tensor, create_graph: bool) -> None:
-    """Refuse what torch cannot differentiate twice, or would silently get wrong."""
-    if torch.compiler.is_compiling():  # grad_fn cannot be traced
-        if not torch._dynamo.config.trace_autograd_ops:
-            # This ends a full graph; otherwise torch runs the function eagerly instead. Were the
-            # critic alone in a graph, torch would fail in the backward pass.
-            raise RuntimeError(f"{op}: expected torch to trace torch.autograd.grad. {_COMPILED}")
-        return
-    if create_graph and type(score.grad_fn).__name__ == "CompiledFunctionBackward":
-        raise RuntimeError(
-            f"{op}: expected scores whose graph can be differentiated twice, got those of a "
-            f"compiled critic, which torch differentiates once. {_COMPILED}"
-        )
-    wrapper = getattr(score.grad_fn, "ddp_weakref", None)
-    if wrapper is not None and getattr(wrapper(), "static_graph", False):
-        # DDP would take the gradients of the samples for the first backward pass.
-        raise RuntimeError(
-            f"{op}: expected a DistributedDataParallel critic without static_graph=True; with it "
-            "torch leaves the gradients of the parameters unreduced"
-        )
-
-
-def _gradients(
-    op: str,
-    scores: Scores,
-    samples: list[Tensor],
-    name: str,
-    inv_scale: Tensor | None = None,
-    create_graph: bool | None = None,
-) -> list[Tensor]:
-    """Gradients of the summed scores, times 1 / inv_scale."""
-    create_graph = torch.is_grad_enabled() if create_graph is None else create_graph
-    batch = samples[0].shape[0]
-    outputs = list(_scores(op, scores, batch))
-    for score in outputs:
-        if not score.requires_grad:
-            raise ValueError(
-                f"{op}: expected scores with a graph, got detached ones; call D outside "
-                "torch.no_grad() and do not detach what it returns"
-            )
-        _check_graph(op, score, create_graph)
-        if score.dim() == 0 and batch > 1:
-            _warn(
-                "scalar",
-                f"{op}: the critic's scores are one scalar for a batch of {batch}. The gradient of "
-                f"a mean is {batch} times too small for every sample; pass the scores themselves "
-                "(a sum of them is fine).",
-            )
-    if inv_scale is None:
-        seeds = [torch.ones_like(score) for score in outputs]
-    else:
-        if not isinstance(inv_scale, Tensor) or inv_scale.numel() != 1:
-            got = describe(inv_scale) if isinstance(inv_scale, Tensor) else kind(inv_scale)
-            raise ValueError(f"{op}: expected inv_scale to be a tensor of one element, got {got}")
-        scale = inv_scale.detach().reshape(()).reciprocal()
-        seeds = [scale.to(score).expand_as(score) for score in outputs]
-    grads = torch.autograd.grad(
-        outputs, samples, seeds, create_graph=create_graph, allow_unused=True
-    )
-    found = []
-    for i, g in enumerate(grads):
-        if g is None:
-            which = name if len(grads) == 1 else f"{name}[{i}]"
-            raise ValueError(
-                f"{op}: expected scores that depend on {which}, got ones that do not; pass the "
-                "very tensor that D was called with"
-            )
-        found.append(g)
-    if create_graph and not any(g.requires_grad for g in found):
-        _warn(
-            "constant",
-            f"{op}: the gradients of the scores depend on no parameter, so the penalty trains "
-            "nothing; the critic's parameters are frozen, or were detached.",
-        )
-    return found

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import gankernels
-from gankernels import penalties
+from gankernels import _critics
 from gankernels.nn import LazyRegularizer, R1Penalty
 
 
 @pytest.fixture(autouse=True)
 def _warnings_anew():
-    penalties._warned.clear()
+    _critics._warned.clear()
 
 
 def unit_critic(shape):
