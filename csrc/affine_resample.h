@@ -1,0 +1,152 @@
+// Resampling images under affine maps, and its exact transpose: the contract between bindings and
+// kernels, and the arithmetic that the CPU and CUDA share. Karras et al. 2020 (arXiv 2006.06676),
+// appendix B.
+//
+// A map takes centred output pixels (x right, y down) to centred input pixels. The filter kSym6 stands
+// for: up-sample by 2 with the symlet f, interpolate linearly at the points of a lattice of half output
+// pixels, filter with f and take every second:
+//
+//   U[u]   = 2 sum_j f[j] z[(u + 5 - j) / 2]     over j with u + 5 - j even; u counts half input pixels
+//   S[h]   = U at u(h), interpolated linearly    h counts half output pixels
+//   out[i] = sum_j f[j] S[2 i - 5 + j]           along both axes each
+//
+// with z the image, continued by reflection about the centres of its border pixels. The result is
+// linear in the image; maps are constants.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "common/epilogue.h"
+
+namespace gankernels::affine_resample {
+
+enum class Filter : int8_t { kNearest, kBilinear, kSym6 };
+enum class Padding : int8_t { kReflection, kZeros, kBorder };  // kSym6 takes kReflection
+
+// Where the pixels of a plane lie: channels, rows, columns; strides in elements.
+struct Layout {
+  int64_t height, width;
+  int64_t sample_stride, channel_stride, row_stride, column_stride;
+};
+
+struct Resample {
+  DType dtype;
+  Filter filter;
+  Padding padding;
+  bool lossless;  // moves by whole pixels copy, whatever the filter
+  int threads;
+  int64_t batch, channels;
+  Layout in, out;
+  const double* maps;      // batch x 2 x 3; null: the identity
+  const int64_t* margins;  // x0, x1, y0, y1 of the batch, as stylegan2-ada has them; null: unlimited
+  Epilogue epilogue;
+};
+
+// out = epilogue(resampled image)
+struct Forward {
+  Resample resample;
+  const void* image;  // laid out as `in`
+  void* out;          // as `out`
+};
+
+// The transpose of the linear part of Forward: grad_image = R^T epilogue^T grad.
+struct Transpose {
+  Resample resample;
+  const void* grad;  // laid out as `out`
+  void* image;       // as `in`
+};
+
+// Every launcher returns null, or what went wrong. Maps that are not finite give NaN.
+namespace cpu {
+const char* forward(const Forward&);
+const char* transpose(const Transpose&);
+}  // namespace cpu
+
+namespace cuda {
+int64_t workspace(const Forward&);
+int64_t workspace(const Transpose&);
+const char* forward(const Forward&, void* workspace, void* stream);
+const char* transpose(const Transpose&, void* workspace, void* stream);
+}  // namespace cuda
+
+// --- arithmetic ----------------------------------------------------------------------------------
+
+// The symlet of 12 taps (PyWavelets: Wavelet("sym6").dec_lo), divided by its sum.
+constexpr int kTaps = 12;
+constexpr double kSymlet[kTaps] = {
+    0.010892350163280001,  0.0024683061859200003, -0.08343160770584002, -0.03416156079324,
+    0.34722898647835004,   0.55694639196396,      0.23895218566605003,  -0.05136248493090002,
+    -0.014891875649220001, 0.031625281329940004,  0.0012499610463900003, -0.005515933754690001};
+
+constexpr int64_t floor_of(double x) {
+  const auto i = static_cast<int64_t>(x);
+  return i - (x < static_cast<double>(i));
+}
+
+// The pixel that a position beyond the border shows, reflected about the centres of border pixels.
+constexpr int64_t reflected(int64_t i, int64_t size) {
+  if (i >= 0 && i < size) return i;
+  if (size == 1) return 0;
+  const int64_t period = 2 * (size - 1);
+  i %= period;
+  if (i < 0) i += period;
+  return i < size ? i : period - i;
+}
+
+// What the compiled kernels decide about a sample before they touch its pixels.
+enum class Kind : int8_t {
+  kCopy,       // whole pixels: source = sign * i + offset, axes perhaps swapped
+  kSeparable,  // of kSym6: axes to axes, perhaps swapped
+  kGeneral,
+};
+
+// u = a hx + b hy + c, v = d hx + e hy + f: from half output pixels, counted from the centre of pixel
+// 0, to half input pixels, likewise. For pixels instead of halves c and f are divided by 2.
+struct Lattice {
+  double a, b, c, d, e, f;
+
+  static constexpr Lattice of(const double* map, const Layout& in, const Layout& out) {
+    Lattice m{1, 0, 0, 0, 1, 0};
+    double tx = 0, ty = 0;
+    if (map) m = {map[0], map[1], 0, map[3], map[4], 0}, tx = map[2], ty = map[5];
+    const auto w = static_cast<double>(out.width - 1), h = static_cast<double>(out.height - 1);
+    m.c = static_cast<double>(in.width - 1) + 2 * tx - m.a * w - m.b * h;
+    m.f = static_cast<double>(in.height - 1) + 2 * ty - m.d * w - m.e * h;
+    return m;
+  }
+
+  constexpr bool straight() const { return b == 0 && d == 0; }
+  constexpr bool swapped() const { return a == 0 && e == 0 && !straight(); }
+
+  // Whether every output pixel lies on a pixel: a unit step along each axis, and an even offset.
+  constexpr bool whole_pixels() const {
+    const auto unit = [](double x) { return x == 1 || x == -1; };
+    const auto even = [](double x) {
+      return x > -1e15 && x < 1e15 && 2 * static_cast<double>(floor_of(x / 2)) == x;
+    };
+    const bool axes = (straight() && unit(a) && unit(e)) || (swapped() && unit(b) && unit(d));
+    return axes && even(c) && even(f);
+  }
+
+  constexpr Kind kind(const Resample& r) const {
+    if (r.lossless && !r.margins && whole_pixels()) return Kind::kCopy;
+    if (!r.margins && r.filter == Filter::kSym6 && (straight() || swapped()))
+      return Kind::kSeparable;
+    return Kind::kGeneral;
+  }
+};
+
+// The part of a doubled plane that margins leave, along one axis: nodes of U in [first, last], pixels
+// of z in [low, high]. Without margins everything.
+struct Bounds {
+  int64_t first, last, low, high;
+
+  static constexpr Bounds of(const int64_t* margins, int64_t size) {
+    constexpr int64_t kFar = int64_t{1} << 60;
+    if (!margins) return {-kFar, kFar, -kFar, kFar};
+    return {-2 * margins[0], 2 * (size + margins[1]) - 1, -margins[0], size - 1 + margins[1]};
+  }
+};
+
+}  // namespace gankernels::affine_resample

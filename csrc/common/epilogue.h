@@ -1,0 +1,68 @@
+// What happens to a pixel at the end of the last pass over an image: colour, then noise, then cutout
+// (Karras et al. 2020, arXiv 2006.06676, appendix B). Everything in it is a constant to autograd.
+//
+//   y = keep (A x + offset + sigma n)        A acts on the colour channels; n ~ N(0, 1)
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+namespace gankernels {
+
+// "acc" is the accumulation type of the image's dtype.
+struct Epilogue {
+  bool offsets;        // false: the linear part alone, which a second derivative needs
+  int colour_count;    // 0, 1 or 3 channels that are colour
+  int64_t colour[3];   // their numbers, ascending
+  const void* matrix;  // batch x count x (count + 1), acc: A and offset; null: none
+  const void* sigma;   // batch, acc: of the noise; null: none
+  const int64_t* seed; // batch: of the noise; where sigma is given
+  const double* box;   // batch x 3: centre x, centre y, size, in fractions of the image; null: none
+
+  // The channel at a place of the order in which colour channels come first.
+  constexpr int64_t channel(int64_t place) const {
+    if (place < colour_count) return colour[place];
+    int64_t c = place - colour_count;
+    for (int k = 0; k < colour_count; ++k) c += c >= colour[k];
+    return c;
+  }
+};
+
+// Whether cutout leaves a pixel.
+constexpr bool kept(const double* box, int64_t x, int64_t y, int64_t width, int64_t height) {
+  const double dx = (static_cast<double>(x) + 0.5) / static_cast<double>(width) - box[0];
+  const double dy = (static_cast<double>(y) + 0.5) / static_cast<double>(height) - box[1];
+  const double half = box[2] / 2;
+  return dx >= half || -dx >= half || dy >= half || -dy >= half;
+}
+
+// Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+struct Philox {
+  uint32_t at[4];
+
+  static constexpr Philox of(uint64_t seed, uint64_t counter) {
+    uint32_t c[4] = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0};
+    auto k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+      const uint64_t p0 = uint64_t{0xD2511F53} * c[0], p1 = uint64_t{0xCD9E8D57} * c[2];
+      const uint32_t n0 = static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0;
+      const uint32_t n2 = static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1;
+      c[0] = n0, c[1] = static_cast<uint32_t>(p1), c[2] = n2, c[3] = static_cast<uint32_t>(p0);
+      k0 += 0x9E3779B9, k1 += 0xBB67AE85;
+    }
+    return {{c[0], c[1], c[2], c[3]}};
+  }
+};
+
+// The noise of an element, by its number in the sample: channel, row, column, as in a contiguous image.
+// Box and Muller: a block of Philox makes the noise of four elements, whatever the dtype.
+template <class T = float>
+constexpr T normal_noise(int64_t seed, int64_t element) {
+  const Philox bits = Philox::of(static_cast<uint64_t>(seed), static_cast<uint64_t>(element / 4));
+  const uint32_t* pair = bits.at + element % 4 / 2 * 2;
+  const T radius = std::sqrt(-2 * std::log((static_cast<T>(pair[0] >> 8) + 1) * 0x1p-24f));
+  const T angle = static_cast<T>(pair[1]) * (0x1p-31f * 3.14159265f);
+  return radius * (element % 2 ? std::sin(angle) : std::cos(angle));
+}
+
+}  // namespace gankernels
