@@ -290,7 +290,8 @@ Compiled by nvcc {version} for every architecture below and as PTX, without warn
 local memory. Nothing here was run on a GPU. `make cuda-report` writes this file; the tests compare
 with it.
 
-- registers of a thread, bytes of shared memory of a block of {threads} threads
+- registers of a thread, bytes of shared memory of a block of {threads} threads, or of the `kBlock`
+  threads that a source names
 - occupancy: the part of a multiprocessor's threads that can be resident, by `cuda_occupancy.h`
 - 16-byte loads and stores: how often they stand in the machine code
 - double: instructions of double arithmetic in kernels that do not compute in double; each comes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-THREADS = 256  # kThreads of csrc/common/reduce.cuh, which every kernel is launched with
+THREADS = 256  # kThreads of csrc/common/reduce.cuh, which kernels are launched with
 
 #: Arithmetic in double, conversions between double and others included.
 DOUBLE = re.compile(r"D(?!EPBAR)[A-Z]+\b|.*(\.F64|64H)\b")
@@ -121,15 +121,22 @@ def is_marked(path: str, line: int) -> bool:
 
 
 def rules(source: Path) -> Rules:
-    """From the comments above ``KERNEL`` in a source and the header beside it."""
+    """From the comments above ``KERNEL`` in a source and the header beside it.
+
+    A header whose kernels are launched with other than ``kThreads`` threads says so by ``kBlock``.
+    """
     loads: set[str] = set()
     stores: set[str] = set()
+    threads = THREADS
     kernel = re.compile(r"((?://.*\n)*)(?:template.*\n)?KERNEL\(\w+\)\s+(\w+)")
     for path in (source, source.with_suffix(".cuh")):
-        for comment, name in kernel.findall(path.read_text() if path.exists() else ""):
+        text = path.read_text() if path.exists() else ""
+        block = re.search(r"constexpr int kBlock = (\d+);", text)
+        threads = int(block[1]) if block else threads
+        for comment, name in kernel.findall(text):
             promised = re.search(r"16-byte accesses: ([\w, ]+)", comment)
             if promised and "loads" in promised[1]:
                 loads.add(name)
             if promised and "stores" in promised[1]:
                 stores.add(name)
-    return Rules(frozenset(loads), frozenset(stores))
+    return Rules(frozenset(loads), frozenset(stores), threads)

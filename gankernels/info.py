@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gankernels import __version__, _library, ops, reference
+from gankernels.ops.ada_parameters import NORMALS, UNIFORMS, AdaMultipliers
 
 #: Of the self-test: the largest error against float64, relative to the largest value.
 TOLERANCE = 1e-5
@@ -185,6 +186,23 @@ def _test_penalty(device: str) -> float:
     return _error(penalty(ops.gradient_penalty, grads), expected)
 
 
+def _test_parameters(device: str) -> float:
+    generator = torch.Generator().manual_seed(0)
+    options: dict[str, Any] = {"dtype": torch.float64, "generator": generator}
+    arguments: dict[str, Any] = {
+        "p": torch.tensor(0.7, device=device),
+        "multipliers": AdaMultipliers._make((*[1.0] * 15, (1.0,) * 4)),
+        "uniforms": torch.rand(16, UNIFORMS, **options).to(device),
+        "normals": torch.randn(16, NORMALS, **options).to(device),
+        "height": 24,
+        "width": 40,
+        "colour_channels": 3,
+    }
+    expected = reference.ada_parameters(**arguments, dtype=torch.float64)
+    found = ops.ada_parameters(**arguments)
+    return _error([x for x in found if x is not None], [x for x in expected if x is not None])
+
+
 def _compare(expected: Normalize, found: Normalize, weights: list[Tensor]) -> float:
     return _error(_with_gradient(found, weights), _with_gradient(expected, _double(weights)))
 
@@ -199,6 +217,7 @@ def _with_gradient(normalize: Normalize, weights: list[Tensor]) -> list[Tensor]:
 
 
 TESTS = {
+    "ada_parameters": _test_parameters,
     "gradient_penalty": _test_penalty,
     "power_iteration_": _test_iteration,
     "spectral_norm": _test_norm,

@@ -28,13 +28,14 @@ from pathlib import Path
 from queue import Queue
 
 ROOT = Path(__file__).resolve().parent.parent
-REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST = FILES = (
+REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST, PARAMETERS = FILES = (
     "csrc/common/reduce.cuh",
     "csrc/common/tensor_table.cuh",
     "csrc/cuda/walk.cuh",
     "csrc/cuda/spectral_norm.cuh",
     "csrc/cuda/gradient_penalty.cuh",
     "csrc/cuda/gradient_penalty.cu",
+    "csrc/cuda/ada_parameters.cuh",
 )
 WORKERS = 2
 
@@ -48,13 +49,20 @@ TESTS = [
 ]
 
 #: Of files that a program of tests/cpp tests instead: its name.
-PROGRAMS = dict.fromkeys((PENALTIES, PENALTIES_HOST), "test_emu_gradient_penalty")
+PROGRAMS = {
+    **dict.fromkeys((PENALTIES, PENALTIES_HOST), "test_emu_gradient_penalty"),
+    PARAMETERS: "test_emu_ada_parameters",
+}
 
 #: What every file has them removed of, wherever they are.
 REMOVED = ("sync_threads();", "fence();")
 
 #: File, name, text and what it becomes. The text is in the file once.
 RULES = [
+    # --- augmentation's parameters
+    (PARAMETERS, "compute: a sample too many", "i >= args.batch", "i > args.batch"),
+    (PARAMETERS, "strengths: one for all groups", "args.p_count == 1 ? 0 : k", "0"),
+    (PARAMETERS, "compute: colour without offsets", "column <= channels", "column < channels"),
     # --- sums over a block, the last block
     (REDUCE, "block_sum: one step less", "lanes = kWarp / 2;", "lanes = kWarp / 4;"),
     (

@@ -1,0 +1,47 @@
+// Launches the kernel of augmentation parameters.
+#include "cuda/ada_parameters.cuh"
+
+namespace gankernels::ada_parameters {
+namespace {
+
+void declare(const Parameters& args, Buffers& buffers) {
+  const int64_t acc = item_size(args.acc), channels = args.colour_channels;
+  if (args.uniforms) {
+    buffers.in("uniforms", args.uniforms, args.batch * kUniforms, sizeof(double));
+    buffers.in("normals", args.normals, args.batch * kNormals, sizeof(double));
+    buffers.in("p", args.p, args.p_count, item_size(args.p_dtype));
+    buffers.scratch("values", args.values, args.batch * kValues, sizeof(double));
+    buffers.scratch("seed", args.seed, args.batch, sizeof(int64_t));
+  } else {
+    buffers.in("values", args.given, args.batch * kValues, sizeof(double));
+  }
+  const auto out = [&](const char* name, void* data, int64_t count, int64_t item) {
+    if (data) buffers.scratch(name, data, args.batch * count, item);
+  };
+  out("maps", args.maps, 6, sizeof(double));
+  out("colour", args.colour, channels * (channels + 1), acc);
+  out("gains", args.gains, 4, acc);
+  out("sigma", args.sigma, 1, acc);
+  out("box", args.box, 3, sizeof(double));
+}
+
+}  // namespace
+
+namespace cuda {
+
+int64_t workspace(const Parameters&) {
+  return 0;
+}
+
+const char* compute(const Parameters& args, void* /*workspace*/, void* stream) {
+  if (args.batch == 0) return nullptr;  // no launch has no blocks
+  Buffers buffers;
+  declare(args, buffers);
+  return visit_accumulation(args.acc, [&](auto zero) {
+    return launch<cuda::compute<decltype(zero)>>(
+        "ada_parameters", (args.batch + kBlock - 1) / kBlock, kBlock, stream, args);
+  });
+}
+
+}  // namespace cuda
+}  // namespace gankernels::ada_parameters
