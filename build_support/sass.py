@@ -128,7 +128,7 @@ def rules(source: Path) -> Rules:
     loads: set[str] = set()
     stores: set[str] = set()
     threads = THREADS
-    kernel = re.compile(r"((?://.*\n)*)(?:template.*\n)?KERNEL\(\w+\)\s+(\w+)")
+    kernel = re.compile(r"((?://.*\n)*)(?:template.*\n)?KERNEL(?:_FOR)?\([\w, ]+\)\s+(\w+)")
     for path in (source, source.with_suffix(".cuh")):
         text = path.read_text() if path.exists() else ""
         block = re.search(r"constexpr int kBlock = (\d+);", text)

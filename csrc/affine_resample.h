@@ -38,8 +38,9 @@ struct Resample {
   int threads;
   int64_t batch, channels;
   Layout in, out;
-  const double* maps;      // batch x 2 x 3; null: the identity
-  const int64_t* margins;  // x0, x1, y0, y1 of the batch, as stylegan2-ada has them; null: unlimited
+  const double* maps;  // batch x 2 x 3; null: the identity
+  const int64_t*
+      margins;  // x0, x1, y0, y1 of the batch, as stylegan2-ada has them; null: unlimited
   Epilogue epilogue;
 };
 
@@ -75,8 +76,8 @@ const char* transpose(const Transpose&, void* workspace, void* stream);
 // The symlet of 12 taps (PyWavelets: Wavelet("sym6").dec_lo), divided by its sum.
 constexpr int kTaps = 12;
 constexpr double kSymlet[kTaps] = {
-    0.010892350163280001,  0.0024683061859200003, -0.08343160770584002, -0.03416156079324,
-    0.34722898647835004,   0.55694639196396,      0.23895218566605003,  -0.05136248493090002,
+    0.010892350163280001,  0.0024683061859200003, -0.08343160770584002,  -0.03416156079324,
+    0.34722898647835004,   0.55694639196396,      0.23895218566605003,   -0.05136248493090002,
     -0.014891875649220001, 0.031625281329940004,  0.0012499610463900003, -0.005515933754690001};
 
 constexpr int64_t floor_of(double x) {
@@ -85,10 +86,11 @@ constexpr int64_t floor_of(double x) {
 }
 
 // The pixel that a position beyond the border shows, reflected about the centres of border pixels.
-constexpr int64_t reflected(int64_t i, int64_t size) {
+template <class Index>
+constexpr Index reflected(Index i, Index size) {
   if (i >= 0 && i < size) return i;
   if (size == 1) return 0;
-  const int64_t period = 2 * (size - 1);
+  const Index period = 2 * (size - 1);
   i %= period;
   if (i < 0) i += period;
   return i < size ? i : period - i;
@@ -106,21 +108,27 @@ enum class Kind : int8_t {
 struct Lattice {
   double a, b, c, d, e, f;
 
-  static constexpr Lattice of(const double* map, const Layout& in, const Layout& out) {
-    Lattice m{1, 0, 0, 0, 1, 0};
-    double tx = 0, ty = 0;
-    if (map) m = {map[0], map[1], 0, map[3], map[4], 0}, tx = map[2], ty = map[5];
+  // Of the map [[a, b, tx], [d, e, ty]].
+  ALWAYS_INLINE static constexpr Lattice of(double a, double b, double tx, double d, double e,
+                                            double ty, const Layout& in, const Layout& out) {
     const auto w = static_cast<double>(out.width - 1), h = static_cast<double>(out.height - 1);
-    m.c = static_cast<double>(in.width - 1) + 2 * tx - m.a * w - m.b * h;
-    m.f = static_cast<double>(in.height - 1) + 2 * ty - m.d * w - m.e * h;
-    return m;
+    return {a, b, static_cast<double>(in.width - 1) + 2 * tx - a * w - b * h,
+            d, e, static_cast<double>(in.height - 1) + 2 * ty - d * w - e * h};
   }
 
-  constexpr bool straight() const { return b == 0 && d == 0; }
-  constexpr bool swapped() const { return a == 0 && e == 0 && !straight(); }
+  ALWAYS_INLINE constexpr bool straight() const { return b == 0 && d == 0; }
+  ALWAYS_INLINE constexpr bool swapped() const { return a == 0 && e == 0 && !straight(); }
+
+  // Whether positions can be counted, by 32 bits: finite, and not absurdly far.
+  ALWAYS_INLINE constexpr bool usable(const Layout& out) const {
+    const auto size = [](double x) { return x < 0 ? -x : x; };
+    const double w = 2 * static_cast<double>(out.width) + 10;
+    const double h = 2 * static_cast<double>(out.height) + 10;
+    return size(a) * w + size(b) * h + size(c) < 1e9 && size(d) * w + size(e) * h + size(f) < 1e9;
+  }
 
   // Whether every output pixel lies on a pixel: a unit step along each axis, and an even offset.
-  constexpr bool whole_pixels() const {
+  ALWAYS_INLINE constexpr bool whole_pixels() const {
     const auto unit = [](double x) { return x == 1 || x == -1; };
     const auto even = [](double x) {
       return x > -1e15 && x < 1e15 && 2 * static_cast<double>(floor_of(x / 2)) == x;
@@ -129,7 +137,7 @@ struct Lattice {
     return axes && even(c) && even(f);
   }
 
-  constexpr Kind kind(const Resample& r) const {
+  ALWAYS_INLINE constexpr Kind kind(const Resample& r) const {
     if (r.lossless && !r.margins && whole_pixels()) return Kind::kCopy;
     if (!r.margins && r.filter == Filter::kSym6 && (straight() || swapped()))
       return Kind::kSeparable;
@@ -142,10 +150,12 @@ struct Lattice {
 struct Bounds {
   int64_t first, last, low, high;
 
-  static constexpr Bounds of(const int64_t* margins, int64_t size) {
+  static constexpr Bounds everything() {
     constexpr int64_t kFar = int64_t{1} << 60;
-    if (!margins) return {-kFar, kFar, -kFar, kFar};
-    return {-2 * margins[0], 2 * (size + margins[1]) - 1, -margins[0], size - 1 + margins[1]};
+    return {-kFar, kFar, -kFar, kFar};
+  }
+  ALWAYS_INLINE static constexpr Bounds of(int64_t before, int64_t after, int64_t size) {
+    return {-2 * before, 2 * (size + after) - 1, -before, size - 1 + after};
   }
 };
 

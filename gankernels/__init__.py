@@ -11,7 +11,8 @@ from gankernels.fuse_spectral_norm import (
     fuse_spectral_norm,
     sigma,
 )
-from gankernels.ops import gradient_penalty
+from gankernels.ops import affine_resample, affine_resample_transpose, gradient_penalty
+from gankernels.ops.affine_resample import centred_maps
 from gankernels.penalties import (
     approx_r1_penalty,
     approx_r2_penalty,
@@ -32,9 +33,12 @@ __all__ = [
     "FusedSpectralNorm",
     "Sigmas",
     "__version__",
+    "affine_resample",
+    "affine_resample_transpose",
     "approx_r1_penalty",
     "approx_r2_penalty",
     "backend",
+    "centred_maps",
     "check_independent_samples",
     "clip_weights_",
     "consensus_penalty",

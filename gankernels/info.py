@@ -13,6 +13,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -203,6 +204,23 @@ def _test_parameters(device: str) -> float:
     return _error([x for x in found if x is not None], [x for x in expected if x is not None])
 
 
+def _test_affine(name: str, device: str) -> float:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, 9, 14, generator=generator).to(device)
+    maps = torch.tensor(
+        [[[0.9, -0.5, 1.3], [0.6, 1.1, -0.2]], [[-1.2, 0, 0.3], [0, 0.8, 0]]], dtype=torch.float64
+    ).to(device)
+    options: dict[str, Any] = {}
+    if name == "affine_resample_transpose":
+        options["input_size"] = (9, 14)
+    if name == "affine_augment":
+        options["colour"] = torch.randn(2, 3, 4, generator=generator).to(device)
+        options["colour_channels"] = (0, 1, 2)
+    exact = {k: v.double() if isinstance(v, Tensor) else v for k, v in options.items()}
+    expected = getattr(reference, name)(image.double(), maps, **exact)
+    return _error([getattr(ops, name)(image, maps, **options)], [expected])
+
+
 def _compare(expected: Normalize, found: Normalize, weights: list[Tensor]) -> float:
     return _error(_with_gradient(found, weights), _with_gradient(expected, _double(weights)))
 
@@ -216,8 +234,12 @@ def _with_gradient(normalize: Normalize, weights: list[Tensor]) -> list[Tensor]:
     return [t.detach() for t in (*outputs, sigma, *gradients)]
 
 
-TESTS = {
+TESTS: dict[str, Callable[[str], float]] = {
     "ada_parameters": _test_parameters,
+    **{
+        name: partial(_test_affine, name)
+        for name in ("affine_augment", "affine_resample", "affine_resample_transpose")
+    },
     "gradient_penalty": _test_penalty,
     "power_iteration_": _test_iteration,
     "spectral_norm": _test_norm,

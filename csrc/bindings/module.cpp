@@ -2,8 +2,8 @@
 // of all operators; functions are for gankernels.info, for tests, and for giving memory back.
 #include <Python.h>
 
+#include "cpu/isa.h"
 #include "cpu/pool.h"
-#include "cpu/vector_kernels.h"
 
 namespace {
 

@@ -11,13 +11,13 @@ namespace gankernels {
 
 // "acc" is the accumulation type of the image's dtype.
 struct Epilogue {
-  bool offsets;        // false: the linear part alone, which a second derivative needs
-  int colour_count;    // 0, 1 or 3 channels that are colour
-  int64_t colour[3];   // their numbers, ascending
-  const void* matrix;  // batch x count x (count + 1), acc: A and offset; null: none
-  const void* sigma;   // batch, acc: of the noise; null: none
-  const int64_t* seed; // batch: of the noise; where sigma is given
-  const double* box;   // batch x 3: centre x, centre y, size, in fractions of the image; null: none
+  bool offsets;         // false: the linear part alone, which a second derivative needs
+  int colour_count;     // 0, 1 or 3 channels that are colour
+  int64_t colour[3];    // their numbers, ascending
+  const void* matrix;   // batch x count x (count + 1), acc: A and offset; null: none
+  const void* sigma;    // batch, acc: of the noise; null: none
+  const int64_t* seed;  // batch: of the noise; where sigma is given
+  const double* box;  // batch x 3: centre x, centre y, size, in fractions of the image; null: none
 
   // The channel at a place of the order in which colour channels come first.
   constexpr int64_t channel(int64_t place) const {
@@ -28,11 +28,12 @@ struct Epilogue {
   }
 };
 
-// Whether cutout leaves a pixel.
-constexpr bool kept(const double* box, int64_t x, int64_t y, int64_t width, int64_t height) {
-  const double dx = (static_cast<double>(x) + 0.5) / static_cast<double>(width) - box[0];
-  const double dy = (static_cast<double>(y) + 0.5) / static_cast<double>(height) - box[1];
-  const double half = box[2] / 2;
+// Whether cutout leaves a pixel: of a box by its centre and size.
+constexpr bool kept(double box_x, double box_y, double box_size, int64_t x, int64_t y,
+                    int64_t width, int64_t height) {
+  const double dx = (static_cast<double>(x) + 0.5) / static_cast<double>(width) - box_x;
+  const double dy = (static_cast<double>(y) + 0.5) / static_cast<double>(height) - box_y;
+  const double half = box_size / 2;
   return dx >= half || -dx >= half || dy >= half || -dy >= half;
 }
 
@@ -54,15 +55,30 @@ struct Philox {
   }
 };
 
+// cos(2 pi t), or sin(2 pi t), of a share of a turn in [0, 1): the polynomial of an eighth of a turn, to
+// a rounding. The library's own functions keep tables in memory for large angles.
+template <class T>
+constexpr T wave(T turn, bool sine) {
+  const auto quarter = static_cast<int>(4 * turn + T(0.5));
+  const T x = (turn - T(0.25) * static_cast<T>(quarter)) * T(6.28318530717958648);
+  const T y = x * x;
+  const T sin =
+      x * (1 + y * (T(-1.0 / 6) + y * (T(1.0 / 120) + y * (T(-1.0 / 5040) + y * T(1.0 / 362880)))));
+  const T cos = 1 + y * (T(-0.5) + y * (T(1.0 / 24) + y * (T(-1.0 / 720) + y * T(1.0 / 40320))));
+  const T along = (quarter & 1) == static_cast<int>(sine) ? cos : sin;
+  const int sign = sine ? quarter & 2 : (quarter + 1) & 2;
+  return sign ? -along : along;
+}
+
 // The noise of an element, by its number in the sample: channel, row, column, as in a contiguous image.
 // Box and Muller: a block of Philox makes the noise of four elements, whatever the dtype.
 template <class T = float>
 constexpr T normal_noise(int64_t seed, int64_t element) {
   const Philox bits = Philox::of(static_cast<uint64_t>(seed), static_cast<uint64_t>(element / 4));
-  const uint32_t* pair = bits.at + element % 4 / 2 * 2;
-  const T radius = std::sqrt(-2 * std::log((static_cast<T>(pair[0] >> 8) + 1) * 0x1p-24f));
-  const T angle = static_cast<T>(pair[1]) * (0x1p-31f * 3.14159265f);
-  return radius * (element % 2 ? std::sin(angle) : std::cos(angle));
+  const bool later = element & 2;
+  const uint32_t first = later ? bits.at[2] : bits.at[0], second = later ? bits.at[3] : bits.at[1];
+  const T radius = std::sqrt(-2 * std::log((static_cast<T>(first >> 8) + 1) * T(0x1p-24)));
+  return radius * wave(static_cast<T>(second >> 8) * T(0x1p-24), element & 1);
 }
 
 }  // namespace gankernels

@@ -2,6 +2,7 @@
 // host compiler for the emulator of the tests (-DGANKERNELS_EMULATE, emu/device.h). Both offer:
 //
 //   KERNEL, DEVICE, TABLE         a kernel, a function it calls, its by-value argument
+//   KERNEL_FOR(threads, blocks)   a kernel of which a multiprocessor need not hold three blocks
 //   SHARED(T, name, n)            shared memory of a block; no initial value. Passed on as a
 //                                 SharedArray<T>
 //   thread_id(), block_id()       in one dimension
@@ -22,44 +23,10 @@ namespace gankernels {
 
 constexpr int kWarp = 32;
 
-// Elements as they are stored; arithmetic is done on widen(x).
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-template <class T>
-struct AccumulationOf {
-  using type = float;
-};
-template <>
-struct AccumulationOf<double> {
-  using type = double;
-};
-template <class T>
-using Accumulation = typename AccumulationOf<T>::type;
-
 template <class T, int N>
 struct alignas(N * sizeof(T)) Vector {
   T at[N];
 };
-
-// Calls `f` with a value of the type that is stored.
-template <class F>
-auto visit_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return f(double{});
-    case DType::kBFloat16:
-      return f(BFloat16{});
-    case DType::kFloat16:
-      return f(Half{});
-    default:
-      return f(float{});
-  }
-}
 
 }  // namespace gankernels
 
@@ -69,7 +36,8 @@ auto visit_dtype(DType dtype, F&& f) {
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#define KERNEL(threads) __global__ void __launch_bounds__(threads, 3)
+#define KERNEL_FOR(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define KERNEL(threads) KERNEL_FOR(threads, 3)
 #define DEVICE __device__ __forceinline__
 #define TABLE(T) const __grid_constant__ T
 #define PRAGMA(text) _Pragma(#text)

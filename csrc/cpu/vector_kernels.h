@@ -31,10 +31,4 @@ struct VectorKernels {
 template <class T>
 const VectorKernels<T>& vector_kernels();
 
-// "avx512", "avx2" or "portable".
-const char* isa();
-
-// For tests: false where this processor does not have it; "" is the best again.
-bool set_isa(const char* name);
-
 }  // namespace gankernels::cpu

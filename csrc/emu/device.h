@@ -9,6 +9,7 @@
 #include "emu/engine.h"
 
 #define KERNEL(threads) void
+#define KERNEL_FOR(threads, blocks) KERNEL(threads)
 #define DEVICE inline
 #define TABLE(T) const T&
 #define UNROLL(n)

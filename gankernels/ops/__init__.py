@@ -1,11 +1,19 @@
 """The operators: what the drop-ins, the penalties and helpers are built from."""
 
 from gankernels.ops.ada_parameters import ada_parameters
+from gankernels.ops.affine_resample import (
+    affine_augment,
+    affine_resample,
+    affine_resample_transpose,
+)
 from gankernels.ops.gradient_penalty import gradient_penalty
 from gankernels.ops.spectral_norm import power_iteration_, spectral_norm, spectral_normalize, unpack
 
 __all__ = [
     "ada_parameters",
+    "affine_augment",
+    "affine_resample",
+    "affine_resample_transpose",
     "gradient_penalty",
     "power_iteration_",
     "spectral_norm",

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/dtype.h"
+#include "cpu/isa.h"
 #include "cpu/vector_kernels.h"
 
 namespace cases {

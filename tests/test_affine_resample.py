@@ -1,0 +1,355 @@
+"""affine_resample and its transpose: values against float64, on every backend, map and layout.
+
+What the reference computes is checked in test_affine_resample_reference.py.
+"""
+
+import math
+
+import pytest
+import torch
+from conftest import (
+    DTYPES,
+    assert_near,
+    current_backend,
+    drawer,
+    dtype_name,
+    instruction_sets,
+)
+
+from gankernels import centred_maps, ops, reference
+from gankernels.reference import _ada
+
+
+def similar(angle=0.0, scale=1.0, x=0.0, y=0.0, stretch=1.0):
+    """Rotation and scale in one, of output to input."""
+    c, s = scale * math.cos(angle), scale * math.sin(angle)
+    return [[c * stretch, -s, x], [s * stretch, c / stretch, y]]
+
+
+MAPS = {
+    "identity": similar(),
+    "flip": [[-1, 0, 0], [0, 1, 0]],
+    "quarter_turn": [[0, -1, 0], [1, 0, 0]],
+    "turn_and_flip": [[0, 1, 2], [1, 0, -3]],
+    "far_shift": similar(x=31, y=-70),
+    "half_shift": similar(x=0.5, y=-0.25),
+    "stretched": similar(scale=1.3, x=0.3, y=1.7, stretch=0.8),
+    "turned_and_stretched": [[0, 1.2, 0.3], [-0.8, 0, 0.1]],
+    "slightly_turned": similar(0.02, 1.01),
+    "turned": similar(0.7, 0.9, 2.2, -1.1, 1.2),
+    "sheared": [[1, 0.4, 0.1], [-0.2, 0.8, 0]],
+    "shrunk": similar(0.3, 3.0),
+    "grown": similar(-2.5, 0.3, 20.2, -31.1),
+    "beyond_a_footprint": similar(0.3, 40.0),
+    "steep_axes": similar(0, 1, stretch=20),
+    "singular": [[1, 1, 0], [1, 1, 0.5]],
+    "a_point": [[0, 0, 0.3], [0, 0, 0.2]],
+}
+SIZES = [(17, 23), (1, 1), (1, 7), (5, 3), (2, 2), (33, 70)]
+LAYOUTS = {
+    "contiguous": lambda draw: draw(2, 3, 9, 14),
+    "channels_last": lambda draw: draw(2, 3, 9, 14).contiguous(memory_format=torch.channels_last),
+    "crop": lambda draw: draw(2, 4, 13, 20)[:, 1:, 2:11, 3:17],
+    "every_second": lambda draw: draw(2, 3, 18, 28)[:, :, ::2, ::2],
+    "transposed": lambda draw: draw(2, 3, 14, 9).transpose(2, 3),
+    "expanded": lambda draw: draw(1, 3, 9, 14).expand(2, 3, 9, 14),
+}
+
+
+def maps_of(name, device="cpu", batch=2):
+    """The map, and behind it one that takes the general path: a batch may mix."""
+    rows = [MAPS[name], MAPS["turned"]]
+    return torch.tensor(rows, dtype=torch.float64, device=device)[:batch]
+
+
+def check(x, maps, factor=1.0, **options):
+    """The operator and its transpose, as far from float64 as roundings are."""
+    ideal = options.get("mode", "ideal") == "ideal"
+    wanted = {k: v for k, v in options.items() if k != "mode"}
+    if not ideal:
+        wanted["margins"] = options.get("margins")
+        if wanted["margins"] is None:
+            wanted["margins"] = reference.batch_margins(maps, *x.shape[2:])
+    expected = reference.affine_resample(x.double(), maps, **wanted)
+    found = ops.affine_resample(x, maps, **options)
+    assert found.dtype == x.dtype
+    assert_near(found, expected, factor=factor, what="affine_resample")
+
+    given = drawer(7, x.dtype, x.device)(*expected.shape)
+    options.pop("output_size", None)
+    wanted.pop("output_size", None)
+    size = tuple(x.shape[2:])
+    expected = reference.affine_resample_transpose(given.double(), maps, input_size=size, **wanted)
+    found = ops.affine_resample_transpose(given, maps, input_size=size, **options)
+    assert_near(found, expected, factor=factor, what="affine_resample_transpose")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=dtype_name)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", MAPS)
+def test_values(backend, name, size, dtype):
+    large = size in (SIZES[0], SIZES[-1]) and (dtype == torch.float64 or size == SIZES[-1])
+    if current_backend() == "emu" and large and name not in ("flip", "turned"):
+        pytest.skip("takes the emulator long")
+    x = drawer(1, dtype, backend)(2, 3, *size)
+    maps = maps_of(name, backend)
+    for lossless in (True, False):
+        check(x, maps, lossless_blits=lossless)
+    check(x, maps, mode="stylegan2-ada")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_and_dtypes(backend, layout, dtype):
+    x = LAYOUTS[layout](drawer(2, dtype, backend))
+    for name in ("quarter_turn", "stretched", "turned"):
+        maps = maps_of(name, backend)
+        check(x, maps)
+        found = ops.affine_resample(x, maps)
+        last = layout == "channels_last"
+        assert found.is_contiguous(
+            memory_format=torch.channels_last if last else torch.contiguous_format
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 9])
+def test_channels(backend, channels):
+    x = drawer(3, torch.float32, backend)(2, channels, 11, 8)
+    for name in ("flip", "turned_and_stretched", "turned"):
+        check(x, maps_of(name, backend))
+
+
+@pytest.mark.parametrize("padding_mode", ["reflection", "zeros", "border"])
+@pytest.mark.parametrize("filter", ["bilinear", "nearest"])
+@pytest.mark.parametrize("name", MAPS)
+def test_plain_filters(backend, name, filter, padding_mode):
+    x = drawer(4, torch.float64, backend)(2, 3, 9, 13)
+    check(x, maps_of(name, backend), filter=filter, padding_mode=padding_mode)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 40), (80, 12)], ids=str)
+@pytest.mark.parametrize("filter", ["sym6", "bilinear", "nearest"])
+def test_output_size(backend, filter, size):
+    x = drawer(5, torch.float64, backend)(2, 3, 17, 21)
+    for name in ("identity", "quarter_turn", "stretched", "turned"):
+        check(x, maps_of(name, backend), filter=filter, output_size=size)
+
+
+def test_many_tiles(backend, threads):
+    """More than a tile along both axes, and the same bits whatever the number of threads."""
+    x = drawer(6, torch.float32, backend)(2, 4, 150, 131)
+    maps = maps_of("turned", backend)
+    maps[1] = torch.tensor(MAPS["stretched"])
+    check(x, maps)
+    results = []
+    for n in (1, 2):
+        threads(n)
+        results.append([ops.affine_resample(x, maps), ops.affine_resample_transpose(x, maps)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_instruction_sets(backend, isa):
+    x = drawer(8, torch.float32, backend)(2, 3, 40, 21)
+    for name in instruction_sets():
+        isa(name)
+        for kind in ("stretched", "turned", "grown"):
+            check(x, maps_of(kind, backend))
+
+
+@pytest.mark.parametrize("size", [64, 256, 1024])
+def test_float32_is_exact_enough(cpu_backend, size):
+    """Below 1e-6 of the image's range at any size: positions are exact, not rounded to a float."""
+    x = 2 * torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0)) - 1
+    maps = torch.tensor([similar(0.6, 0.93, 0.13 * size, -0.07 * size, 1.1)], dtype=torch.float64)
+    expected = ops.affine_resample(x.double(), maps)
+    error = (ops.affine_resample(x, maps) - expected).abs().max().item()
+    assert error <= 1e-6 * 2
+    rounded = ops.affine_resample(x.double(), maps.float())
+    if size == 1024:  # why maps are float64
+        assert (rounded - expected).abs().max().item() > 1e-6 * 2
+
+
+# --- what is exact -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+def test_blits_are_copies(backend, dtype):
+    x = drawer(9, dtype, backend)(2, 3, 6, 6)
+    wanted = {
+        "identity": x,
+        "flip": x.flip(3),
+        "quarter_turn": torch.rot90(x, 1, (2, 3)),
+    }
+    for name, expected in wanted.items():
+        maps = torch.tensor([MAPS[name]] * 2, dtype=torch.float64, device=backend)
+        assert torch.equal(ops.affine_resample(x, maps), expected)
+        assert torch.equal(ops.affine_resample_transpose(expected, maps), x)
+        filtered = ops.affine_resample(x, maps, lossless_blits=False)
+        if name == "identity":
+            assert_near(filtered, x.double(), factor=10)  # to the digits of the filter
+        else:  # the filter is not symmetric
+            assert (filtered - expected).abs().max() > 0.01
+
+
+def test_a_quarter_turn_of_an_image_that_is_not_square(backend):
+    """Source positions are halves where the sides differ by an odd number: those are filtered."""
+    maps = torch.tensor([MAPS["quarter_turn"]], dtype=torch.float64, device=backend)
+    for size, copied in (((4, 8), True), ((4, 7), False)):
+        x = drawer(10, torch.float64, backend)(1, 1, *size)
+        found = ops.affine_resample(x, maps)
+        assert torch.isin(found, x).all() == copied
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+def test_samples_do_not_depend_on_their_batch(backend, dtype):
+    x = drawer(11, dtype, backend)(4, 3, 12, 15)
+    names = ("turned", "stretched", "grown", "flip")
+    maps = torch.tensor([MAPS[n] for n in names], dtype=torch.float64, device=backend)
+    found = ops.affine_resample(x, maps)
+    for k in range(4):
+        assert torch.equal(ops.affine_resample(x[k : k + 1], maps[k : k + 1]), found[k : k + 1])
+    # As published, margins are the batch's: the first sample alone sees zeros beyond its own.
+    joined = ops.affine_resample(x[1:], maps[1:], mode="stylegan2-ada")
+    alone = ops.affine_resample(x[1:2], maps[1:2], mode="stylegan2-ada")
+    assert not torch.equal(joined[:1], alone)
+
+
+@pytest.mark.parametrize("name", ["nan", "inf", "absurd"])
+def test_maps_that_are_not_finite_give_nan(backend, name):
+    value = {"nan": math.nan, "inf": math.inf, "absurd": 1e300}[name]
+    x = drawer(12, torch.float32, backend)(2, 3, 6, 5)
+    maps = maps_of("turned", backend)
+    maps[0, 0, 2] = value
+    for function in (ops.affine_resample, ops.affine_resample_transpose):
+        for filter in ("sym6", "bilinear", "nearest"):
+            found = function(x, maps, filter=filter)
+            assert found[0].isnan().all()
+            assert found[1].isfinite().all()
+
+
+def test_empty_batches(backend):
+    x = torch.empty(0, 3, 5, 4, device=backend)
+    maps = torch.empty(0, 2, 3, device=backend)
+    assert ops.affine_resample(x, maps).shape == (0, 3, 5, 4)
+    assert ops.affine_resample_transpose(x, maps, input_size=(2, 3)).shape == (0, 3, 2, 3)
+
+
+@pytest.mark.parametrize("mode", ["ideal", "stylegan2-ada"])
+@pytest.mark.parametrize("name", ["flip", "stretched", "turned", "shrunk", "singular"])
+def test_the_transpose_is_the_matrix_transposed(backend, name, mode):
+    """Column by column."""
+    height, width = 4, 5
+    maps = maps_of(name, backend, 1)
+    count = height * width
+    columns = torch.eye(count, dtype=torch.float64, device=backend).view(count, 1, height, width)
+    many = maps.expand(count, 2, 3)
+    forward = ops.affine_resample(columns, many, mode=mode).flatten(1)
+    backward = ops.affine_resample_transpose(columns, many, mode=mode).flatten(1)
+    torch.testing.assert_close(forward.T, backward, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.15, 1.0])
+@pytest.mark.parametrize("size", [(20, 20), (24, 40), (33, 27), (5, 7)], ids=str)
+def test_it_equals_the_published_pipeline(cpu_backend, size, p):
+    """Pad, up-sample, grid_sample, down-sample; and where margins suffice, so does the ideal mode."""
+    x = drawer(20, torch.float64)(4, 2, *size)
+    maps = _ada.random_maps(4, *size, p, torch.Generator().manual_seed(1))
+    expected = _ada.geometry(x, maps)
+    found = ops.affine_resample(x, maps, mode="stylegan2-ada")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    margins = reference.batch_margins(maps, *size)
+    enough = (_ada.required_margins(maps, *size) <= margins).all(1)
+    ideal = ops.affine_resample(x, maps, lossless_blits=False)
+    torch.testing.assert_close(ideal[enough], expected[enough], rtol=0, atol=1e-10)
+
+
+# --- grid_sample ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("filter", ["bilinear", "nearest"])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+def test_it_replaces_affine_grid_and_grid_sample(backend, padding_mode, filter, align_corners):
+    if padding_mode == "reflection" and not align_corners:
+        pytest.skip("torch reflects about the image's edges there")
+    x = drawer(13, torch.float64, backend)(3, 2, 9, 14)
+    theta = drawer(14, torch.float64, backend)(3, 2, 3)
+    for size in ((9, 14), (12, 5)):
+        grid = torch.nn.functional.affine_grid(theta, (3, 2, *size), align_corners=align_corners)
+        expected = torch.nn.functional.grid_sample(
+            x, grid, filter, padding_mode, align_corners=align_corners
+        )
+        maps = centred_maps(theta, (9, 14), align_corners, output_size=size)
+        found = ops.affine_resample(
+            x, maps, filter=filter, padding_mode=padding_mode, output_size=size
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+# --- with an epilogue ----------------------------------------------------------------------------
+
+
+def parameters(x, colours=3, dtype=None):
+    """Everything that affine_augment takes, for a batch of 2."""
+    wide = dtype or (torch.float64 if x.dtype == torch.float64 else torch.float32)
+    draw = drawer(15, wide, x.device)
+    return {
+        "colour": draw(2, colours, colours + 1),
+        "sigma": draw(2).abs(),
+        "seed": torch.tensor([3, -(2**62) - 5], device=x.device),
+        "box": torch.tensor([[0.3, 0.8, 0.5], [0.5, 0.5, 0]], device=x.device).double(),
+    }
+
+
+EPILOGUES = {
+    "colour": ("colour",),
+    "noise": ("sigma", "seed"),
+    "cutout": ("box",),
+    "all": ("colour", "sigma", "seed", "box"),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("name", [None, "flip", "stretched", "turned"])
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_augment(backend, epilogue, name, dtype):
+    for shape, channels in (((2, 3, 9, 14), None), ((2, 1, 7, 6), None), ((2, 6, 8, 5), (1, 2, 4))):
+        x = drawer(16, dtype, backend)(*shape)
+        given = parameters(x, 1 if shape[1] == 1 else 3)
+        given = {k: v for k, v in given.items() if k in EPILOGUES[epilogue]}
+        maps = None if name is None else maps_of(name, backend)
+        wide = {k: v.double() if v.is_floating_point() else v for k, v in given.items()}
+        selected = channels or tuple(range(shape[1]))
+        named = {"colour_channels": selected} if "colour" in given else {}
+        expected = reference.affine_augment(x.double(), maps, **wide, **named)
+        found = ops.affine_augment(x, maps, **given, **(named if channels else {}))
+        assert found.dtype == dtype
+        # The noise is made in float32.
+        low = dtype == torch.float64 and "sigma" in given
+        assert_near(found, expected, torch.float32 if low else None)
+        last = x.contiguous(memory_format=torch.channels_last)
+        again = ops.affine_augment(last, maps, **given, **(named if channels else {}))
+        assert torch.equal(again, found)
+
+
+def test_the_colour_of_one_of_two_channels(backend):
+    x = drawer(17, torch.float64, backend)(2, 2, 5, 5)
+    colour = drawer(18, torch.float64, backend)(2, 1, 2)
+    found = ops.affine_augment(x, colour=colour, colour_channels=(1,))
+    assert torch.equal(found[:, 0], x[:, 0])
+    expected = x[:, 1] * colour[:, 0, 0, None, None] + colour[:, 0, 1, None, None]
+    torch.testing.assert_close(found[:, 1], expected)
+
+
+def test_nothing_done_is_nothing_changed(backend):
+    for dtype in DTYPES:
+        x = drawer(19, dtype, backend)(2, 3, 9, 4)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        zero = torch.zeros(2, device=backend, dtype=wide)
+        seed = torch.tensor([1, 2], device=backend)
+        box = torch.zeros(2, 3, device=backend, dtype=torch.float64)
+        maps = torch.tensor([MAPS["identity"]] * 2, device=backend, dtype=torch.float64)
+        colour = torch.eye(3, 4, device=backend, dtype=wide).repeat(2, 1, 1)
+        found = ops.affine_augment(x, maps, colour=colour, sigma=zero, seed=seed, box=box)
+        assert torch.equal(found, x)
+        assert torch.equal(ops.affine_augment(x), x)
