@@ -251,7 +251,7 @@ def test_the_transpose_is_the_matrix_transposed(backend, name, mode):
 @pytest.mark.parametrize("p", [0.15, 1.0])
 @pytest.mark.parametrize("size", [(20, 20), (24, 40), (33, 27), (5, 7)], ids=str)
 def test_it_equals_the_published_pipeline(cpu_backend, size, p):
-    """Pad, up-sample, grid_sample, down-sample; and where margins suffice, so does the ideal mode."""
+    """Pad, up-sample, grid_sample, down-sample; the ideal mode too where margins suffice."""
     x = drawer(20, torch.float64)(4, 2, *size)
     maps = _ada.random_maps(4, *size, p, torch.Generator().manual_seed(1))
     expected = _ada.geometry(x, maps)

@@ -64,7 +64,7 @@ constexpr Acc not_a_number() {
 template <class Acc, int j>
 constexpr Acc kTap = Acc(kSymlet[j]);
 
-// A tap, 0 beyond the filter. With a constant index, as in unrolled loops, it is a constant; an array
+// A tap. With a constant index, as in unrolled loops, it is a constant; an array
 // would be one in local memory.
 template <class Acc>
 DEVICE Acc symlet(int j) {
@@ -91,14 +91,12 @@ DEVICE Acc symlet(int j) {
       return kTap<Acc, 9>;
     case 10:
       return kTap<Acc, 10>;
-    case 11:
-      return kTap<Acc, 11>;
     default:
-      return 0;
+      return kTap<Acc, 11>;
   }
 }
 
-// symlet(2 n + odd) where n is no constant.
+// symlet(2 n + odd), 0 beyond the filter; n need not be a constant.
 template <class Acc>
 DEVICE Acc one_of(int n, bool odd) {
   Acc found = 0;
