@@ -446,6 +446,7 @@ def _train_distributed(rank, init, results):
                         parameter -= 0.1 * parameter.grad
             found[name, whose] = states(net.module)
     torch.save(found, f"{results}{rank}")
+    dist.barrier()  # gloo aborts where one process is gone while the other still listens
     dist.destroy_process_group()
 
 
