@@ -110,7 +110,7 @@ def in_process(rank, folder):
     found = gradients(DistributedDataParallel(critic()), real[part], fake[part])
     if rank == 0:
         torch.save(found, f"{folder}/found.pt")
-    dist.barrier()
+    dist.barrier()  # gloo aborts where one process is gone while the other still listens
     dist.destroy_process_group()
 
 

@@ -38,6 +38,7 @@ def train(rank, folder):
         torch.save(
             (module.state_dict(), torch.stack(values), alone.state_dict()), f"{folder}/{rank}.pt"
         )
+        dist.barrier()  # gloo aborts where one process is gone while the other still listens
     finally:
         dist.destroy_process_group()
 
