@@ -19,7 +19,6 @@ HEADERS = (
     "csrc/cuda/",
     "csrc/common/reduce.cuh",
     "csrc/common/tensor_table.cuh",
-    "csrc/ada_parameters.h",
     "csrc/gradient_penalty.h",
 )
 #: What the same headers do on the host: planning.
