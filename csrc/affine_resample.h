@@ -18,17 +18,12 @@
 
 #include "common/dtype.h"
 #include "common/epilogue.h"
+#include "common/image.h"
 
 namespace gankernels::affine_resample {
 
 enum class Filter : int8_t { kNearest, kBilinear, kSym6 };
 enum class Padding : int8_t { kReflection, kZeros, kBorder };  // kSym6 takes kReflection
-
-// Where the pixels of a plane lie: channels, rows, columns; strides in elements.
-struct Layout {
-  int64_t height, width;
-  int64_t sample_stride, channel_stride, row_stride, column_stride;
-};
 
 struct Resample {
   DType dtype;
@@ -83,17 +78,6 @@ constexpr double kSymlet[kTaps] = {
 constexpr int64_t floor_of(double x) {
   const auto i = static_cast<int64_t>(x);
   return i - (x < static_cast<double>(i));
-}
-
-// The pixel that a position beyond the border shows, reflected about the centres of border pixels.
-template <class Index>
-constexpr Index reflected(Index i, Index size) {
-  if (i >= 0 && i < size) return i;
-  if (size == 1) return 0;
-  const Index period = 2 * (size - 1);
-  i %= period;
-  if (i < 0) i += period;
-  return i < size ? i : period - i;
 }
 
 // What the compiled kernels decide about a sample before they touch its pixels.

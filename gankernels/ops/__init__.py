@@ -7,6 +7,7 @@ from gankernels.ops.affine_resample import (
     affine_resample_transpose,
 )
 from gankernels.ops.gradient_penalty import gradient_penalty
+from gankernels.ops.image_filter import image_filter, image_filter_transpose
 from gankernels.ops.spectral_norm import power_iteration_, spectral_norm, spectral_normalize, unpack
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "affine_resample",
     "affine_resample_transpose",
     "gradient_penalty",
+    "image_filter",
+    "image_filter_transpose",
     "power_iteration_",
     "spectral_norm",
     "spectral_normalize",

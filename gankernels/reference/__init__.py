@@ -8,6 +8,7 @@ from gankernels.reference.affine_resample import (
     batch_margins,
 )
 from gankernels.reference.gradient_penalty import gradient_penalty
+from gankernels.reference.image_filter import image_filter, image_filter_transpose
 from gankernels.reference.spectral_norm import power_iteration_, spectral_normalize
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "affine_resample_transpose",
     "batch_margins",
     "gradient_penalty",
+    "image_filter",
+    "image_filter_transpose",
     "power_iteration_",
     "spectral_normalize",
 ]
