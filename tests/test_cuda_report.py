@@ -144,6 +144,7 @@ def test_promised_16_byte_accesses_must_be_there(source):
 #: Kernels that read a few numbers of every sample, single pixels, or what other blocks have left.
 NOT_OVER_TENSORS = {
     "ada_parameters": {"compute"},
+    "image_filter": {"filter"},
     "affine_resample": {
         "resample",
         "resample_plainly",

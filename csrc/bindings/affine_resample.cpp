@@ -10,7 +10,7 @@ namespace {
 namespace ar = gankernels::affine_resample;
 using Optional = std::optional<Tensor>;
 
-ar::Layout layout_of(const Tensor& x) {
+Layout layout_of(const Tensor& x) {
   return {x.size(2), x.size(3), x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
 }
 

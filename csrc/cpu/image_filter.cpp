@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "common/parallel.h"
 #include "cpu/elements.h"
@@ -58,9 +59,9 @@ struct RowKernels {
 using AddNoise = void (*)(float sigma, int64_t seed, int64_t first, int64_t n, int64_t stride,
                           float* out);
 
-// out[i stride] += sigma * normal_noise(seed, first + i), in double.
+// out[i stride] += sigma * normal_noise(seed, first + i).
 void add_noise(double sigma, int64_t seed, int64_t first, int64_t n, int64_t stride, double* out) {
-  for (int64_t i = 0; i < n; ++i) out[i * stride] += sigma * normal_noise<double>(seed, first + i);
+  for (int64_t i = 0; i < n; ++i) out[i * stride] += sigma * normal_noise(seed, first + i);
 }
 
 // Those of the instruction set that the other kernels take.

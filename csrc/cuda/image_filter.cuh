@@ -46,14 +46,14 @@ DEVICE Tile tile_of(const Task& task, int block) {
 DEVICE void look_up(SharedArray<int> pixel, SharedArray<int> cut, int count, int64_t first,
                     int64_t size, const double* box, int middle) {
   for (int i = thread_id(); i < count; i += kThreads) {
-    const int64_t at = reflected(first + i, size);
+    const int64_t at = reflected(first + i, size);  // double: the box, as on the CPU
     pixel[i] = static_cast<int>(at);
     bool taken = false;
     if (box) {
       taken =
           !kept(load(box + middle), 0.5, load(box + 2), at, 0, size, 1);  // double: as on the CPU
     }
-    cut[i] = taken;
+    cut[i] = taken;  // double: as on the CPU
   }
 }
 
@@ -96,7 +96,7 @@ DEVICE void filter_run(const Acc* taps, SharedArray<Acc> x, int at, int step, Ac
 // Reads, of float: 3.8 times the tile, of which caches serve what neighbouring tiles share; writes it
 // once.
 template <class T>
-KERNEL(kThreads)
+KERNEL_FOR(kThreads, 2)
 filter(TABLE(Task) task) {
   using Acc = Accumulation<T>;
   constexpr int kPitch = cuda::kPitch<Acc>;
@@ -128,9 +128,9 @@ filter(TABLE(Task) task) {
   const auto is_cut = [&](int row, int column) { return cut_x[column] && cut_y[row]; };
   const auto finished = [&](int64_t channel, int row, int column, Acc value) {
     if (sigma != 0)
-      value += sigma *
-               normal_noise<Acc>(load(task.seed + tile.sample),
-                                 (channel * l.height + source_y[row]) * l.width + source_x[column]);
+      value += sigma * static_cast<Acc>(normal_noise(
+                           load(task.seed + tile.sample),
+                           (channel * l.height + source_y[row]) * l.width + source_x[column]));
     return is_cut(row, column) ? Acc{0} : value;
   };
 
