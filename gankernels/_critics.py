@@ -203,7 +203,11 @@ def warn_once(key: str, message: str) -> None:
     if key in _warned or torch.compiler.is_compiling():
         return
     _warned.add(key)
-    # At the caller's line, however many functions and modules are between.
+    warn(message)
+
+
+def warn(message: str) -> None:
+    """At the line of the caller, however many functions and modules are between."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in ("gankernels", "torch"):
         level, frame = level + 1, frame.f_back

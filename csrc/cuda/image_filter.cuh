@@ -45,15 +45,13 @@ DEVICE Tile tile_of(const Task& task, int block) {
 // takes their part of the image; `middle` is a number of the box, of which one axis alone is asked.
 DEVICE void look_up(SharedArray<int> pixel, SharedArray<int> cut, int count, int64_t first,
                     int64_t size, const double* box, int middle) {
-  for (int i = thread_id(); i < count; i += kThreads) {
-    const int64_t at = reflected(first + i, size);  // double: the box, as on the CPU
+  for (int i = thread_id(); i < count; i += kThreads) {  // double: the box, as on the CPU
+    const int64_t at = reflected(first + i, size);       // double: the box, as on the CPU
     pixel[i] = static_cast<int>(at);
     bool taken = false;
-    if (box) {
-      taken =
-          !kept(load(box + middle), 0.5, load(box + 2), at, 0, size, 1);  // double: as on the CPU
-    }
-    cut[i] = taken;  // double: as on the CPU
+    if (box)
+      taken = !kept(load(box + middle), 0.5, load(box + 2), at, 0, size, 1);  // double: as above
+    cut[i] = taken;                                                           // double: as above
   }
 }
 
@@ -117,8 +115,8 @@ filter(TABLE(Task) task) {
   const int row_runs = (tile.rows + kRun - 1) / kRun;
   const int column_runs = (tile.columns + kRun - 1) / kRun;
   const int rows = row_runs * kRun + 2 * kReach, columns = column_runs * kRun + 2 * kReach;
-  look_up(source_x, cut_x, columns, tile.column - kReach, l.width, box, 0);
-  look_up(source_y, cut_y, rows, tile.row - kReach, l.height, box, 1);
+  look_up(source_x, cut_x, columns, tile.column - kReach, l.width, box, 0);  // double: the box
+  look_up(source_y, cut_y, rows, tile.row - kReach, l.height, box, 1);       // double: the box
   sync_threads();
 
   // Of the block's rows and columns, those around the tile included.

@@ -51,7 +51,7 @@ int64_t pixels(int64_t height, int64_t width) {
   return height * width;
 }
 
-ar::Layout layout(const Case& c, int64_t height, int64_t width) {
+gankernels::Layout layout(const Case& c, int64_t height, int64_t width) {
   const int64_t n = pixels(height, width);
   if (c.last) return {height, width, n * c.channels, 1, width * c.channels, c.channels};
   return {height, width, n * c.channels, n, width, 1};

@@ -1,0 +1,98 @@
+"""What the effect of an augmentation depends on, besides what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from gankernels._checks import check_number, kind
+from gankernels.augment.presets import PRESETS
+from gankernels.ops.ada_parameters import AdaConstants, AdaMultipliers
+from gankernels.ops.affine_resample import Mode
+
+
+class Settings(NamedTuple):
+    """What the effect of drawn values depends on besides: see :class:`ADAPipe`."""
+
+    multipliers: AdaMultipliers
+    mode: Mode
+    lossless_blits: bool
+    colour_channels: tuple[int, ...] | None
+
+
+def strengths(
+    op: str, preset: str | None, settings: dict[str, Any]
+) -> tuple[AdaMultipliers, AdaConstants]:
+    if not isinstance(preset, str | None):
+        raise TypeError(f"{op}: expected preset to be a name or None, got {kind(preset)}")
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"{op}: expected a preset of {', '.join(PRESETS)}, got {preset!r}")
+    known = (*AdaMultipliers._fields, *AdaConstants._fields)
+    for name, value in settings.items():
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            meant = f"; {close[0]} is meant?" if close else f"; there are {', '.join(known)}"
+            raise TypeError(f"{op}: expected settings by their names, got {name!r}{meant}")
+        if name != "imgfilter_bands":
+            check_number(op, name, value)
+            continue
+        if not isinstance(value, (tuple, list)) or len(value) != 4:
+            raise ValueError(
+                f"{op}: expected imgfilter_bands to be 4 numbers, for the bands from the lowest to "
+                f"the highest, got {value!r}"
+            )
+        for factor in value:
+            check_number(op, "every number of imgfilter_bands", factor)
+        settings = {**settings, name: tuple(value)}
+    start = AdaMultipliers() if preset is None else PRESETS[preset]
+    multipliers = start._replace(
+        **{k: v for k, v in settings.items() if k in AdaMultipliers._fields}
+    )
+    constants = AdaConstants(**{k: v for k, v in settings.items() if k in AdaConstants._fields})
+    if not any((*multipliers[:12], multipliers.filter(), multipliers.noise, multipliers.cutout)):
+        raise ValueError(
+            f"{op}: expected a transform with a multiplier above 0, got none; for images as they "
+            "are, keep the transforms and set p to 0"
+        )
+    return multipliers, constants
+
+
+def colour_channels_of(op: str, channels: Any) -> tuple[int, ...] | None:
+    if channels is None:
+        return None
+    good = isinstance(channels, Sequence) and len(channels) in (1, 3)
+    if good:
+        good = all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in channels)
+    if not good or list(channels) != sorted(set(channels)):
+        raise ValueError(
+            f"{op}: expected colour_channels to be 3 channels or 1, ascending, as in (0, 1, 2), "
+            f"got {channels!r}"
+        )
+    return tuple(channels)
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    multipliers = settings.multipliers._asdict()
+    multipliers["imgfilter_bands"] = list(settings.multipliers.imgfilter_bands)
+    channels = settings.colour_channels
+    return {
+        "multipliers": multipliers,
+        "mode": settings.mode,
+        "lossless_blits": settings.lossless_blits,
+        "colour_channels": None if channels is None else list(channels),
+    }
+
+
+def enabled(multipliers: AdaMultipliers) -> str:
+    """The names of what happens, with multipliers that are not 1."""
+    return ", ".join(
+        name if value == 1 else f"{name}={value}"
+        for name, value in multipliers._asdict().items()
+        if name != "imgfilter_bands" and value > 0
+    )
+
+
+def check_mode(op: str, mode: object) -> None:
+    if mode not in ("ideal", "stylegan2-ada"):
+        raise ValueError(f'{op}: expected mode "ideal" or "stylegan2-ada", got {mode!r}')

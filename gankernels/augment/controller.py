@@ -1,0 +1,355 @@
+"""What sets p while a GAN trains: feedback from the critic's scores, or a schedule.
+
+Karras et al. 2020 (arXiv 2006.06676), section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gankernels._checks import check_count, check_number, check_real, is_tensors, kind
+from gankernels._critics import warn
+from gankernels.augment._strength import Strength
+
+__all__ = ["ADAController", "ADASchedule"]
+
+Logits = Tensor | Sequence[Tensor]
+Metric = Literal["rt", "rv", "accuracy"]
+Shape = Literal["fixed", "linear", "cosine"]
+
+#: Above this p, augmentations begin to leak into generated images (section 2.3 of the paper).
+LEAKING = 0.8
+
+
+class _Controller(nn.Module):
+    """What both have: a p to set, and numbers that are added up on its device, over processes.
+
+    `sums` are float64; the last is of images.
+    """
+
+    sums: Tensor
+
+    def __init__(
+        self, pipe: Strength | None, kimg: float, p_max: float | None, numbers: int
+    ) -> None:
+        super().__init__()
+        op = type(self).__name__
+        if pipe is not None and not isinstance(pipe, Strength):
+            raise TypeError(f"{op}: expected an ADAPipe, an APA or None, got {kind(pipe)}")
+        if pipe is not None and pipe.p.dim() > 0:
+            raise ValueError(
+                f"{op}: expected a pipe with one p, got one with p by groups; give it one, and say "
+                "by multipliers how the groups differ, as in ADAPipe(p=0.0, cutout=0.5)"
+            )
+        check_number(op, "kimg", kimg, positive=True)
+        if p_max is not None:
+            check_number(op, "p_max", p_max, positive=True)
+            if p_max > 1:
+                raise ValueError(f"{op}: expected p_max to be at most 1, got {p_max}")
+        self.pipe = Strength(0.0, 1.0) if pipe is None else pipe
+        self.kimg = kimg
+        self.p_max = self.pipe.p_max if p_max is None else min(p_max, self.pipe.p_max)
+        self.sums = torch.zeros(numbers, dtype=torch.float64)
+        self._warned = False
+        self._copy: tuple[Tensor, Any] | None = None
+
+    @property
+    def p(self) -> Tensor:
+        """The buffer that it sets: that of the pipe."""
+        return self.pipe.p
+
+    def _add(self, numbers: Sequence[Tensor | float]) -> None:
+        # A plain attribute, so that half() does not reach it, follows p to its device here.
+        self.sums = self.sums.to(self.p.device)
+        for i, x in enumerate(numbers):
+            self.sums[i] += x
+
+    def _over_processes(self, sums: Tensor) -> Tensor:
+        if dist.is_available() and dist.is_initialized():
+            sums = sums.clone()
+            dist.all_reduce(sums)
+        return sums
+
+    def _warn_of_leaks(self) -> None:
+        """Once, as soon as p is known to be large: on a GPU an update or so later, unwaited for."""
+        if self._warned:
+            return
+        if self.p.device.type == "cpu":
+            seen = self.p
+        elif self._copy is None:
+            host = torch.empty_like(self.p, device="cpu", pin_memory=True)
+            host.copy_(self.p, non_blocking=True)
+            self._copy = host, torch.cuda.current_stream(self.p.device).record_event()
+            return
+        elif self._copy[1].query():
+            seen, self._copy = self._copy[0], None
+        else:
+            return
+        if float(seen) > LEAKING:
+            self._warned = True
+            warn(
+                f"{type(self).__name__}: p is {float(seen):.3g}; above {LEAKING} augmentations "
+                "begin to leak: the generator learns to make them (Karras et al. 2020, section "
+                "2.3). Set p_max, or gather more data",
+            )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"sums": self.sums}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.sums = state["sums"].to(torch.float64).clone()
+
+
+class ADAController(_Controller):
+    """Sets p so that the critic overfits to a chosen degree.
+
+    Karras et al. 2020 (arXiv 2006.06676), section 3. In every ``interval``-th update
+
+        p <- clamp(p + sign(r - target) * images / (1000 kimg), 0, p_max)
+
+    with r the metric over all scores since the last such update, and images the real ones that were
+    scored meanwhile. (The published code lets p grow beyond 1.) ::
+
+        pipe = ADAPipe("bgc", p=0.0).to(device)
+        controller = ADAController(pipe)
+        ...
+        logits = D(pipe(real))
+        controller.update(logits)                # once in each of the critic's steps
+
+    Metrics, 0 without overfitting and 1 with complete overfitting:
+
+    - ``"rt"``: mean of ``sign(D(x))`` over real images. Of losses whose scores mean real or fake by
+      their sign: the non-saturating, the hinge loss.
+    - ``"rv"``: ``(mean D(x) - mean D(v)) / (mean D(x) - mean D(G))`` with v from a validation set.
+      Of all losses.
+
+    and from 0.5 to 1:
+
+    - ``"accuracy"``: the share of real scores above 0 and of fake ones below, averaged.
+
+    Args:
+        pipe: whose p it sets: an :class:`ADAPipe`, an :class:`APA`, or None, for a p of its own
+            (``controller.p``) to augment with by other means.
+        target: of the metric, in [0, 1]. 0.6 is the paper's for ``"rt"``, 0.5 for ``"rv"``; 0.8 of
+            ``"accuracy"`` is 0.6 of ``"rt"`` where real and fake are told apart alike.
+        interval: updates from one step of p to the next.
+        kimg: thousands of real images until p goes from 0 to 1; 500 is the paper's, 100 is usual
+            where training starts from a trained model.
+        metric: as above.
+        p_max: p does not go beyond; by default that of the pipe, 1.
+
+    Raises:
+        TypeError, ValueError: if an argument is none of the above.
+
+    A pipe is a submodule: :meth:`to` moves both, and p, the sums and the number of updates are in
+    the state_dict. With torch.distributed initialised, the sums are those of all processes, by one
+    ``all_reduce`` in each step of p, so that p is the same everywhere; every process has to call
+    :meth:`update` as often. Nothing waits for the device. Scores that are NaN or infinite do not
+    move p. A warning says once when p is above 0.8.
+    """
+
+    def __init__(
+        self,
+        pipe: Strength | None = None,
+        *,
+        target: float = 0.6,
+        interval: int = 4,
+        kimg: float = 500,
+        metric: Metric = "rt",
+        p_max: float | None = None,
+    ) -> None:
+        super().__init__(pipe, kimg, p_max, 2 * len(_NAMES) + 1)
+        op = type(self).__name__
+        check_number(op, "target", target)
+        if target > 1:
+            raise ValueError(f"{op}: expected target to be at most 1, got {target}")
+        check_count(op, "interval", interval)
+        if metric not in _TAKES:
+            raise ValueError(f'{op}: expected metric "rt", "rv" or "accuracy", got {metric!r}')
+        self.target = target
+        self.interval = interval
+        self.metric = metric
+        self._calls = 0
+        self._latest = torch.full((), math.nan, dtype=torch.float64)
+
+    @property
+    def r(self) -> Tensor:
+        """The metric that p was last moved by, float64, on p's device; NaN before."""
+        return self._latest
+
+    @torch.no_grad()
+    def update(
+        self,
+        real_logits: Logits,
+        *,
+        fake_logits: Logits | None = None,
+        validation_logits: Logits | None = None,
+    ) -> None:
+        """Take the scores of one of the critic's steps; in every ``interval``-th, move p.
+
+        Args:
+            real_logits: ``D(pipe(real))``: a tensor whose first dimension is the images', or a list
+                of them, as of several scales; every entry counts.
+            fake_logits: of generated images, for ``"rv"`` and ``"accuracy"``.
+            validation_logits: of images that the critic does not train on, for ``"rv"``.
+
+        Raises:
+            TypeError, ValueError: if an argument is none of these, on another device than p, or not
+                what the metric takes. Nothing has changed.
+        """
+        op = f"{type(self).__name__}.update"
+        given = dict(zip(_NAMES, (real_logits, fake_logits, validation_logits), strict=True))
+        for name, logits in given.items():
+            takes = name in _TAKES[self.metric]
+            if takes != (logits is not None):
+                wanted = " and ".join(_TAKES[self.metric])
+                raise ValueError(
+                    f'{op}: expected {wanted} for the metric "{self.metric}", got '
+                    f"{'no ' if takes else ''}{name}"
+                )
+        scores = {
+            name: _listed(op, name, logits, self.p.device)
+            for name, logits in given.items()
+            if logits is not None
+        }
+        value = torch.Tensor.double if self.metric == "rv" else torch.Tensor.sign
+        numbers: list[Tensor | float] = []
+        for name in _NAMES:
+            tensors = scores.get(name, [])
+            totals = [value(x).sum(dtype=torch.float64) for x in tensors]
+            numbers += [torch.stack(totals).sum() if totals else 0, sum(x.numel() for x in tensors)]
+        numbers.append(scores["real_logits"][0].shape[0])
+        self._add(numbers)
+        self._calls += 1
+        if self._calls % self.interval == 0:
+            self._step()
+
+    def _step(self) -> None:
+        sums = self._over_processes(self.sums)
+        real, fake, validation = (sums[:-1].view(3, 2)[:, 0] / sums[:-1].view(3, 2)[:, 1]).unbind()
+        if self.metric == "rt":
+            r = real
+        elif self.metric == "rv":
+            r = (real - validation) / (real - fake)
+        else:  # of signs, s = 2 share - 1
+            r = 0.5 + (real - fake) / 4
+        step = (r - self.target).sign() * (sums[-1] / (1000 * self.kimg))
+        self.p.copy_((self.p + step.nan_to_num(0.0)).clamp(0, self.p_max))
+        self._latest = r
+        self.sums.zero_()
+        self._warn_of_leaks()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {**super().get_extra_state(), "calls": self._calls, "r": self._latest}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        super().set_extra_state(state)
+        self._calls, self._latest = state["calls"], state["r"]
+
+    def extra_repr(self) -> str:
+        return (
+            f"metric={self.metric!r}, target={self.target}, interval={self.interval}, "
+            f"kimg={self.kimg}, p_max={self.p_max}"
+        )
+
+
+class ADASchedule(_Controller):
+    """Sets p by the number of real images that the critic has seen, without looking at its scores.
+
+    ``"fixed"`` keeps p (0.2 in StyleGAN3); ``"linear"`` goes from 0 to p (InsGen); ``"cosine"`` is
+    half a cosine from 0 to p (R3GAN: 0.55, 0.3 and others). Called as :class:`ADAController` is::
+
+        schedule = ADASchedule(pipe, "cosine", p=0.3, kimg=10_000)
+        schedule.update(D(pipe(real)))           # once in each of the critic's steps
+
+    Args:
+        pipe: as of :class:`ADAController`.
+        shape: as above.
+        p: at the end, in [0, 1].
+        kimg: thousands of real images until then.
+
+    Raises:
+        TypeError, ValueError: if an argument is none of the above.
+
+    With torch.distributed initialised, the images of all processes count, by one ``all_reduce`` an
+    update. The number of images and p are in the state_dict. Nothing waits for the device.
+    """
+
+    def __init__(
+        self,
+        pipe: Strength | None = None,
+        shape: Shape = "linear",
+        *,
+        p: float,
+        kimg: float,
+    ) -> None:
+        super().__init__(pipe, kimg, None, 1)
+        op = type(self).__name__
+        if shape not in ("fixed", "linear", "cosine"):
+            raise ValueError(f'{op}: expected "fixed", "linear" or "cosine", got {shape!r}')
+        check_number(op, "p", p)
+        if p > self.p_max:
+            raise ValueError(f"{op}: expected p to be at most {self.p_max:g}, got {p}")
+        self.shape = shape
+        self.p_end = p
+        self.pipe.set_p(p if shape == "fixed" else 0.0)
+
+    @torch.no_grad()
+    def update(self, real_logits: Logits, **_: Any) -> None:
+        """Count the images, and set p.
+
+        Args:
+            real_logits: scores of real images, whose values do not matter; what
+                :meth:`ADAController.update` takes besides may be given, and does not either.
+
+        Raises:
+            TypeError, ValueError: if they are not scores on p's device. Nothing has changed.
+        """
+        op = f"{type(self).__name__}.update"
+        images = _listed(op, "real_logits", real_logits, self.p.device)[0].shape[0]
+        shared = self._over_processes(torch.full_like(self.sums, images, device=self.p.device))
+        self._add([shared[0]])
+        done = (self.sums[0] / (1000 * self.kimg)).clamp(max=1)
+        if self.shape == "linear":
+            self.p.copy_(self.p_end * done)
+        elif self.shape == "cosine":
+            self.p.copy_(self.p_end * (1 - (math.pi * done).cos()) / 2)
+        self._warn_of_leaks()
+
+    def extra_repr(self) -> str:
+        return f"{self.shape!r}, p={self.p_end}, kimg={self.kimg}"
+
+
+_NAMES = ("real_logits", "fake_logits", "validation_logits")
+#: What each metric is made of.
+_TAKES: dict[str, tuple[str, ...]] = {
+    "rt": _NAMES[:1],
+    "rv": _NAMES,
+    "accuracy": _NAMES[:2],
+}
+
+
+def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Tensor]:
+    if not isinstance(logits, Tensor) and not is_tensors(logits):
+        raise TypeError(
+            f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)}"
+        )
+    found = [logits] if isinstance(logits, Tensor) else list(logits)
+    if not found:
+        raise ValueError(f"{op}: expected {name} of at least one scale, got none")
+    for x in found:
+        check_real(op, name, x)
+        if x.dim() == 0:
+            raise ValueError(
+                f"{op}: expected {name} whose first dimension is the images', got a scalar; give "
+                "the scores, not their mean"
+            )
+        if x.device != device:
+            raise ValueError(f"{op}: expected {name} on {device}, where p is, got {x.device}")
+    return found

@@ -1,0 +1,204 @@
+"""What the pipe drew for a batch, as an object, and the passes over the images."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankernels import ops
+from gankernels._checks import describe, kind
+from gankernels.augment._checks import check_images, check_pixels, is_integer
+from gankernels.augment._settings import (
+    Settings,
+    check_mode,
+    colour_channels_of,
+    enabled,
+    plain,
+    strengths,
+)
+from gankernels.ops.ada_parameters import VALUES, Parameters
+from gankernels.ops.affine_resample import Filter
+
+__all__ = ["Transform"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Transform:
+    """What :meth:`ADAPipe.sample` drew for each image of a batch; it does not change.
+
+    ``t(images)`` applies it, noise included: twice the same call, twice the same result. ::
+
+        t = pipe.sample(len(images))
+        views, masks = t(images), t.geometry(masks)
+
+    ``len(t)`` is the number of images; ``t[i]``, ``t[2:5]``, ``t[[0, 3]]`` and ``t[mask]`` are the
+    transforms of some of them. It can be pickled and copied; :meth:`state_dict` has tensors and
+    plain values only.
+
+    Attributes:
+        values: (B, 23), float64: see :meth:`named`.
+        seed: (B,), int64, of the noise.
+        settings: those of the pipe that its effect depends on.
+    """
+
+    values: Tensor
+    seed: Tensor
+    settings: Settings
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Apply it to images (B, C, H, W), of any size; see :class:`ADAPipe`.
+
+        Raises:
+            TypeError, ValueError: if they are none that the pipe would take, or not as many.
+        """
+        op = type(self).__name__
+        channels = check_images(op, images, self.settings, self.values.device)
+        self._check_batch(op, images)
+        return augment(images, self._compose(images, channels), self.settings)
+
+    def geometry(self, images: Tensor, filter: Filter = "nearest") -> Tensor:
+        """Its flips, turns, shifts and stretches alone: for masks, depth, other views.
+
+        Args:
+            images: (B, C, H, W), of any number of channels and any size: shifts are fractions of
+                the size. With ``"nearest"`` also of integers, up to 2^53, or of bool.
+            filter: ``"nearest"``; ``"bilinear"``; or ``"sym6"``, that of images.
+
+        Returns:
+            As ``images``, differentiable to any order in them if they are real.
+
+        Raises:
+            TypeError, ValueError: if an argument is none of the above.
+        """
+        op = f"{type(self).__name__}.geometry"
+        if filter not in ("nearest", "bilinear", "sym6"):
+            raise ValueError(
+                f'{op}: expected filter "nearest", "bilinear" or "sym6", got {filter!r}'
+            )
+        integers = filter == "nearest" and isinstance(images, Tensor) and is_integer(images)
+        # Nearest neighbours are copied, so that they stay exact; int64 to 2^53.
+        pixels = images.double() if integers else images
+        check_pixels(op, pixels, self.values.device)
+        self._check_batch(op, pixels)
+        maps = self._compose(pixels, 0).maps
+        if maps is None:
+            return images.clone()
+        found = ops.affine_resample(
+            pixels,
+            maps,
+            filter=filter,
+            mode=self.settings.mode if filter == "sym6" else "ideal",
+            lossless_blits=self.settings.lossless_blits,
+        )
+        return found.to(images.dtype)
+
+    def named(self) -> dict[str, Tensor]:
+        """What each transform does to each image: columns of ``values``, (B,), by their names.
+
+        Numbers of the identity where it does not happen. xflip 0 or 1; rotate90 in quarter turns;
+        xint_x, xint_y, xfrac_x and xfrac_y in fractions of width and height; scale, aniso,
+        contrast, saturation and the bands of the filter as factors; rotations and hue in radians;
+        brightness an offset; lumaflip 0 or 1; noise its standard deviation; the size of the cutout
+        and its centre in fractions.
+        """
+        return dict(zip(VALUES, self.values.unbind(1), strict=True))
+
+    def to(self, device: torch.device | str | int) -> Transform:
+        """The same on another device. It does the same there, but for roundings."""
+        return Transform(self.values.to(device), self.seed.to(device), self.settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Itself as tensors and plain values, which ``torch.load`` reads with ``weights_only``."""
+        return {"values": self.values, "seed": self.seed, **plain(self.settings)}
+
+    @staticmethod
+    def from_state_dict(state: Mapping[str, Any]) -> Transform:
+        """The transform that :meth:`state_dict` describes.
+
+        Raises:
+            TypeError, ValueError: if it does not describe one.
+        """
+        op = "Transform.from_state_dict"
+        if not isinstance(state, Mapping) or set(state) != {"values", "seed", *Settings._fields}:
+            got = ", ".join(map(str, state)) if isinstance(state, Mapping) else kind(state)
+            raise ValueError(f"{op}: expected what state_dict() gave, got {got}")
+        values, seed = state["values"], state["seed"]
+        for name, x, dtype, shape in (
+            ("values", values, torch.float64, (len(values), len(VALUES))),
+            ("seed", seed, torch.int64, (len(values),)),
+        ):
+            if not isinstance(x, Tensor) or x.dtype != dtype or tuple(x.shape) != shape:
+                got = describe(x) if isinstance(x, Tensor) else kind(x)
+                raise ValueError(f"{op}: expected {name} of {dtype} and shape {shape}, got {got}")
+        multipliers, _ = strengths(op, None, dict(state["multipliers"]))
+        channels = colour_channels_of(op, state["colour_channels"])
+        check_mode(op, state["mode"])
+        settings = Settings(multipliers, state["mode"], state["lossless_blits"], channels)
+        return Transform(values, seed, settings)
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def __getitem__(self, index: Any) -> Transform:
+        chosen = index
+        is_list = isinstance(index, list) or (isinstance(index, Tensor) and index.dim() == 1)
+        if not is_list and not isinstance(index, slice):
+            try:
+                i = operator.index(index)
+            except TypeError:
+                got = describe(index) if isinstance(index, Tensor) else kind(index)
+                raise TypeError(
+                    "Transform: expected an index, a slice, or a list or a 1-D tensor of indices, "
+                    f"got {got}"
+                ) from None
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"Transform: expected an index of {len(self)} images, got {i}")
+            i %= len(self)
+            chosen = slice(i, i + 1)
+        return Transform(self.values[chosen], self.seed[chosen], self.settings)
+
+    def __repr__(self) -> str:
+        s = self.settings
+        return (
+            f"Transform({len(self)} on {self.values.device}: {enabled(s.multipliers)}, "
+            f"mode={s.mode!r})"
+        )
+
+    def _compose(self, images: Tensor, channels: int) -> Parameters:
+        return ops.ada_parameters(
+            None,
+            self.settings.multipliers,
+            values=self.values,
+            seed=self.seed,
+            height=images.shape[2],
+            width=images.shape[3],
+            colour_channels=channels,
+            dtype=images.dtype,
+        )
+
+    def _check_batch(self, op: str, images: Tensor) -> None:
+        if images.shape[0] != len(self):
+            raise ValueError(
+                f"{op}: expected {len(self)} images, one for each that was drawn, got "
+                f"{images.shape[0]}; index the transform, as in t[:{images.shape[0]}], or sample "
+                "as many"
+            )
+
+
+def augment(images: Tensor, parameters: Parameters, settings: Settings) -> Tensor:
+    """Geometry and colour, then the filter; noise and cutout in the last pass that there is."""
+    _, seed, maps, colour, gains, sigma, box = parameters
+    first: dict[str, Any] = {"mode": settings.mode, "lossless_blits": settings.lossless_blits}
+    if colour is not None:
+        first.update(colour=colour, colour_channels=settings.colour_channels)
+    last: dict[str, Any] = {"sigma": sigma, "seed": None if sigma is None else seed, "box": box}
+    if gains is None:
+        return ops.affine_augment(images, maps, **first, **last)
+    if maps is not None or colour is not None:
+        images = ops.affine_augment(images, maps, **first)
+    return ops.image_filter(images, gains, **last)
