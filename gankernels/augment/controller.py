@@ -240,7 +240,8 @@ class ADAController(_Controller):
         else:  # of signs, s = 2 share - 1
             r = 0.5 + (real - fake) / 4
         step = (r - self.target).sign() * (sums[-1] / (1000 * self.kimg))
-        self.p.copy_((self.p + step.nan_to_num(0.0)).clamp(0, self.p_max))
+        p = self.p.nan_to_num(0.0) + step.nan_to_num(0.0)
+        self.p.copy_(p.clamp(0, self.p_max))
         self._latest = r
         self.sums.zero_()
         self._warn_of_leaks()

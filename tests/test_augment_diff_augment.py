@@ -1,0 +1,206 @@
+"""gankernels.augment: DiffAugment and APA, which are without kernels of their own."""
+
+import math
+
+import pytest
+import torch
+
+from gankernels.augment import APA, ADAPipe, DiffAugment
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images_of(*shape, dtype=torch.float64, seed=1):
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
+
+
+# --- DiffAugment: as the paper writes it, step by step, with the same draws ----------------------
+
+
+def published(x, u, policy):
+    """Zhao et al. 2020, appendix; every image by itself, with the numbers u that were drawn."""
+    out = []
+    for image, (b, s, c, *rest) in zip(x, u.tolist(), strict=True):
+        y = image.clone()
+        if "color" in policy:
+            y = y + (b - 0.5)
+            grey = y.mean(0, keepdim=True)
+            y = (y - grey) * (2 * s) + grey
+            y = (y - y.mean()) * (c + 0.5) + y.mean()
+        height, width = y.shape[1:]
+        if "translation" in policy:
+            moved = torch.zeros_like(y)
+            tx, ty = (
+                math.floor(v * (2 * int(n * 0.125 + 0.5) + 1)) - int(n * 0.125 + 0.5)
+                for v, n in zip(rest[:2], (width, height), strict=True)
+            )
+            for i in range(height):
+                for j in range(width):
+                    if 0 <= i + ty < height and 0 <= j + tx < width:
+                        moved[:, i, j] = y[:, i + ty, j + tx]
+            y = moved
+        if "cutout" in policy:
+            y = y.clone()
+            spans = []
+            for v, n in zip(rest[2:], (width, height), strict=True):
+                box = int(n * 0.5 + 0.5)
+                start = math.floor(v * (n + 1 - box % 2)) - box // 2
+                spans.append(slice(max(start, 0), min(start + box, n)))
+            y[:, spans[1], spans[0]] = 0
+        out.append(y)
+    return torch.stack(out)
+
+
+POLICIES = ["color", "translation", "cutout", "translation,cutout", "color,translation,cutout"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "shape", [(3, 8, 8), (1, 7, 13), (4, 17, 6), (3, 11, 1), (3, 10, 9)], ids=str
+)
+def test_equals_the_paper(policy, shape):
+    x = images_of(40, *shape)
+    u = torch.rand(40, 7, dtype=torch.float64, generator=seeded(5))
+    found = DiffAugment(policy)(x, generator=seeded(5))
+    torch.testing.assert_close(found, published(x, u, policy), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtypes(dtype):
+    x = images_of(6, 3, 12, 10, dtype=dtype)
+    found = DiffAugment()(x, generator=seeded())
+    assert found.dtype == dtype
+    expected = DiffAugment()(x.double(), generator=seeded())
+    tolerance = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 0.1}
+    torch.testing.assert_close(found.double(), expected, **tolerance)
+
+
+def test_memory_format_and_empty_batches():
+    x = images_of(4, 3, 12, 10).contiguous(memory_format=torch.channels_last)
+    found = DiffAugment()(x, generator=seeded())
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, DiffAugment()(x.contiguous(), generator=seeded()))
+    assert DiffAugment()(x[:0]).shape == x[:0].shape
+
+
+def test_laws():
+    x = torch.ones(4000, 1, 16, 24, dtype=torch.float64)
+    cut = DiffAugment("cutout")(x, generator=seeded())[:, 0]
+    missing = 1 - cut.mean(0)
+    # Offsets are uniform in 0 to side, so that a pixel in the middle is cut by half of them.
+    assert missing[8, 12].item() == pytest.approx(8 / 17 * 12 / 25, abs=0.03)
+    assert missing[0, 0].item() == pytest.approx(5 / 17 * 7 / 25, abs=0.03)
+    moved = DiffAugment("translation")(x, generator=seeded())[:, 0]
+    columns = moved[:, 8].sum(1)
+    shifts = 24 - columns  # of 24 columns, up to 3 are gone to either side
+    assert [(shifts == n).double().mean().item() for n in range(4)] == pytest.approx(
+        [1 / 7, 2 / 7, 2 / 7, 2 / 7], abs=0.03
+    )
+    grey = DiffAugment("color")(torch.zeros(4000, 3, 2, 2, dtype=torch.float64), generator=seeded())
+    offsets = grey[:, 0, 0, 0]
+    assert (offsets.min().item(), offsets.max().item()) == pytest.approx((-0.5, 0.5), abs=0.01)
+    assert (offsets.mean().item(), offsets.var().item()) == pytest.approx((0, 1 / 12), abs=0.01)
+
+
+def test_gradients():
+    x = images_of(2, 3, 5, 4).requires_grad_()
+
+    def run(x):
+        return DiffAugment()(x, generator=seeded(3))
+
+    assert torch.autograd.gradcheck(run, x)
+    assert torch.autograd.gradgradcheck(lambda x: run(x) ** 2, x)
+
+
+def test_compiles_into_one_graph():
+    augment = DiffAugment()
+    compiled = torch.compile(augment, backend="aot_eager", fullgraph=True)
+    x = images_of(3, 3, 8, 8)
+    torch.manual_seed(0)
+    expected = augment(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(compiled(x), expected)
+
+
+def test_policies_happen_in_one_order():
+    x = images_of(3, 3, 8, 8)
+    one, other = DiffAugment(" cutout, color"), DiffAugment("color,cutout")
+    assert torch.equal(one(x, generator=seeded()), other(x, generator=seeded()))
+    assert repr(one) == "DiffAugment('color,cutout')"
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "policy"),
+    [
+        (ValueError, "policies of color, translation, cutout, got 'colour'", "colour"),
+        (ValueError, "policies of color, translation, cutout, got ''", ""),
+        (ValueError, "each policy once, got 'color,color'", "color,color"),
+        (TypeError, "policy to be a string", None),
+    ],
+)
+def test_bad_policies(error, said, policy):
+    with pytest.raises(error, match=f"^DiffAugment: expected {said}"):
+        DiffAugment(policy)
+
+
+def test_bad_images():
+    with pytest.raises(ValueError, match=r"^DiffAugment: expected images of shape \(B, C, H, W\)"):
+        DiffAugment()(images_of(3, 8, 8))
+    with pytest.raises(TypeError, match=r"got torch.uint8; bring them to \[-1, 1\] first"):
+        DiffAugment()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+
+
+# --- APA -----------------------------------------------------------------------------------------
+
+
+def test_apa_replaces_whole_samples():
+    real, fake = images_of(2000, 3, 4, 4), images_of(2000, 3, 4, 4, seed=2)
+    apa = APA(0.3)
+    found = apa(real, fake, generator=seeded())
+    replaced = (found == fake).flatten(1).all(1)
+    assert torch.equal(found[~replaced], real[~replaced])
+    assert replaced.double().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(APA(0.0)(real, fake), real)
+    assert torch.equal(APA(1.0)(real, fake), fake)
+    assert torch.equal(found, apa(real, fake, generator=seeded()))
+
+
+def test_apa_passes_no_gradient_to_the_generator():
+    real, fake = (images_of(50, 2).requires_grad_() for _ in range(2))
+    APA(0.5)(real, fake, generator=seeded()).sum().backward()
+    assert fake.grad is None
+    kept = (torch.rand(50, generator=seeded()) >= 0.5).double()
+    assert torch.equal(real.grad, kept[:, None].expand(50, 2))
+
+
+def test_apa_bounds_p():
+    apa = APA(0.1, p_max=0.2)
+    real, fake = images_of(1000, 1), images_of(1000, 1, seed=2)
+    for written, expected in ((5.0, 0.2), (math.nan, 0.0), (-1.0, 0.0)):
+        apa.p.fill_(written)
+        share = (apa(real, fake, generator=seeded()) == fake).double().mean().item()
+        assert share == pytest.approx(expected, abs=0.04)
+    assert list(apa.state_dict()) == ["p"]
+    assert repr(apa) == "APA(p_max=0.2)"
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "samples"),
+    [
+        (TypeError, "fake to be a tensor, got NoneType", (torch.ones(3, 2), None)),
+        (ValueError, "real and fake samples .* of one shape and", (torch.ones(3), torch.ones(2))),
+        (ValueError, ".* of one shape and dtype", (torch.ones(3), torch.ones(3).double())),
+        (ValueError, "real on cpu, where p is", (torch.ones(3).to("meta"),) * 2),
+    ],
+)
+def test_bad_samples(error, said, samples):
+    with pytest.raises(error, match=f"^APA: expected {said}"):
+        APA(0.5)(*samples)
+
+
+def test_apa_goes_before_a_pipe():
+    pipe, apa = ADAPipe("bg", p=0.5), APA(0.5)
+    real, fake = images_of(4, 3, 8, 8), images_of(4, 3, 8, 8, seed=2)
+    assert pipe(apa(real, fake)).shape == real.shape
