@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_penalties, gpu_workout
+from benchmarks import gpu_augmentation, gpu_penalties, gpu_workout
 from benchmarks.gpu_workout import Results, Workout
 
 OTHERS: tuple[Workout, ...] = (
     gpu_workout.Case("others", gpu_workout.many),
     gpu_penalties.PenaltyCase("others", gpu_penalties.many),
+    gpu_augmentation.AugmentCase("others", (3, 3, 20, 33)),
 )
 
 

@@ -13,6 +13,7 @@ import torch
 from benchmarks import (
     contestants,
     environment,
+    gpu_augmentation,
     gpu_exact,
     gpu_measure,
     gpu_penalties,
@@ -29,8 +30,16 @@ Say = Callable[[str], None]
 
 RUNS = 100  # of the same step, which must be equal to the byte
 REPLAYS = 10
-CASES: tuple[Workout, ...] = (*gpu_workout.CASES, *gpu_penalties.CASES)
-REPEATED: tuple[Workout, ...] = (*gpu_workout.REPEATED, *gpu_penalties.REPEATED)
+CASES: tuple[Workout, ...] = (
+    *gpu_workout.CASES,
+    *gpu_penalties.CASES,
+    *gpu_augmentation.CASES,
+)
+REPEATED: tuple[Workout, ...] = (
+    *gpu_workout.REPEATED,
+    *gpu_penalties.REPEATED,
+    *gpu_augmentation.REPEATED,
+)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,13 @@ EMULATOR = Path(
 ).resolve()
 _OPERATORS = [
     importlib.import_module(f"gankernels.ops.{stem}")
-    for stem in ("ada_parameters", "affine_resample", "gradient_penalty", "image_filter", "spectral_norm")
+    for stem in (
+        "ada_parameters",
+        "affine_resample",
+        "gradient_penalty",
+        "image_filter",
+        "spectral_norm",
+    )
 ]
 _emulator: list[ModuleType] = []
 
