@@ -1,6 +1,6 @@
 """The stabilizers of GAN training as fused kernels."""
 
-from gankernels import ema, losses, nn, ops, penalties, regularizers
+from gankernels import augment, ema, losses, nn, ops, penalties, regularizers
 from gankernels._library import backend, empty_cache
 from gankernels._version import __version__
 from gankernels.clip import clip_weights_
@@ -37,6 +37,7 @@ __all__ = [
     "affine_resample_transpose",
     "approx_r1_penalty",
     "approx_r2_penalty",
+    "augment",
     "backend",
     "centred_maps",
     "check_independent_samples",

@@ -64,6 +64,8 @@ def names():
         "grads": torch.randn(4, 3, 8, 8),
         "layer": nn.Linear(3, 4),
         "augment": lambda x: x.flip(-1),
+        "pipe": gankernels.augment.ADAPipe("bgc", p=0.2),
+        "theta": torch.eye(2, 3).expand(4, 2, 3),
     }
 
 
@@ -94,3 +96,15 @@ def test_penalize(names, name):
     exec(block, names)
     names["loss"].backward()
     assert all(p.grad.isfinite().all() for p in names["D"].parameters())
+
+
+def test_augment(names):
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "ADAPipe" in b]
+    assert len(blocks) == 2
+    names |= {"discriminator": names["D"], "masks": torch.ones(4, 1, 8, 8)}
+    for block in blocks:
+        exec(block, names)
+    assert names["controller"].p is not names["pipe"].p
+    assert names["augmented"].shape == names["views"].shape == names["real"].shape
+    assert names["masks"].unique().tolist() == [1]
+    assert names["pipe"].p == torch.tensor(0.3)

@@ -48,7 +48,7 @@ def _factor(name: str) -> Callable[[Values], str]:
 
 
 def _percent(name: str) -> Callable[[Values], str]:
-    return lambda v: f"{_signed(100 * v[name])} % right and down"
+    return lambda v: f"{_signed(100 * v[name])} % x and y"
 
 
 def _signed(x: float) -> str:
