@@ -28,7 +28,7 @@ from pathlib import Path
 from queue import Queue
 
 ROOT = Path(__file__).resolve().parent.parent
-REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST, PARAMETERS = FILES = (
+REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST, PARAMETERS, AFFINE, BANDS = FILES = (
     "csrc/common/reduce.cuh",
     "csrc/common/tensor_table.cuh",
     "csrc/cuda/walk.cuh",
@@ -36,6 +36,8 @@ REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST, PARAMETERS = FILES = 
     "csrc/cuda/gradient_penalty.cuh",
     "csrc/cuda/gradient_penalty.cu",
     "csrc/cuda/ada_parameters.cuh",
+    "csrc/cuda/affine_resample.cuh",
+    "csrc/cuda/image_filter.cuh",
 )
 WORKERS = 2
 
@@ -52,6 +54,8 @@ TESTS = [
 PROGRAMS = {
     **dict.fromkeys((PENALTIES, PENALTIES_HOST), "test_emu_gradient_penalty"),
     PARAMETERS: "test_emu_ada_parameters",
+    AFFINE: "test_emu_affine_resample",
+    BANDS: "test_emu_image_filter",
 }
 
 #: What every file has them removed of, wherever they are.
@@ -63,6 +67,56 @@ RULES = [
     (PARAMETERS, "compute: a sample too many", "i >= args.batch", "i > args.batch"),
     (PARAMETERS, "strengths: one for all groups", "args.p_count == 1 ? 0 : k", "0"),
     (PARAMETERS, "compute: colour without offsets", "column <= channels", "column < channels"),
+    # --- affine resampling
+    (AFFINE, "fill: the fourth axis is not", "k < 4 * kPoints;", "k < 3 * kPoints;"),
+    (AFFINE, "at: u is not carried", "if (p.share_u >= 1) ++p.u, p.share_u -= 1;", ""),
+    (
+        AFFINE,
+        "cotangent: rows beyond the image",
+        "x >= width(r.out) || y >= height(r.out)) return 0;",
+        "x >= width(r.out)) return 0;",
+    ),
+    (AFFINE, "cotangent: cutout is forgotten", "if (!is_kept(r, sample, y, x)) return 0;", ""),
+    (AFFINE, "fits: one column too many", "return width <= side &&", "return width <= side + 1 &&"),
+    (
+        AFFINE,
+        "plain_tile: rows beyond the image",
+        "  if (x >= width(r.out) || y >= height(r.out)) return;\n  int from_x",
+        "  if (x >= width(r.out)) return;\n  int from_x",
+    ),
+    (
+        AFFINE,
+        "gather_tile: another column of mirror images",
+        "kx <= across.last; ++kx) {  // double: positions\n      // The tile's",
+        "kx < across.last; ++kx) {  // double: positions\n      // The tile's",
+    ),
+    (
+        AFFINE,
+        "put: columns beyond the image",
+        "if (block.x() >= width(r.in) || block.y() >= height(r.in)) return;",
+        "if (block.y() >= height(r.in)) return;",
+    ),
+    (AFFINE, "gather: what gather_slowly has", "if (g.usable && !g.copy && !g.few) return;", ""),
+    (AFFINE, "gather_slowly: what gather has", "if (!g.usable || g.copy || g.few) return;", ""),
+    # --- the filter by bands
+    (BANDS, "tile_of: rows have no end", "rows < kRows ? rows : kRows", "kRows"),
+    (
+        BANDS,
+        "tile_of: columns have no end",
+        "columns < kColumns<Acc> ? columns : kColumns<Acc>",
+        "kColumns<Acc>",
+    ),
+    (BANDS, "look_up: one less", "i < count;", "i < count - 1;"),
+    (BANDS, "at_border: the right side is none", "(x == 0 || x == l.width - 1)", "(x == 0)"),
+    (BANDS, "filter_run: a tap less", "d >= -kReach && d <= kReach", "d > -kReach && d <= kReach"),
+    (BANDS, "filter: copied on three gains", " && g[3] == 1)", ")"),
+    (BANDS, "filter: rows beyond the tile", "if (row >= tile.rows) continue;", ""),
+    (
+        BANDS,
+        "filter: cutout is forgotten in the transpose",
+        "value = is_cut(row, column) ? Acc{0}",
+        "value = false ? Acc{0}",
+    ),
     # --- sums over a block, the last block
     (REDUCE, "block_sum: one step less", "lanes = kWarp / 2;", "lanes = kWarp / 4;"),
     (
