@@ -124,3 +124,11 @@ def test_the_project_stands_alone():
 def test_sources_are_apache_licensed():
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests/cpp").glob("*.cpp")), ids=lambda path: path.name
+)
+def test_programs_of_tests_can_fail(path):
+    # CHECK counts; what is returned is up to main.
+    assert "return failures == 0 ? 0 : 1;" in path.read_text()

@@ -170,5 +170,6 @@ int main() {
   test_filters();
   test_sizes();
   test_refusals();
-  std::puts("ok");
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
 }
