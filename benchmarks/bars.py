@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks import augmentation
 from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, LAYER
 from benchmarks.environment import DEFAULT, TUNED
 from benchmarks.penalties import ACCURACY, EAGER, OURS, SHAPES, USUAL, shape_name
-from benchmarks.suites import GRADIENT_PENALTY, SPECTRAL_NORM
+from benchmarks.suites import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
 
 Event = dict[str, Any]
 
@@ -41,6 +42,19 @@ PENALTY_BANDWIDTH_BAR = 0.6
 PENALTY_MEMORY_BAR = 0.05  # of the gradients: all that is smaller than they are
 PENALTY_SHAPES = [shape_name(shape) for shape in SHAPES]  # the smallest first
 LARGE_PENALTY_SHAPES = PENALTY_SHAPES[-2:]
+
+
+AUGMENT_BARS = {  # case: times faster than plain PyTorch, by pass
+    augmentation.GEOMETRY[0].name: {FORWARD: 25.0, BACKWARD: 45.0},
+    augmentation.GEOMETRY[1].name: {FORWARD: 50.0, BACKWARD: 60.0},
+    augmentation.COLOUR.name: {FORWARD: 30.0, augmentation.R1: 30.0},
+}
+AUGMENT_FIGURES = {
+    "cycles a pixel": 50.0,
+    "floats saved a sample": 64.0,
+    "error over the range, in 1e-6": 1.0,
+}
+AUGMENT_MEMORY_BAR = 0.05  # of the images, in and out
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,7 @@ def verdicts(events: list[Event]) -> Iterator[Verdict]:
     """Every bar, in the order of the tables."""
     yield from _spectral_norm(events)
     yield from _gradient_penalty(events)
+    yield from _augmentation(events)
 
 
 def _spectral_norm(events: list[Event]) -> Iterator[Verdict]:
@@ -217,6 +232,42 @@ def _gradient_penalty(events: list[Event]) -> Iterator[Verdict]:
         memory["network"] if memory else PENALTY_SHAPES[-1],
         PENALTY_MEMORY_BAR,
         memory["peak_bytes"] / memory["gradient_bytes"] if memory else None,
+        at_most=True,
+    )
+
+
+def _augmentation(events: list[Event]) -> Iterator[Verdict]:
+    ours = [e for e in events if e["suite"] == AUGMENTATION and e.get("kind") == augmentation.OURS]
+    for name, bars in AUGMENT_BARS.items():
+        for which, bar in bars.items():
+            row = _find(ours, **{"event": "row", "network": name, "pass": which}, threads=THREADS)
+            yield Verdict(
+                "augmentation vs plain PyTorch",
+                f"{name}, {which}",
+                bar,
+                _faster(row, augmentation.MULTI_PASS),
+                calm=_calm(row),
+            )
+    for what, bar in AUGMENT_FIGURES.items():
+        found = [e for e in ours if e["event"] == "figure" and what in e]
+        most = max(found, key=lambda e: e[what], default=None)
+        yield Verdict(
+            f"augmentation, {what}",
+            most["network"] if most else "",
+            bar,
+            most[what] if most else None,
+            at_most=True,
+        )
+    memory = _find(ours, event="memory")
+    peak: float | None = None
+    if memory:
+        images = memory["image_bytes"] + memory["result_bytes"]
+        peak = max(0, memory["peak_bytes"] - memory["result_bytes"]) / images
+    yield Verdict(
+        "augmentation, memory beyond the images'",
+        memory["network"] if memory else "",
+        AUGMENT_MEMORY_BAR,
+        peak,
         at_most=True,
     )
 

@@ -16,11 +16,20 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from benchmarks import critics
-from benchmarks.bars import FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
+from benchmarks.augmentation import KORNIA, MULTI_PASS, R1
+from benchmarks.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
 from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, HOOK, LAYER
 from benchmarks.environment import DEFAULT, TUNED
 from benchmarks.penalties import EAGER, OURS, USUAL
-from benchmarks.suites import GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM, SUITES, Suite, of_suite
+from benchmarks.suites import (
+    AUGMENTATION,
+    GRADIENT_PENALTY,
+    PLAIN,
+    SPECTRAL_NORM,
+    SUITES,
+    Suite,
+    of_suite,
+)
 
 Event = dict[str, Any]
 
@@ -32,6 +41,8 @@ COLOURS = {
     FUSED: "#1769c7",
     USUAL: "#5b6675",
     EAGER: "#c9ced6",
+    MULTI_PASS: "#5b6675",
+    KORNIA: "#c9ced6",
     OURS: "#1769c7",
     critics.R1: "#1769c7",
     critics.R1_R2: "#5b6675",
@@ -176,6 +187,15 @@ def _penalty_speedups(events: list[Event]) -> Figure | None:
     return speedups(suite, panels, bar)
 
 
+def _augment_speedups(events: list[Event]) -> Figure | None:
+    def bar(row: Event, which: str) -> float | None:
+        return AUGMENT_BARS.get(row["network"], {}).get(which)
+
+    suite = SUITES[AUGMENTATION]
+    panels = {which: _rows(events, suite, which, TUNED) for which in (FORWARD, BACKWARD, R1)}
+    return speedups(suite, panels, bar)
+
+
 def bandwidth(events: list[Event], suite: Suite) -> Figure | None:
     """Bytes a fused pass must move, per second, against what a copy reaches here."""
     pair = (suite.baseline, suite.ours)
@@ -276,6 +296,7 @@ def all_charts(events: list[Event]) -> dict[str, Figure]:
         "penalty_speedup": _penalty_speedups(events),
         "penalty_bandwidth": bandwidth(events, penalty),
         "penalty_shares": shares(events, penalty),
+        "augment_speedup": _augment_speedups(events),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 

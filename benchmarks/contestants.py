@@ -123,7 +123,7 @@ def expected(weight: Tensor, grad: Tensor, u: Tensor, v: Tensor, kind: str) -> E
     return Expected(u, v, float(u @ (matrix @ v)), float(inner))
 
 
-def _relative_error(actual: Tensor, wanted: Tensor) -> float:
+def relative_error(actual: Tensor, wanted: Tensor) -> float:
     """Largest difference over the largest element wanted; NaN counts as infinitely wrong."""
     error = (actual.double() - wanted).abs().max() / wanted.abs().max().clamp_min(1e-300)
     return float(error.nan_to_num(nan=float("inf")))
@@ -160,8 +160,8 @@ def check(contestant: Contestant, weights: Sequence[Tensor], seed: int = 1) -> f
         wanted_grad = grad.double() / want.sigma - want.inner / want.sigma**2 * rank_one
         worst = max(
             worst,
-            _relative_error(output.detach(), weight.double() / want.sigma),
-            _relative_error(parameter.grad, wanted_grad),
+            relative_error(output.detach(), weight.double() / want.sigma),
+            relative_error(parameter.grad, wanted_grad),
         )
     # A compiler's mistakes are not for us to mend, and people use it: its row says how wrong it is.
     if not worst <= TOLERANCE and contestant.kind != COMPILED:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import gankernels
-from benchmarks import bandwidth, contestants, critics, networks, penalties, workloads
+from benchmarks import augmentation, bandwidth, contestants, critics, networks, penalties, workloads
 from benchmarks.bandwidth import Bandwidth
 from benchmarks.contestants import BACKWARD, LAYER, TORCH
 from benchmarks.harness import Timings, interleaved
@@ -276,6 +276,55 @@ def penalty_memory_rows(job: Event) -> Iterator[Event]:
         }
 
 
+def augment_rows(job: Event) -> Iterator[Event]:
+    """Augmentation of one batch."""
+    case = augmentation.Case(*job["case"])
+    facts = {"network": case.name, "nbytes": case.nbytes}
+    floor = partial(augmentation.floor, case.nbytes)
+    yield from _rows(job, facts, partial(augmentation.line_up, case), floor)
+
+
+def augment_figures(job: Event) -> Iterator[Event]:
+    """Cycles, what is saved, accuracy, and the memory of a forward pass."""
+
+    def figure(of: str, what: str, value: float) -> Event:
+        return {"event": "figure", "network": of, "kind": augmentation.OURS, what: value}
+
+    case = augmentation.GEOMETRY[-1]
+    torch.set_num_threads(1)
+    seconds = augmentation.processor_seconds(case, job["budget_s"]).median
+    torch.set_num_threads(job["threads"])
+    yield figure(case.name, "cycles a pixel", seconds * _megahertz() * 1e6)
+    everything = augmentation.Case("bgcfnc", 1.0, 4, 64)
+    saved = augmentation.saved_floats(augmentation.OURS, everything)
+    yield figure(everything.name, "floats saved a sample", saved)
+    for size, batch in job["sizes"]:
+        error = augmentation.accuracy(size, batch)
+        of = f"geometry, {batch}x3x{size}x{size}"
+        yield figure(of, "error over the range, in 1e-6", error * 1e6)
+
+    case = augmentation.Case("bgc", 1.0, 8, 512)
+    pipe, images = augmentation.pipe_of(augmentation.OURS, case), case.images().detach()
+    pipe(images[:, :, :64, :64])  # as above
+    peak, found = _peak_bytes(partial(pipe, images))
+    yield {
+        "event": "memory",
+        "network": case.name,
+        "kind": augmentation.OURS,
+        "peak_bytes": peak,
+        "result_bytes": found.nbytes,
+        "image_bytes": case.nbytes,
+    }
+
+
+def _megahertz() -> float:
+    """The processor's, by /proc/cpuinfo; that of the time-stamp counter on virtual machines."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("cpu MHz"):
+            return float(line.partition(":")[2])
+    raise RuntimeError("/proc/cpuinfo has no frequency")
+
+
 WORK: dict[str, Callable[[Event], Iterator[Event]]] = {
     "network": network_rows,
     "layers": layer_rows,
@@ -284,6 +333,8 @@ WORK: dict[str, Callable[[Event], Iterator[Event]]] = {
     "penalty": penalty_rows,
     "penalty step": penalty_step_rows,
     "penalty memory": penalty_memory_rows,
+    "augment": augment_rows,
+    "augment figures": augment_figures,
 }
 
 

@@ -17,12 +17,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import bars, critics, environment, page, penalties, workloads
+from benchmarks import augmentation, bars, critics, environment, page, penalties, workloads
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, PASSES, TORCH
 from benchmarks.environment import DEFAULT, TUNED
 from benchmarks.networks import NETWORKS
 from benchmarks.penalties import EAGER, OURS, SHAPES, USUAL
 from benchmarks.suites import (
+    AUGMENTATION,
     GRADIENT_PENALTY,
     PLAIN,
     SPECTRAL_NORM,
@@ -44,8 +45,8 @@ QUICK_COMPILED_PENALTIES = (
     penalties.Case((32, 3, 256, 256), False, 1.0),
 )
 LARGE_PENALTY_BYTES = 1 << 26
-QUICK_SECONDS = 285.0
-FULL_SECONDS = 1180.0
+QUICK_SECONDS = 345.0
+FULL_SECONDS = 1360.0
 
 
 def quick_jobs() -> Iterator[Event]:
@@ -67,6 +68,10 @@ def quick_jobs() -> Iterator[Event]:
         if workload.name in QUICK_DEFAULT:
             kinds = [TORCH, LAYER, FUSED]
             yield _network(workload, kinds, [FORWARD, BACKWARD], DEFAULT, 2, 0.5)
+    for case in augmentation.GEOMETRY:
+        yield _augment(case, [FORWARD, BACKWARD], 2, 2.0)
+    yield _augment(augmentation.COLOUR, [FORWARD, augmentation.R1], 2, 2.0)
+    yield _augment_figures()
     for name in NETWORKS:
         yield _step(name, quick=True, threads=2, budget_s=2.5)
     for name in critics.CRITICS:
@@ -103,6 +108,10 @@ def full_jobs() -> Iterator[Event]:
         yield _memory(kind)
     yield _penalty_memory()
     for threads in (2, 1):
+        for case in (*augmentation.GEOMETRY, augmentation.COLOUR):
+            yield _augment(case, [FORWARD, BACKWARD, augmentation.R1], threads, 5.0)
+    yield _augment_figures()
+    for threads in (2, 1):
         yield _job("layers", passes=[FORWARD, BACKWARD], budget_s=0.2, cost_s=50.0, threads=threads)
     for name in NETWORKS:
         yield _step(name, quick=False, threads=2, budget_s=15.0)
@@ -111,7 +120,8 @@ def full_jobs() -> Iterator[Event]:
 
 
 def _job(work: str, cost_s: float, **more: Any) -> Event:
-    suite = GRADIENT_PENALTY if work.startswith("penalty") else SPECTRAL_NORM
+    suites = {"penalty": GRADIENT_PENALTY, "augment": AUGMENTATION}
+    suite = suites.get(work.split()[0], SPECTRAL_NORM)
     common = {"suite": suite, "work": work, "allocator": TUNED, "threads": 2, "cost_s": cost_s}
     return common | more
 
@@ -149,6 +159,30 @@ def _penalty_memory() -> Event:
 
 def _penalty_step(name: str, **more: Any) -> Event:
     return _job("penalty step", network=name, kinds=list(critics.STEPS), **more)
+
+
+def _augment(case: augmentation.Case, passes: list[str], threads: int, budget_s: float) -> Event:
+    return _job(
+        "augment",
+        network=case.name,
+        case=(case.preset, case.p, case.batch, case.size),
+        kinds=list(augmentation.LABELS),
+        passes=passes,
+        threads=threads,
+        budget_s=budget_s,
+        cost_s=4.0 + budget_s * len(passes),
+    )
+
+
+def _augment_figures() -> Event:
+    return _job(
+        "augment figures",
+        network="ADAPipe",
+        allocator=DEFAULT,
+        budget_s=2.0,
+        sizes=[(64, 16), (256, 4), (1024, 1)],
+        cost_s=10.0,
+    )
 
 
 def _network(
@@ -200,6 +234,8 @@ def title(job: Event) -> str:
         "penalty": "penalty",
         "penalty step": "whole step with penalties",
         "penalty memory": "peak memory of the penalty",
+        "augment": "augmentation",
+        "augment figures": "cycles, accuracy, memory",
     }
     name = job.get("network", "every weight shape")
     return f"{name} ({what.get(job['work'], 'per layer')}, {job['allocator']} malloc)"
@@ -405,8 +441,8 @@ def write(report: Event, out: Path) -> tuple[Path, Path]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--quick", action="store_true", help="within 5 minutes (the default)")
-    modes.add_argument("--full", action="store_true", help="everything, about 20 minutes")
+    modes.add_argument("--quick", action="store_true", help="within 6 minutes (the default)")
+    modes.add_argument("--full", action="store_true", help="everything, about 23 minutes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the report")
     chosen = parser.parse_args(arguments)
     console = Console()

@@ -1,11 +1,11 @@
-"""The suites, spectral norm and gradient penalties: what tables and charts need to know of them."""
+"""The suites: what tables and charts need to know of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import contestants, penalties
+from benchmarks import augmentation, contestants, penalties
 
 Event = dict[str, Any]
 
@@ -26,6 +26,7 @@ class Suite:
 
 
 SPECTRAL_NORM, GRADIENT_PENALTY = "spectral norm", "gradient penalty"
+AUGMENTATION = "augmentation"
 SUITES = {
     SPECTRAL_NORM: Suite(
         title="Spectral norm",
@@ -44,6 +45,15 @@ SUITES = {
         ours=penalties.OURS,
         tolerance=penalties.ACCURACY,
         moved="2 reads and 1 write of the gradients",
+    ),
+    AUGMENTATION: Suite(
+        title="Augmentation",
+        subject="A batch of images, random parameters included",
+        labels=augmentation.LABELS,
+        baseline=augmentation.MULTI_PASS,
+        ours=augmentation.OURS,
+        tolerance=augmentation.ACCURACY,
+        moved="2 reads and 2 writes of the images",
     ),
 }
 

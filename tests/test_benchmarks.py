@@ -11,6 +11,7 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from benchmarks import (
+    augmentation,
     bandwidth,
     bars,
     contestants,
@@ -292,6 +293,46 @@ def test_a_small_run_of_penalties_from_process_to_page(tmp_path, capsys):
     assert next(r["form"] for r in rows if r["kind"] == EAGER) in shown
 
 
+def test_a_small_run_of_augmentation_from_process_to_page(capsys):
+    case = augmentation.Case("bg", 1.0, 2, 32)
+    jobs = [
+        report._augment(case, list(augmentation.PASSES), 2, 0.1),
+        report._augment_figures() | {"budget_s": 0.1, "sizes": [(32, 2)]},
+    ]
+    events = [event for job in jobs for event in report.run(job, limit_s=120)]
+    assert {e["kind"] for e in events if e["event"] == "left out"} <= {augmentation.KORNIA}
+    rows = [e for e in events if e["event"] == "row" and e["kind"] != augmentation.KORNIA]
+    kinds = augmentation.MULTI_PASS, augmentation.OURS
+    assert {(r["pass"], r["kind"]) for r in rows} == {
+        (which, kind) for which in augmentation.PASSES for kind in kinds
+    }
+    assert all(r["error"] < 1e-6 for r in rows if r["kind"] == augmentation.OURS)
+    made = _small_report(events)
+    judged = {bar["group"]: bar for bar in made["bars"] if bar["group"].startswith("augm")}
+    assert judged["augmentation, error over the range, in 1e-6"]["reached"]
+    assert judged["augmentation, floats saved a sample"]["reached"]
+    assert judged["augmentation, memory beyond the images'"]["reached"]
+    assert judged["augmentation, cycles a pixel"]["measured"] > 1
+    assert judged["augmentation vs plain PyTorch"]["measured"] is None  # of these images is no bar
+    assert "Augmentation: all of it" in page.render(made)
+    report.show(made, report.Console(width=250))
+    assert case.name in capsys.readouterr().out
+
+
+def test_the_bars_of_augmentation_are_on_what_is_measured():
+    jobs = [job for job in report.quick_jobs() if job["work"] == "augment"]
+    measured = {(job["network"], which) for job in jobs for which in job["passes"]}
+    assert measured == {(name, which) for name, of in bars.AUGMENT_BARS.items() for which in of}
+
+
+def test_an_augmentation_that_is_wrong_is_not_timed(monkeypatch):
+    case = augmentation.Case("bg", 1.0, 2, 16)
+    monkeypatch.setattr(augmentation, "pipe_of", lambda kind, case: lambda x: 1.01 * x)
+    entered, _, left_out = augmentation.line_up(case, [augmentation.OURS])
+    assert entered == []
+    assert "is off by" in left_out[augmentation.OURS]
+
+
 def test_a_bar_on_a_shape_is_on_its_worst_row():
     def row(network, faster, calm=True, **more):
         ratio = {"median": faster, "q25": faster, "q75": faster}
@@ -341,14 +382,14 @@ def test_what_there_is_no_time_for_is_reported_as_left_out():
 
 
 def test_modes_cover_every_network_and_fit_their_time():
-    for jobs, limit in ((report.quick_jobs(), 300), (report.full_jobs(), 1200)):
+    for jobs, limit in ((report.quick_jobs(), 360), (report.full_jobs(), 1380)):
         jobs = list(jobs)
         tuned = {j["network"] for j in jobs if j["work"] == "network" and j["allocator"] == "tuned"}
         assert tuned == set(workloads.load())
         measured = [j for j in jobs if j["work"] == "penalty" and j["allocator"] == "tuned"]
         names = [(*case, j["threads"]) for j in measured for case in j["cases"]]
         assert len(set(names)) == len(names)  # a second row would hide the first
-        if limit == 300:
+        if limit == 360:
             assert {name[0] for name in names} == set(penalties.SHAPES)
         else:
             wanted = [(c.shape, c.channels_last, c.center) for c in penalties.cases()]
