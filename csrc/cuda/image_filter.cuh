@@ -191,7 +191,7 @@ filter(TABLE(Task) task) {
         value = finished(c, there, here, value);
       store(static_cast<T*>(task.out) + plane + offset(there, here), narrow<T>(value));
     });
-    sync_threads();  // before the next channel takes the place of this one
+    // The next channel puts into a place what the same thread has read from there.
   }
 }
 

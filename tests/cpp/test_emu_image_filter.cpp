@@ -42,7 +42,9 @@ void run(DType dtype, int64_t height, int64_t width, bool last, bool epilogue) {
       last ? gankernels::Layout{height, width, pixels * kChannels, 1, width * kChannels, kChannels}
            : gankernels::Layout{height, width, pixels * kChannels, pixels, width, 1};
   Numbers gains = random_numbers(acc, 4 * kBatch, 1);
-  for (int64_t k = 0; k < 4; ++k) gains.set(4 + k, 1);  // a sample that is copied
+  // One sample is copied, and one nearly.
+  for (int64_t k = 0; k < 4; ++k) gains.set(4 + k, 1);
+  for (int64_t k = 0; k < 3; ++k) gains.set(8 + k, 1);
   const Numbers sigma = random_numbers(acc, kBatch, 2), image = random_numbers(dtype, size, 3);
   const std::vector<int64_t> seeds{7, -5, int64_t{1} << 40};
   const std::vector<double> box{0.4, 0.6, 0.5, 0, 0, 0, 0.9, 0.1, 0.7};
