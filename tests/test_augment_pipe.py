@@ -322,6 +322,40 @@ def test_compiles_into_one_graph(preset):
     assert torch.equal(views[0][1:], views[3])
 
 
+# --- leaks ---------------------------------------------------------------------------------------
+
+
+def orientations(pipe, shares, n=20_000):
+    """How often a corner is lit after augmentation, where it was lit with these shares."""
+    corners = [(0, 0), (0, -1), (-1, -1), (-1, 0)]
+    images = torch.zeros(n, 1, 6, 6)
+    for start, corner in zip(range(4), corners, strict=True):
+        first, last = (round(n * sum(shares[:k])) for k in (start, start + 1))
+        images[first:last, 0, corner[0], corner[1]] = 1
+    found = pipe(images, generator=seeded())
+    return torch.stack([found[:, 0, y, x].double().mean() for y, x in corners])
+
+
+@pytest.mark.parametrize("p", [0.3, 0.6, 0.9])
+def test_what_is_below_p_1_does_not_leak(p):
+    # Karras et al. 2020, section 2.2: quarter turns mix four orientations by a circulant, which can
+    # be undone: only one distribution of images explains what is seen.
+    shares = torch.tensor([0.55, 0.25, 0.15, 0.05], dtype=torch.float64)
+    pipe = ADAPipe(None, rotate90=1.0, p=p)
+    mixed = torch.full((4, 4), p / 4, dtype=torch.float64) + (1 - p) * torch.eye(4).double()
+    found = orientations(pipe, shares.tolist())
+    torch.testing.assert_close(found, mixed @ shares, rtol=0, atol=0.012)
+    torch.testing.assert_close(mixed.inverse() @ found, shares, rtol=0, atol=0.012 / (1 - p))
+    assert found.argsort(descending=True).tolist() == [0, 1, 2, 3]
+
+
+def test_p_1_leaks():
+    pipe = ADAPipe(None, rotate90=1.0, p=1.0)
+    one, other = (orientations(pipe, shares) for shares in ([1.0, 0, 0, 0], [0.2, 0.3, 0.1, 0.4]))
+    torch.testing.assert_close(one, torch.full((4,), 0.25).double(), rtol=0, atol=0.012)
+    torch.testing.assert_close(one, other, rtol=0, atol=0.02)  # nobody can tell them apart
+
+
 # --- transforms ----------------------------------------------------------------------------------
 
 
