@@ -5,9 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from benchmarks import charts
+from benchmarks import augmentation, charts
+from benchmarks.contestants import FORWARD
 from benchmarks.penalties import OURS, USUAL
-from benchmarks.suites import PLAIN, SUITES, of_suite, suite_of, who
+from benchmarks.suites import AUGMENTATION, PLAIN, SUITES, of_suite, suite_of, who
 
 Event = dict[str, Any]
 
@@ -192,6 +193,40 @@ def _steps_table(events: list[Event]) -> str:
     return _table([*header, "peak MB"], body, left=2)
 
 
+def augmentation_sentences(events: list[Event]) -> list[str]:
+    """What a reader must know of augmentation's rows and figures."""
+    case = augmentation.GEOMETRY[-1]
+    found = [
+        f"{_milliseconds(e['seconds']['median'])} ms ({e['threads']} thr.)"
+        for e in of_suite(events, SUITES[AUGMENTATION])
+        if e["event"] == "row"
+        and e["calm"]
+        and (e["network"], e["pass"]) == (case.name, FORWARD)
+        and e["kind"] == augmentation.MULTI_PASS
+    ]
+    here = f" It takes {', '.join(found)} for {case.name}, {FORWARD}." if found else ""
+    return [
+        "The plain PyTorch that ratios are against is gankernels' own composition of the published "
+        f"passes; the bars were set with a slower one.{here}",
+        "kornia's RandomAffine interpolates bilinearly and does not anti-alias: it does less work, "
+        "and another.",
+        "Cycles a pixel are for all 3 channels: processor seconds of one thread times the frequency"
+        " in /proc/cpuinfo, which on virtual machines is that of the time-stamp counter.",
+    ]
+
+
+def _figures_table(events: list[Event]) -> str:
+    known = {"event", "network", "kind", "suite", "allocator", "threads"}
+    body = [
+        [escape(what), escape(event["network"]), f"{event[what]:.3g}"]
+        for event in events
+        if event["event"] == "figure"
+        for what in event
+        if what not in known
+    ]
+    return _table(["what", "where", "measured"], body, left=2)
+
+
 def _environment_table(facts: Event) -> str:
     body = []
     for key, value in facts.items():
@@ -243,6 +278,9 @@ def render(report: Event) -> str:
     for event in events:
         if event["event"] == "reduction":
             parts.append(f"<p>{escape(reduction_sentence(event))}</p>")
+    if any(e["event"] == "figure" for e in events):
+        said = "".join(f"<p>{escape(text)}</p>" for text in augmentation_sentences(events))
+        parts.append(f"<h2>Augmentation: figures</h2>{said}" + _figures_table(events))
     parts.append(
         "<h2>Every row</h2><p class=dim>* others used the processors during most samples."
         " Error: largest difference from float64, relative, checked before timing; in red where it"

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from benchmarks import augmentation, bars, critics, environment, page, penalties, workloads
+from benchmarks.augmentation import KORNIA
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, PASSES, TORCH
 from benchmarks.environment import DEFAULT, TUNED
 from benchmarks.networks import NETWORKS
@@ -166,7 +167,7 @@ def _augment(case: augmentation.Case, passes: list[str], threads: int, budget_s:
         "augment",
         network=case.name,
         case=(case.preset, case.p, case.batch, case.size),
-        kinds=list(augmentation.LABELS),
+        kinds=[k for k in augmentation.LABELS if k != KORNIA or case in augmentation.GEOMETRY],
         passes=passes,
         threads=threads,
         budget_s=budget_s,
@@ -420,6 +421,9 @@ def show(report: Event, console: Console) -> None:
     for event in events:
         if event["event"] == "reduction":
             console.print(page.reduction_sentence(event))
+    if any(event["event"] == "figure" for event in events):
+        for sentence in page.augmentation_sentences(events):
+            console.print(sentence)
     console.print(bars_table(report["bars"]))
     for event in events:
         if event["event"] == "left out":

@@ -25,7 +25,7 @@ from benchmarks import (
 )
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, TORCH
 from benchmarks.penalties import EAGER, OURS, USUAL
-from benchmarks.suites import GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM
+from benchmarks.suites import AUGMENTATION, GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM
 
 SHAPES = [(8, 3, 3, 3), (16, 8), (1, 16)]
 
@@ -314,7 +314,10 @@ def test_a_small_run_of_augmentation_from_process_to_page(capsys):
     assert judged["augmentation, memory beyond the images'"]["reached"]
     assert judged["augmentation, cycles a pixel"]["measured"] > 1
     assert judged["augmentation vs plain PyTorch"]["measured"] is None  # of these images is no bar
-    assert "Augmentation: all of it" in page.render(made)
+    text = page.render(made)
+    assert "Augmentation: all of it" in text
+    assert "bilinearly" in text
+    assert "floats saved a sample" in text
     report.show(made, report.Console(width=250))
     assert case.name in capsys.readouterr().out
 
@@ -323,6 +326,48 @@ def test_the_bars_of_augmentation_are_on_what_is_measured():
     jobs = [job for job in report.quick_jobs() if job["work"] == "augment"]
     measured = {(job["network"], which) for job in jobs for which in job["passes"]}
     assert measured == {(name, which) for name, of in bars.AUGMENT_BARS.items() for which in of}
+
+
+def test_kornia_is_entered_for_what_it_can_do():
+    case = augmentation.Case("bgc", 0.2, 2, 16)
+    entered, _, left_out = augmentation.line_up(case, [augmentation.KORNIA])
+    assert entered == []
+    assert "geometry at p = 1" in left_out[augmentation.KORNIA]
+    for job in report.quick_jobs():
+        if job["work"] == "augment":
+            assert (augmentation.KORNIA in job["kinds"]) == (job["case"][0] == "bg")
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_kornia_draws_what_it_says(size):
+    pytest.importorskip("kornia")
+    assert augmentation.check(augmentation.KORNIA, augmentation.Case("bg", 1.0, 2, size)) < 1e-4
+
+
+@pytest.mark.parametrize("ratio", [100.0, 1.0])
+def test_bars_of_augmentation_are_judged(ratio):
+    common = {"suite": AUGMENTATION, "kind": augmentation.OURS, "threads": 2, "calm": True}
+    ratios = {augmentation.MULTI_PASS: {"median": ratio}}
+    rows = [
+        common | {"event": "row", "network": name, "pass": which, "times_faster_than": ratios}
+        for name, of in bars.AUGMENT_BARS.items()
+        for which in of
+    ]
+    figures = [
+        common | {"event": "figure", "network": "some", what: 2 * bar if which else bar}
+        for what, bar in bars.AUGMENT_FIGURES.items()
+        for which in range(2 if ratio == 1 else 1)
+    ]
+    extra = 0 if ratio > 1 else 20
+    memory = {"event": "memory", "network": "some", "image_bytes": 100, "result_bytes": 100}
+    memory["peak_bytes"] = 100 + extra
+    found = [
+        v
+        for v in bars.verdicts([*rows, *figures, common | memory])
+        if v.group.startswith("augmentation")
+    ]
+    assert len(found) == len(rows) + len(bars.AUGMENT_FIGURES) + 1
+    assert {v.reached for v in found} == {ratio > 1}
 
 
 def test_an_augmentation_that_is_wrong_is_not_timed(monkeypatch):
