@@ -120,8 +120,13 @@ def is_marked(path: str, line: int) -> bool:
     return False
 
 
+def headers(source: Path) -> list[Path]:
+    """The headers of a source's kernels, which begin with its stem."""
+    return sorted(source.parent.glob(f"{source.stem}*.cuh"))
+
+
 def rules(source: Path) -> Rules:
-    """From the comments above ``KERNEL`` in a source and the header beside it.
+    """From the comments above ``KERNEL`` in a source and the headers beside it.
 
     A header whose kernels are launched with other than ``kThreads`` threads says so by ``kBlock``.
     """
@@ -129,8 +134,8 @@ def rules(source: Path) -> Rules:
     stores: set[str] = set()
     threads = THREADS
     kernel = re.compile(r"((?://.*\n)*)(?:template.*\n)?KERNEL(?:_FOR)?\([\w, ]+\)\s+(\w+)")
-    for path in (source, source.with_suffix(".cuh")):
-        text = path.read_text() if path.exists() else ""
+    for path in (source, *headers(source)):
+        text = path.read_text()
         block = re.search(r"constexpr int kBlock = (\d+);", text)
         threads = int(block[1]) if block else threads
         for comment, name in kernel.findall(text):

@@ -28,7 +28,7 @@ from pathlib import Path
 from queue import Queue
 
 ROOT = Path(__file__).resolve().parent.parent
-REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST, PARAMETERS, AFFINE, BANDS = FILES = (
+REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST, PARAMETERS, *AFFINES, BANDS = FILES = (
     "csrc/common/reduce.cuh",
     "csrc/common/tensor_table.cuh",
     "csrc/cuda/walk.cuh",
@@ -37,8 +37,10 @@ REDUCE, TENSORS, WALK, KERNELS, PENALTIES, PENALTIES_HOST, PARAMETERS, AFFINE, B
     "csrc/cuda/gradient_penalty.cu",
     "csrc/cuda/ada_parameters.cuh",
     "csrc/cuda/affine_resample.cuh",
+    "csrc/cuda/affine_resample_transpose.cuh",
     "csrc/cuda/image_filter.cuh",
 )
+AFFINE, GATHER = AFFINES
 WORKERS = 2
 
 #: Below a minute where nothing is broken. Those that find most come first.
@@ -54,7 +56,7 @@ TESTS = [
 PROGRAMS = {
     **dict.fromkeys((PENALTIES, PENALTIES_HOST), "test_emu_gradient_penalty"),
     PARAMETERS: "test_emu_ada_parameters",
-    AFFINE: "test_emu_affine_resample",
+    **dict.fromkeys(AFFINES, "test_emu_affine_resample"),
     BANDS: "test_emu_image_filter",
 }
 
@@ -71,12 +73,12 @@ RULES = [
     (AFFINE, "fill: the fourth axis is not", "k < 4 * kPoints;", "k < 3 * kPoints;"),
     (AFFINE, "at: u is not carried", "if (p.share_u >= 1) ++p.u, p.share_u -= 1;", ""),
     (
-        AFFINE,
+        GATHER,
         "cotangent: rows beyond the image",
         "x >= width(r.out) || y >= height(r.out)) return 0;",
         "x >= width(r.out)) return 0;",
     ),
-    (AFFINE, "cotangent: cutout is forgotten", "if (!is_kept(r, sample, y, x)) return 0;", ""),
+    (GATHER, "cotangent: cutout is forgotten", "if (!is_kept(r, sample, y, x)) return 0;", ""),
     (
         AFFINE,
         "plain_tile: rows beyond the image",
@@ -84,19 +86,40 @@ RULES = [
         "  if (x >= width(r.out)) return;\n  int from_x",
     ),
     (
-        AFFINE,
+        GATHER,
         "gather_tile: another column of mirror images",
         "kx <= across.last; ++kx) {  // double: positions\n      // The tile's",
         "kx < across.last; ++kx) {  // double: positions\n      // The tile's",
     ),
     (
-        AFFINE,
+        GATHER,
         "put: columns beyond the image",
         "if (block.x() >= width(r.in) || block.y() >= height(r.in)) return;",
         "if (block.y() >= height(r.in)) return;",
     ),
-    (AFFINE, "gather: what gather_slowly has", "if (g.usable && !g.copy && !g.few) return;", ""),
-    (AFFINE, "gather_slowly: what gather has", "if (!g.usable || g.copy || g.few) return;", ""),
+    (
+        AFFINE,
+        "filter_along_axes: axes are not swapped",
+        "across = f.swapped ? y : x, down = f.swapped ? x : y;",
+        "across = x, down = y;",
+    ),
+    (AFFINE, "weight_of: a tap less", "tap < 0 || tap >=", "tap < 1 || tap >="),
+    (AFFINE, "filter_tile: any footprint fits", "straight && footprint.fits();", "straight;"),
+    (
+        GATHER,
+        "gather_along_axes: mirrors are seen twice",
+        "g.across.shows(kx, x) && g.down.shows(ky, y);",
+        "g.across.shows(kx, x);",
+    ),
+    (
+        GATHER,
+        "gather_along_axes: axes are not swapped",
+        "(swapped ? column * kPitch + row : row * kPitch + column)",
+        "(row * kPitch + column)",
+    ),
+    (GATHER, "outputs_of: a row less", "(high + 5) >> 1,", "(high + 3) >> 1,"),
+    (GATHER, "gather: what gather_slowly has", "if (g.usable && !g.copy && !g.few) return;", ""),
+    (GATHER, "gather_slowly: what gather has", "if (!g.usable || g.copy || g.few) return;", ""),
     # --- the filter by bands
     (BANDS, "tile_of: rows have no end", "rows < kRows ? rows : kRows", "kRows"),
     (

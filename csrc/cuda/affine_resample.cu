@@ -1,6 +1,7 @@
 // What the host starts for affine resampling: one launch a pass, two for the transpose of the
 // filter, and no workspace.
 #include "affine_resample.cuh"
+#include "affine_resample_transpose.cuh"
 
 namespace gankernels::affine_resample::cuda {
 namespace {
