@@ -131,9 +131,12 @@ DEVICE Lattice lattice_of(const Resample& r, int sample) {
 struct Range {
   int first, last, low, high;
 };
-DEVICE Range range_of(const Resample& r, int axis) {
+constexpr Range everywhere() {
   constexpr int kFar = 1 << 30;
-  if (!r.margins) return {-kFar, kFar, -kFar, kFar};
+  return {-kFar, kFar, -kFar, kFar};
+}
+DEVICE Range range_of(const Resample& r, int axis) {
+  if (!r.margins) return everywhere();
   const Bounds b = Bounds::of(load(r.margins + 2 * axis), load(r.margins + 2 * axis + 1),
                               axis ? r.in.height : r.in.width);
   return {static_cast<int>(b.first), static_cast<int>(b.last), static_cast<int>(b.low),
@@ -297,6 +300,41 @@ struct Box {
   DEVICE bool fits(int side) const { return width <= side && height <= side; }
 };
 
+// A box of the plane that is twice as dense as `pixel(y, x)`, into memory[0 ...): filtered, times `gain` along
+// either axis, and zero outside of the ranges. What comes behind is used on the way. All threads must call it.
+template <class Acc, class Pixel>
+DEVICE void upsample(const Box& box, const Range& bx, const Range& by, Acc gain,
+                     SharedArray<Acc> memory, const Pixel& pixel) {
+  constexpr int kLines = kSide<Acc> * kSide<Acc>;  // where the rows begin
+  const int wide = box.width, high = box.height;
+  const int columns = wide / 2 + 5, rows = high / 2 + 5;
+  // Nodes 2 q - 1 and 2 q take the pixels q - 3 to q + 2.
+  const int column = (box.u + 1) / 2 - 3, row = (box.v + 1) / 2 - 3;
+  for (int k = thread_id(); k < rows * columns; k += kThreads)
+    memory[k] = pixel(row + k / columns, column + k % columns);
+  sync_threads();
+  for (int k = thread_id(); k < rows * wide; k += kThreads) {
+    const int y = k / wide, u = k % wide;
+    Acc sum = 0;
+    UNROLL(6)
+    for (int m = 0; m < 6; ++m)
+      sum += (u % 2 ? symlet<Acc>(11 - 2 * m) : symlet<Acc>(10 - 2 * m)) *
+             memory[y * columns + u / 2 + m];
+    memory[kLines + k] = box.u + u >= bx.first && box.u + u <= bx.last ? gain * sum : Acc(0);
+  }
+  sync_threads();
+  for (int k = thread_id(); k < high * wide; k += kThreads) {
+    const int v = k / wide, u = k % wide;
+    Acc sum = 0;
+    UNROLL(6)
+    for (int m = 0; m < 6; ++m)
+      sum += (v % 2 ? symlet<Acc>(11 - 2 * m) : symlet<Acc>(10 - 2 * m)) *
+             memory[kLines + (v / 2 + m) * wide + u];
+    memory[k] = box.v + v >= by.first && box.v + v <= by.last ? gain * sum : Acc(0);
+  }
+  sync_threads();
+}
+
 // --- axis by axis
 
 // The taps, with a zero on either side.
@@ -329,46 +367,6 @@ template <class T>
 DEVICE Accumulation<T> pixel(const Forward& args, int sample, int64_t channel, int y, int x) {
   return widen(
       load(static_cast<const T*>(args.image) + offset_of(args.resample.in, sample, channel, y, x)));
-}
-
-// The nodes of a box, up-sampled into memory[0 ...); what comes behind is used on the way.
-template <class T>
-DEVICE void upsample(const Forward& args, const Box& box, const Range& bx, const Range& by,
-                     int sample, int64_t channel, SharedArray<Accumulation<T>> memory) {
-  using Acc = Accumulation<T>;
-  constexpr int kLines = kSide<Acc> * kSide<Acc>;  // where the rows begin
-  const Resample& r = args.resample;
-  const int wide = box.width, high = box.height;
-  const int columns = wide / 2 + 5, rows = high / 2 + 5;
-  const int column = (box.u + 1) / 2 - 3, row = (box.v + 1) / 2 - 3;
-  for (int k = thread_id(); k < rows * columns; k += kThreads) {
-    const int y = row + k / columns, x = column + k % columns;
-    const bool here = x >= bx.low && x <= bx.high && y >= by.low && y <= by.high;
-    memory[k] = here ? pixel<T>(args, sample, channel, reflected(y, height(r.in)),
-                                reflected(x, width(r.in)))
-                     : Acc(0);
-  }
-  sync_threads();
-  for (int k = thread_id(); k < rows * wide; k += kThreads) {
-    const int y = k / wide, u = k % wide;
-    Acc sum = 0;
-    UNROLL(6)
-    for (int m = 0; m < 6; ++m)
-      sum += (u % 2 ? symlet<Acc>(11 - 2 * m) : symlet<Acc>(10 - 2 * m)) *
-             memory[y * columns + u / 2 + m];
-    memory[kLines + k] = box.u + u >= bx.first && box.u + u <= bx.last ? 2 * sum : Acc(0);
-  }
-  sync_threads();
-  for (int k = thread_id(); k < high * wide; k += kThreads) {
-    const int v = k / wide, u = k % wide;
-    Acc sum = 0;
-    UNROLL(6)
-    for (int m = 0; m < 6; ++m)
-      sum += (v % 2 ? symlet<Acc>(11 - 2 * m) : symlet<Acc>(10 - 2 * m)) *
-             memory[kLines + (v / 2 + m) * wide + u];
-    memory[k] = box.v + v >= by.first && box.v + v <= by.last ? 2 * sum : Acc(0);
-  }
-  sync_threads();
 }
 
 // What the points of a tile are interpolated from.
@@ -510,7 +508,13 @@ DEVICE Accumulation<T> filter_by_lattice(const Forward& args,
   constexpr int kLattice = kSide<Acc> * kSide<Acc>, kColumns = kLattice + kNodes;
   const Range bx = range_of(args.resample, 0), by = range_of(args.resample, 1);
   const bool fits = box.fits(kSide<Acc>);
-  if (fits) upsample<T>(args, box, bx, by, sample, channel, memory);
+  if (fits)
+    upsample<Acc>(box, bx, by, 2, memory, [&](int y, int x) {
+      const bool here = x >= bx.low && x <= bx.high && y >= by.low && y <= by.high;
+      return here ? pixel<T>(args, sample, channel, reflected(y, height(args.resample.in)),
+                             reflected(x, width(args.resample.in)))
+                  : Acc(0);
+    });
   for (int k = thread_id(); k < kNodes; k += kThreads) {
     const auto p = positions.at(k % kPoints, k / kPoints);
     memory[kLattice + k] =

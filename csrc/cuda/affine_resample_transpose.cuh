@@ -136,36 +136,8 @@ DEVICE Accumulation<T> spread(const Transpose& args, int sample, int place, int 
 template <class T>
 DEVICE void spread_box(const Transpose& args, const Box& box, int sample, int place,
                        SharedArray<Accumulation<T>> memory) {
-  using Acc = Accumulation<T>;
-  constexpr int kLines = kSide<Acc> * kSide<Acc>;
-  const int wide = box.width, high = box.height;
-  const int columns = wide / 2 + 5, rows = high / 2 + 5;
-  // Points 2 q - 1 and 2 q of the lattice take the output pixels q - 3 to q + 2.
-  const int column = (box.u + 1) / 2 - 3, row = (box.v + 1) / 2 - 3;
-  for (int k = thread_id(); k < rows * columns; k += kThreads)
-    memory[k] = cotangent<T>(args, sample, place, row + k / columns,
-                             column + k % columns);  // double: positions
-  sync_threads();
-  for (int k = thread_id(); k < rows * wide; k += kThreads) {
-    const int y = k / wide, u = k % wide;
-    Acc sum = 0;
-    UNROLL(6)
-    for (int m = 0; m < 6; ++m)
-      sum += (u % 2 ? symlet<Acc>(11 - 2 * m) : symlet<Acc>(10 - 2 * m)) *
-             memory[y * columns + u / 2 + m];
-    memory[kLines + k] = sum;
-  }
-  sync_threads();
-  for (int k = thread_id(); k < high * wide; k += kThreads) {
-    const int v = k / wide, u = k % wide;
-    Acc sum = 0;
-    UNROLL(6)
-    for (int m = 0; m < 6; ++m)
-      sum += (v % 2 ? symlet<Acc>(11 - 2 * m) : symlet<Acc>(10 - 2 * m)) *
-             memory[kLines + (v / 2 + m) * wide + u];
-    memory[k] = sum;
-  }
-  sync_threads();
+  upsample<Accumulation<T>>(box, everywhere(), everywhere(), 1, memory,
+                            [&](int y, int x) { return cotangent<T>(args, sample, place, y, x); });
 }
 
 // What point (hx, hy) of the lattice gives to node (u, v).
