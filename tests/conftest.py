@@ -98,6 +98,12 @@ def native_ops() -> Any:
     return _OPERATORS[0]._ops
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """The same numbers in every run: what fails, fails every time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=list(BACKENDS))
 def backend(request, monkeypatch) -> Iterator[torch.device]:
     """The device to test on. A test that was answered by the reference after all has failed."""
