@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gankernels._checks import check_real, describe, is_tensors, kind
+from gankernels._torch import traces_autograd_ops
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 Samples = Tensor | Sequence[Tensor]
@@ -122,7 +123,7 @@ _COMPILED = (
 def _check_graph(op: str, score: Tensor, create_graph: bool) -> None:
     """Refuse what torch cannot differentiate twice, or would silently get wrong."""
     if torch.compiler.is_compiling():  # grad_fn cannot be traced
-        if not torch._dynamo.config.trace_autograd_ops:
+        if not traces_autograd_ops():
             # This ends a full graph; otherwise torch runs the function eagerly instead. Were the
             # critic alone in a graph, torch would fail in the backward pass.
             raise RuntimeError(f"{op}: expected torch to trace torch.autograd.grad. {_COMPILED}")

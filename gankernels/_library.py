@@ -17,7 +17,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from gankernels._torch import FakeTensor, in_forward_ad, in_functorch
 
 logger = logging.getLogger("gankernels")
 
@@ -103,9 +104,9 @@ def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
         reason = f"there are no kernels for {dtype}"
     elif torch.compiler.is_compiling():
         return False
-    elif torch._C._functorch.peek_interpreter_stack() is not None:
+    elif in_functorch():
         reason = "a torch.func transform is active"
-    elif forward_ad._current_level >= 0:
+    elif in_forward_ad():
         reason = "forward-mode AD is active"
     elif any(_foreign(t) for t in tensors):
         reason = "a tensor subclass defines its own dispatch"
@@ -119,7 +120,7 @@ def _foreign(tensor: Tensor) -> bool:
     if type(tensor) in (Tensor, torch.nn.Parameter) or not isinstance(tensor, Tensor):
         return False
     own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
-    return own and not isinstance(tensor, torch._subclasses.FakeTensor)
+    return own and not isinstance(tensor, FakeTensor)
 
 
 def _tell(op: str, reason: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gankernels._checks import check_number, check_real, kind
+from gankernels._torch import foreach_clamp_max_, foreach_clamp_min_
 
 
 @torch.no_grad()
@@ -53,8 +54,8 @@ def clip_weights_(parameters: Tensor | Iterable[Tensor], c: float = 0.01) -> Non
             "critic.parameters() can be gone through only once"
         )
     for group in groups.values():
-        torch._foreach_clamp_max_(group, c)
-        torch._foreach_clamp_min_(group, -c)
+        foreach_clamp_max_(group, c)
+        foreach_clamp_min_(group, -c)
 
 
 __all__ = ["clip_weights_"]

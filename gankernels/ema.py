@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gankernels._checks import check_number, kind
+from gankernels._torch import TorchParametrization
 from gankernels.fuse_spectral_norm import fold
 from gankernels.nn.utils.parametrizations import SpectralNorm as Parametrization
 

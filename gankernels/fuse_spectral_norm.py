@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
+from gankernels._torch import TorchParametrization
 from gankernels.nn.utils._normalize import (
     Deposit,
     Layer,

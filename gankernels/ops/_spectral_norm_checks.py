@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gankernels._checks import is_tensors, kind
 from gankernels._library import NATIVE_DTYPES
+from gankernels._torch import in_functorch, is_fake
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 _MAX_DIMS = 8  # kMaxColumnDims + 1 of csrc/common/matrix.h
@@ -97,12 +98,12 @@ def check_iteration(weights, u, v, n, eps, order, skipped) -> None:
                 f"{skipped.device}"
             )
     # Traced and transformed tensors have no memory to compare.
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None:
+    if not torch.compiler.is_compiling() and not in_functorch():
         _check_overlap(op, [*u, *v])
 
 
 def _check_overlap(op: str, vectors: Sequence[Tensor]) -> None:
-    if vectors[0].device.type == "meta" or isinstance(vectors[0], torch._subclasses.FakeTensor):
+    if is_fake(vectors[0]):
         return
     spans = sorted((x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()) for x in vectors)
     for (_, end), (start, _) in pairwise(spans):

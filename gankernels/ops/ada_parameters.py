@@ -16,6 +16,7 @@ from torch import Tensor
 from gankernels import reference
 from gankernels._checks import check_count, check_number, describe, kind
 from gankernels._library import LIBRARY, takes_reference
+from gankernels._torch import below_autograd
 from gankernels.reference.ada_parameters import (
     DEFAULTS,
     GATES,
@@ -155,7 +156,7 @@ def ada_parameters(
         if compiling:
             found = _ops.ada_parameters(*args)
         else:
-            with torch._C._AutoDispatchBelowAutograd():
+            with below_autograd():
                 found = _ops.ada_parameters(*args)
     except (RuntimeError, TypeError, AttributeError, ValueError):
         # The kernel refused; find the words for what it was given.

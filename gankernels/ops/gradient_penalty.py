@@ -23,6 +23,7 @@ from gankernels._checks import (
 )
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
+from gankernels._torch import below_autograd
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 Reduction = Literal["mean", "sum", "none"]
@@ -169,7 +170,7 @@ def gradient_penalty(
             values = _GradientPenalty.apply(options, found, sample_weight, inv_scale, *listed)
             norms = found[0]
         else:
-            with torch._C._AutoDispatchBelowAutograd():
+            with below_autograd():
                 values, norms = _ops.gradient_penalty(listed, sample_weight, inv_scale, *options)
     except (RuntimeError, TypeError, AttributeError, ValueError):
         # The kernel refused; find the words for what it was given.
@@ -242,7 +243,7 @@ def _backward_op(seed, *args) -> tuple[list[Tensor], Tensor]:
     seed = seed.contiguous()
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _ops.gradient_penalty_backward(seed, *args)
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return _ops.gradient_penalty_backward(seed, *args)
 
 
@@ -254,7 +255,7 @@ class _GradientPenalty(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, options, found, sample_weight, inv_scale, *grads):
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             values, norms = _ops.gradient_penalty(grads, sample_weight, inv_scale, *options)
         ctx.options = options
         ctx.save_for_backward(norms, sample_weight, inv_scale, *grads)

@@ -15,6 +15,7 @@ from gankernels import reference
 from gankernels._checks import check_real, describe, kind
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
+from gankernels._torch import below_autograd
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 _SCHEMAS = (
@@ -124,7 +125,7 @@ def _call(function: type[torch.autograd.Function], name: str, x: Tensor, *consta
         return op(x, *constants)
     if torch.is_grad_enabled() and x.requires_grad:
         return function.apply(x, *constants)
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return op(x, *constants)
 
 
@@ -153,7 +154,7 @@ class _ImageFilter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, image, gains, sigma, seed, box):
         ctx.save_for_backward(gains, box)
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return _ops.image_filter(image, gains, sigma, seed, box)
 
     @staticmethod
@@ -165,7 +166,7 @@ class _ImageFilterTranspose(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grad, gains, box):
         ctx.save_for_backward(gains, box)
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return _ops.image_filter_transpose(grad, gains, box)
 
     @staticmethod

@@ -17,6 +17,7 @@ from gankernels import reference
 from gankernels._checks import third_order
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
+from gankernels._torch import below_autograd
 from gankernels.ops._spectral_norm_checks import (
     check_coefficient,
     check_iteration,
@@ -176,7 +177,7 @@ def spectral_normalize(
         if trainable[0]:
             sigma, *outputs = _Normalize.apply(u, v, sigma, coefficient, retain, *weights)
             return outputs, sigma
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False)
     except (RuntimeError, TypeError, AttributeError):
         check_normalize(weights, u, v, sigma, coefficient)
@@ -214,7 +215,7 @@ def spectral_norm(
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             sigma, *outputs = _SpectralNorm.apply(step, retain, *weights)
         else:
-            with torch._C._AutoDispatchBelowAutograd():
+            with below_autograd():
                 _, sigma, outputs = _ops.spectral_norm_(weights, *step)
     except (RuntimeError, TypeError, AttributeError):
         check_iteration(weights, u, v, n, eps, order, skipped)
@@ -312,7 +313,7 @@ def _gradients(ctx, saved, grads, grad_sigma, needed) -> Sequence[Tensor | None]
 def _backward_op(*args) -> list[Tensor]:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _ops.spectral_normalize_backward(*args)
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return _ops.spectral_normalize_backward(*args)
 
 
@@ -326,7 +327,7 @@ class _Normalize(torch.autograd.Function):
     def forward(ctx, u, v, sigma, coefficient, retain, *weights):
         ctx.set_materialize_grads(False)
         ctx.coefficient = coefficient
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             outputs, found = _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
         _keep(ctx, (*weights, *u, *v, found if sigma is None else sigma), retain)
         return found, *outputs

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit_vector
 
 from gankernels import ops
+from gankernels._torch import in_functorch
 from gankernels.ops.spectral_norm import Order
 
 
@@ -266,7 +267,7 @@ def _eval_key(layer: Layer) -> tuple:
 
 
 def _can_remember(layer: Layer) -> bool:
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling() or in_functorch():
         return False
     return not (layer.weight.is_inference() or layer.u.is_inference())
 

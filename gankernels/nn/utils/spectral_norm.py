@@ -15,6 +15,7 @@ from torch.nn.utils.spectral_norm import (
 )
 from torch.nn.utils.spectral_norm import remove_spectral_norm as torch_remove_spectral_norm
 
+from gankernels._torch import disabled_torch_function, in_dispatch_mode
 from gankernels.nn.utils._normalize import (
     Layer,
     Memory,
@@ -34,7 +35,7 @@ class ComputedWeight(Tensor):
     Autograd refuses to copy a plain one, and with it the module. A copy or pickle has no history.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = disabled_torch_function  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         return memo.setdefault(id(self), self.detach().as_subclass(Tensor).clone())
@@ -89,7 +90,7 @@ class SpectralNorm(TorchSpectralNorm):
 
 def _copyable(weight: Tensor) -> Tensor:
     # Modes of dispatch, tracers for instance, refuse subclasses that they do not know.
-    if weight.grad_fn is None or torch._C._len_torch_dispatch_stack() > 0:
+    if weight.grad_fn is None or in_dispatch_mode():
         return weight
     return weight.as_subclass(ComputedWeight)
 

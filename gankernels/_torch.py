@@ -1,0 +1,63 @@
+"""Every private name of torch that the package uses; nothing else of it begins with an underscore.
+
+``tests/test_torch_private.py`` has a test of each that says what to do when the name goes, and one
+that finds private names elsewhere in the package.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrizations
+
+#: A block in which operators called from an autograd formula skip autograd, for its time.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+#: The ``__torch_function__`` of a subclass of Tensor that behaves as a plain one.
+disabled_torch_function = torch._C._disabled_torch_function_impl
+#: torch's spectral norm as a parametrization.
+TorchParametrization = parametrizations._SpectralNorm
+FakeTensor = torch._subclasses.FakeTensor
+foreach_clamp_max_ = torch._foreach_clamp_max_
+foreach_clamp_min_ = torch._foreach_clamp_min_
+
+#: Attributes and methods of torch's objects that are private by their names alone: they have been
+#: there since torch 1, and pickles of modules have them.
+TENSOR_ATTRIBUTES = ("_version",)
+MODULE_ATTRIBUTES = (
+    "_apply",
+    "_buffers",
+    "_forward_pre_hooks",
+    "_load_from_state_dict",
+    "_load_state_dict_pre_hooks",
+    "_modules",
+    "_non_persistent_buffers_set",
+    "_parameters",
+    "_register_load_state_dict_pre_hook",
+    "_register_state_dict_hook",
+)
+
+
+def in_functorch() -> bool:
+    """Whether a transform of torch.func (grad, vmap, jacrev ...) is active."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_forward_ad() -> bool:
+    """Whether a level of forward-mode AD is open."""
+    return forward_ad._current_level >= 0
+
+
+def in_dispatch_mode() -> bool:
+    """Whether a TorchDispatchMode (fake tensors, tracers, counters of operators) is active."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def traces_autograd_ops() -> bool:
+    """Whether Dynamo traces torch.autograd.grad within a graph."""
+    return torch._dynamo.config.trace_autograd_ops
+
+
+def is_fake(x: Tensor) -> bool:
+    """Whether a tensor has a shape but no memory: of the meta device, or a FakeTensor."""
+    return x.device.type == "meta" or isinstance(x, FakeTensor)

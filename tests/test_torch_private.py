@@ -1,0 +1,133 @@
+"""Private names of torch: all in ``gankernels/_torch.py``, each doing what it is there for.
+
+A failure here on a new torch says which name went and what to put in its place; the rest of the
+package need not be looked at.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from gankernels import _torch
+
+PACKAGE = Path(_torch.__file__).parent
+LISTED = {*_torch.TENSOR_ATTRIBUTES, *_torch.MODULE_ATTRIBUTES}
+
+
+def private_names(source):
+    """Names of torch with an underscore: by path (torch._C), by import, on modules and tensors."""
+    objects = (nn.Linear(1, 1), nn.Linear(1, 1).weight, torch.optim.SGD([torch.zeros(1)]))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            parts = [*node.module.split("."), *(alias.name for alias in node.names)]
+            yield from (part for part in parts if part.startswith("_"))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            dunder = node.attr.startswith("__")
+            root = ast.unparse(node.value).split(".")[0]
+            if not dunder and (root == "torch" or any(hasattr(x, node.attr) for x in objects)):
+                yield node.attr
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_private_names_are_in_one_file(path):
+    if path.name == "_torch.py":
+        return
+    found = set(private_names(path.read_text())) - LISTED
+    assert not found, f"{path}: move {sorted(found)} to gankernels/_torch.py, with a test here"
+
+
+def test_the_search_finds_them():
+    source = (
+        "from torch.a import _b\nimport torch\ntorch._c.d()\nx._version\nm._buffers\nself._own = 1"
+    )
+    assert set(private_names(source)) == {"_b", "_c", "_version", "_buffers"}
+
+
+@pytest.mark.parametrize("name", _torch.TENSOR_ATTRIBUTES)
+def test_tensor_attributes(name):
+    assert hasattr(torch.zeros(1), name), f"Tensor.{name} went: find what counts writes now"
+
+
+@pytest.mark.parametrize("name", _torch.MODULE_ATTRIBUTES)
+def test_module_attributes(name):
+    assert hasattr(nn.Linear(1, 1), name), f"Module.{name} went: look at its successor in torch.nn"
+
+
+def test_below_autograd():
+    """If it goes: torch.no_grad() does, at the price of some microseconds a call."""
+    x = torch.ones(2, requires_grad=True)
+    with _torch.below_autograd():
+        assert not (2 * x).requires_grad
+    assert (2 * x).requires_grad
+
+
+def test_disabled_torch_function():
+    """If it goes: a classmethod ``__torch_function__`` that calls ``func(*args, **kwargs)`` within
+    ``torch._C.DisableTorchFunctionSubclass()``."""
+
+    class Plain(torch.Tensor):
+        __torch_function__ = _torch.disabled_torch_function
+
+    assert type(torch.ones(2).as_subclass(Plain) * 2) is torch.Tensor
+
+
+def test_fake_tensors_are_known():
+    """If it goes: look for the class of what a FakeTensorMode makes."""
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        assert isinstance(torch.zeros(1), _torch.FakeTensor)
+        assert _torch.is_fake(torch.zeros(1))
+        assert _torch.in_dispatch_mode()
+    assert _torch.is_fake(torch.zeros(1, device="meta"))
+    assert not _torch.is_fake(torch.zeros(1))
+    assert not _torch.in_dispatch_mode()
+
+
+def test_foreach_clamps():
+    """If they go: ``Tensor.clamp_`` of each tensor."""
+    x = [torch.tensor([-3.0, 3.0])]
+    _torch.foreach_clamp_max_(x, 2.0)
+    _torch.foreach_clamp_min_(x, -1.0)
+    assert x[0].tolist() == [-1, 2]
+
+
+def test_torchs_parametrization():
+    """If it goes: the class of ``layer.parametrizations.weight[0]`` after torch's spectral_norm."""
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
+    assert type(layer.parametrizations.weight[0]) is _torch.TorchParametrization
+
+
+def test_transforms_are_seen():
+    """If it goes: whatever torch.func's own code asks for the current interpreter."""
+    seen = []
+
+    def f(x):
+        seen.append(_torch.in_functorch())
+        return x.sum()
+
+    f(torch.ones(2))
+    torch.func.grad(f)(torch.ones(2))
+    torch.func.vmap(f)(torch.ones(2, 2))
+    assert seen == [False, True, True]
+
+
+def test_forward_mode_is_seen():
+    """If it goes: look at what torch.autograd.forward_ad.enter_dual_level sets."""
+    assert not _torch.in_forward_ad()
+    with forward_ad.dual_level():
+        assert _torch.in_forward_ad()
+
+
+def test_the_switch_of_dynamo():
+    """If it goes, because torch always traces torch.autograd.grad: return True."""
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        assert _torch.traces_autograd_ops()
+    with torch._dynamo.config.patch(trace_autograd_ops=False):
+        assert not _torch.traces_autograd_ops()
