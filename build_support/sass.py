@@ -93,7 +93,7 @@ class Rules:
             return
         unmarked: dict[Place, str] = {}
         for operation, places in code.doubles:
-            if not any(is_marked(path, line) for path, line in places):
+            if not any(is_marked(*place) or is_in_marked_function(*place) for place in places):
                 unmarked.setdefault(places[0] if places else ("?", 0), operation)
         for (path, line), operation in sorted(unmarked.items()):
             yield (
@@ -116,6 +116,21 @@ def is_marked(path: str, line: int) -> bool:
         if MARK.search(text):
             return True
         if re.search(r"[;{}]\s*(//.*)?$", text):
+            return False
+    return False
+
+
+def is_in_marked_function(path: str, line: int) -> bool:
+    """Whether the function or struct of the line has ``double: why`` in the comment above it.
+
+    For those that are about positions: the compiler spreads that arithmetic over all their lines.
+    What doubles by mistake there, -Wdouble-promotion still finds when the emulator is built.
+    """
+    for text in reversed(_lines(path)[: line - 1]):
+        if text.startswith("//"):
+            if MARK.search(text):
+                return True
+        elif re.match(r"}|\S.*;", text):
             return False
     return False
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from conftest import drawer
+from conftest import drawer, emulator
 from test_affine_resample import maps_of, parameters
 from transforms import Transforms
 
 from gankernels import centred_maps, ops, reference
+from gankernels.augment import ADAPipe
 
 SHAPE = (2, 3, 4, 5)
 NAMES = ("turned", "stretched", "flip")
@@ -152,6 +153,76 @@ class TestTransforms(Transforms):
     @staticmethod
     def plain(x):
         return reference.affine_resample(x, maps_of("turned")).pow(3).sum()
+
+
+class TestTransformsOfAugment(Transforms):
+    """Colour and cutout are float64; the noise, made in float32, would not be near enough."""
+
+    op = "affine_augment"
+    at = drawer(11, torch.float64)(*SHAPE)
+    direction = drawer(12, torch.float64)(*SHAPE)
+
+    @staticmethod
+    def given(x):
+        return {k: v for k, v in given_to(x).items() if k in ("colour", "box")}
+
+    @classmethod
+    def ours(cls, x):
+        return ops.affine_augment(x, maps_of("turned"), **cls.given(cls.at)).pow(3).sum()
+
+    @classmethod
+    def plain(cls, x):
+        given = {**cls.given(cls.at), "colour_channels": (0, 1, 2)}
+        return reference.affine_augment(x, maps_of("turned"), **given).pow(3).sum()
+
+
+@pytest.mark.parametrize("preset", ["bgc", "bgcf"])
+def test_vmap_of_a_pipe(preset):
+    """Of a transform and of the pipe itself, whose parameters are drawn inside."""
+    x = drawer(13, torch.float64)(3, *SHAPE)
+    pipe = ADAPipe(preset)
+    t = pipe.sample(2, generator=torch.Generator().manual_seed(1))
+    expected = torch.stack([t(image) for image in x])
+    torch.testing.assert_close(torch.func.vmap(t)(x), expected, rtol=0, atol=1e-10)
+    same = torch.func.vmap(pipe, randomness="same")(x[:1].expand(3, *SHAPE))
+    assert torch.equal(same[0], same[1])
+    different = torch.func.vmap(pipe, randomness="different")(x[:1].expand(3, *SHAPE))
+    assert different.shape == x.shape
+    assert not torch.allclose(different[0], different[1])
+
+
+def test_jvp_of_a_transform():
+    """Linear but for the offsets: the tangent is what it does to the direction, less to zeros."""
+    x, direction = drawer(14, torch.float64)(2, *SHAPE).unbind()
+    t = ADAPipe("bgcf").sample(2, generator=torch.Generator().manual_seed(1))
+    value, tangent = torch.func.jvp(t, (x,), (direction,))
+    torch.testing.assert_close(value, t(x), rtol=0, atol=1e-10)
+    moved = t(direction) - t(torch.zeros_like(x))
+    torch.testing.assert_close(tangent, moved, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+@pytest.mark.parametrize("mode", ["ideal", "stylegan2-ada"])
+@pytest.mark.parametrize("preset", ["bgc", "bgcf", "bgcfnc"])
+def test_launches_of_a_pipe(backend, preset, mode):
+    """One for the parameters and one for each pass over the images.
+
+    The backward has none for the parameters; its geometry has one more, for maps that take long.
+    """
+    panel = emulator()
+    pipe = ADAPipe(preset, mode=mode)
+    x = drawer(15)(2, 3, 9, 8).requires_grad_()
+    passes = 1 if preset == "bgc" else 2
+    panel.reset_counters()
+    y = pipe(x)
+    launches = panel.counters()["launches"]
+    assert launches["ada_parameters"] == 1
+    assert sum(launches.values()) == 1 + passes, launches
+    panel.reset_counters()
+    y.sum().backward()
+    launches = panel.counters()["launches"]
+    filtered = {} if preset == "bgc" else {"filter": 1}
+    assert launches == {"gather": 1, "gather_slowly": 1, **filtered}
 
 
 # --- what is refused -----------------------------------------------------------------------------

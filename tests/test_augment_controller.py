@@ -106,17 +106,78 @@ def test_p_max(bound, of_pipe):
     assert float(pipe.p) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_scores_that_are_not_finite_move_nothing(bad):
-    controller = ADAController(metric="rv", target=0.4, interval=1, kimg=1)
-    logits = {"fake_logits": -torch.ones(4), "validation_logits": torch.zeros(4)}
-    controller.update(torch.ones(4), **logits)
+NAMES = ("real_logits", "fake_logits", "validation_logits")
+TAKEN = {"rt": NAMES[:1], "rv": NAMES, "accuracy": NAMES[:2]}
+
+
+@pytest.mark.parametrize("share", [1, 4])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("metric", "where"), [(metric, name) for metric, names in TAKEN.items() for name in names]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_scores_that_are_not_finite_move_nothing(metric, where, bad, share, dtype):
+    controller = ADAController(metric=metric, target=0.4, interval=2, kimg=1)
+    means = dict(zip(NAMES, (1, -1, 0), strict=True))
+    good = {name: torch.full((4,), means[name], dtype=dtype) for name in TAKEN[metric]}
+    for _ in range(2):
+        controller.update(**good)
     p = float(controller.p)
     assert p > 0
-    controller.update(torch.tensor([1, bad]), **logits)
+    scores = good[where].clone()
+    scores[:share] = bad
+    controller.update(**{**good, where: scores})
+    controller.update(**good)
     assert float(controller.p) == p
-    controller.update(torch.ones(4), **logits)  # and are forgotten
+    assert controller.r.isnan()
+    for _ in range(2):
+        controller.update(**good)  # and are forgotten
     assert float(controller.p) == pytest.approx(2 * p)
+
+
+def test_a_p_of_0_8_does_not_leak():
+    # float32(0.8) is more than 0.8.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for made in (
+            ADAController(p_max=0.8, interval=1, kimg=0.01),
+            ADASchedule(p=0.8, kimg=0.01),
+        ):
+            feed(made, 1, 1)
+            assert float(made.p) == pytest.approx(0.8)
+
+
+def test_bounds_are_compared_in_float32():
+    rounded = torch.tensor(0.8)
+    assert float(rounded) > 0.8
+    pipe = ADAPipe("bgc", p=0.8, p_max=0.8)
+    for p in (0.8, float(rounded), rounded, rounded.double()):
+        pipe.p = p
+        assert pipe.p == rounded
+    for p in (0.8000002, torch.tensor(0.8000002)):
+        with pytest.raises(ValueError, match="expected p"):
+            pipe.p = p
+    assert pipe.p == rounded
+    assert ADASchedule(pipe, "fixed", p=float(rounded), kimg=1).p == rounded
+
+
+def test_numbers_of_numpy():
+    np = pytest.importorskip("numpy")
+    pipe = ADAPipe("bg", p=np.float32(0.3), p_max=np.float32(0.8))
+    assert pipe.p == torch.tensor(0.3)
+    by_groups = ADAPipe("blit", p={"blit": np.float16(0.5)})
+    assert by_groups.p[0] == 0.5
+    controller = ADAController(
+        pipe, target=np.float32(0.5), kimg=np.int64(1), p_max=np.float32(0.8), interval=1
+    )
+    feed(controller, 1)
+    assert float(pipe.p) == pytest.approx(0.31)
+    assert ADASchedule(p=np.float32(0.2), kimg=np.float32(1), shape="fixed").p == torch.tensor(0.2)
+    for bad in (True, np.bool_(True), "0.3", 1j):
+        with pytest.raises(TypeError, match="expected p to be a number, got"):
+            pipe.p = bad
+        with pytest.raises(TypeError, match="expected kimg to be a number, got"):
+            ADAController(kimg=bad)
 
 
 def test_a_warning_where_augmentations_leak():
@@ -151,6 +212,131 @@ def test_state_dict():
         assert float(each["ada"].p) < before
 
 
+def state_of(controller):
+    extra = controller.get_extra_state()
+    return [float(controller.p), extra.pop("sums").tolist(), str(extra)]
+
+
+def test_a_state_dict_stays_as_it_is():
+    for made in (ADAController(interval=3), ADASchedule(p=0.5, kimg=1)):
+        feed(made, 1)
+        state = made.state_dict()["_extra_state"]
+        kept = copy.deepcopy(state)
+        feed(made, 1)
+        assert torch.equal(state["sums"], kept["sums"])
+        made.set_extra_state(state)
+        feed(made, 1)
+        assert torch.equal(state["sums"], kept["sums"])
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "changed"),
+    [
+        (TypeError, "its state to be a dict, got NoneType", None),
+        (TypeError, "its state to be a dict, got list", []),
+        (ValueError, "a state of sums, calls, r, got one of nothing", {}),
+        (ValueError, "a state of sums, calls, r, got one of sums;", {"sums": torch.zeros(1)}),
+        (ValueError, r"sums to be .* of shape \(7,\), got float32 of", {"sums": torch.zeros(1)}),
+        (ValueError, "sums to be a floating-point tensor", {"sums": torch.zeros(7).bool()}),
+        (TypeError, "sums to be a floating-point tensor .*, got list", {"sums": [0.0] * 7}),
+        (ValueError, "the number of images, .*, got -1", {"sums": -torch.ones(7)}),
+        (ValueError, "the number of images, .*, got nan", {"sums": torch.full((7,), math.nan)}),
+        (TypeError, "calls to be an integer, got float", {"calls": 1.0}),
+        (TypeError, "calls to be an integer, got bool", {"calls": True}),
+        (TypeError, "calls to be an integer, got NoneType", {"calls": None}),
+        (ValueError, "calls to be not negative, got -1", {"calls": -1}),
+        (TypeError, "r to be a floating-point tensor .*, got float", {"r": 0.5}),
+        (ValueError, r"r to be .* of shape \(\), got", {"r": torch.zeros(1)}),
+    ],
+)
+def test_bad_states(error, said, changed):
+    controller, other = (ADAController(interval=2, kimg=0.1) for _ in range(2))
+    feed(controller, 1, 1, 1)
+    feed(other, 1, 1, 1, 1, 1)
+    state = other.state_dict()
+    if changed and "got one of" not in said:
+        changed = state["_extra_state"] | changed
+    before = state_of(controller)
+    with pytest.raises(error, match=f"^ADAController: expected {said}"):
+        controller.load_state_dict(state | {"_extra_state": changed})
+    assert state_of(controller) == before
+
+
+def test_a_state_in_part():
+    controller, other = (ADAController(interval=2, kimg=0.1) for _ in range(2))
+    feed(controller, 1)
+    feed(other, 1, 1, 1)
+    state = other.state_dict()
+    p, sums = controller.p.clone(), controller.sums.clone()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        copy.deepcopy(controller).load_state_dict({"pipe.p": state["pipe.p"]})
+    controller.load_state_dict({"_extra_state": state["_extra_state"]}, strict=False)
+    assert controller.p == p
+    assert torch.equal(controller.sums, other.sums)
+    controller.set_extra_state(state["_extra_state"] | {"sums": sums})
+    controller.load_state_dict({"pipe.p": state["pipe.p"]}, strict=False)
+    assert controller.p == other.p
+    assert torch.equal(controller.sums, sums)
+
+
+def test_a_state_of_the_other_kind():
+    controller, schedule = ADAController(interval=1, kimg=0.1), ADASchedule(p=0.5, kimg=0.1)
+    for one, other in ((controller, schedule), (schedule, controller)):
+        feed(one, 1)
+        feed(other, -1, 1, 1)
+        before = state_of(one)
+        for strict in (True, False):
+            with pytest.raises(ValueError, match=f"load the state_dict of an {type(one).__name__}"):
+                one.load_state_dict(other.state_dict(), strict=strict)
+            assert state_of(one) == before
+
+
+@pytest.mark.parametrize(
+    ("said", "p"),
+    [
+        (r"pipe\.p: expected real numbers, got bool of shape", torch.tensor(True)),
+        (r"pipe\.p: expected real numbers, got complex64 of shape", torch.tensor(0.5j)),
+        (r"pipe\.p: expected p within \[0, 1\], got 1.5", torch.tensor(1.5)),
+        (r"size mismatch for pipe\.p", torch.zeros(6)),
+        (r"pipe\.p", 0.5),
+    ],
+)
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_bad_p_in_a_state(said, p, assign):
+    controller, other = (ADAController(interval=2, kimg=0.1) for _ in range(2))
+    feed(controller, 1, 1, 1)
+    before = state_of(controller)
+    state = other.state_dict()
+    state["pipe.p"] = p
+    with pytest.raises(RuntimeError, match=said):
+        controller.load_state_dict(state, assign=assign)
+    assert state_of(controller) == before
+
+
+def test_a_state_is_loaded_to_where_p_is():
+    controller, loaded = (ADAController(interval=1, kimg=0.1) for _ in range(2))
+    feed(controller, 1)
+    loaded.to("meta")
+    assert loaded.r.device == loaded.p.device == torch.device("meta")
+    loaded.load_state_dict(controller.state_dict(), assign=True)
+    assert {x.device.type for x in (loaded.p, loaded.r, loaded.sums)} == {"cpu"}
+    assert state_of(loaded) == state_of(controller)
+    half = ADAController(interval=1).half()
+    state = controller.state_dict()
+    state["_extra_state"]["sums"] = state["_extra_state"]["sums"].float()
+    half.load_state_dict(state)
+    assert half.sums.dtype == half.r.dtype == torch.float64
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_state_is_loaded_to_the_gpu():
+    controller = ADAController(interval=2, kimg=0.1)
+    feed(controller, 1, 1, 1)
+    loaded = ADAController(interval=2, kimg=0.1).to("cuda")
+    loaded.load_state_dict(controller.state_dict())
+    assert {x.device.type for x in (loaded.p, loaded.r, loaded.sums)} == {"cuda"}
+
+
 def test_state_survives_a_file(tmp_path):
     controller = ADAController(interval=2, kimg=1)
     feed(controller, 1, 1, 1)
@@ -181,6 +367,7 @@ def test_half_keeps_what_it_adds_up():
         (ValueError, "kimg to be finite and positive", {"kimg": 0}),
         (ValueError, "p_max to be at most 1", {"p_max": 1.5}),
         (ValueError, 'metric "rt", "rv" or "accuracy", got \'r_t\'', {"metric": "r_t"}),
+        (ValueError, r'metric "rt", "rv" or "accuracy", got \[.rt.\]', {"metric": ["rt"]}),
     ],
 )
 def test_bad_settings(error, said, arguments):
@@ -192,11 +379,17 @@ def test_bad_settings(error, said, arguments):
     ("error", "said", "metric", "logits"),
     [
         (TypeError, "real_logits to be a tensor or a list", "rt", [1.0]),
+        (TypeError, "real_logits .*, got list with int in it", "rt", [[torch.ones(4), 1]]),
+        (TypeError, "real_logits .*, got dict; give the", "rt", [{"a": torch.ones(4)}]),
+        (TypeError, "real_logits .*, got dict; give the", "rt", [{}]),
+        (TypeError, "real_logits .*, got generator; give", "rt", [(torch.ones(4) for _ in "ab")]),
+        (TypeError, "real_logits .*, got str; give", "rt", ["scores"]),
         (TypeError, "real_logits of a floating-point dtype", "rt", [torch.ones(3).long()]),
         (ValueError, "real_logits whose first dimension", "rt", [torch.ones(())]),
         (ValueError, "real_logits of at least one scale", "rt", [[]]),
         (ValueError, "real_logits on cpu, where p is, got meta", "rt", [torch.ones(3).to("meta")]),
-        (ValueError, 'real_logits for the metric "rt", got fake_logits', "rt", [torch.ones(3)] * 2),
+        (ValueError, 'real_.* only, as .* "rt" takes, got fake_logits', "rt", [torch.ones(3)] * 2),
+        (ValueError, 'real_logits for the metric "rt", got no real_logits', "rt", [None]),
         (ValueError, "real_logits and fake_logits .*, got no fake", "accuracy", [torch.ones(3)]),
         (ValueError, "real.* and fake.* and val.*, got no val", "rv", [torch.ones(3)] * 2),
     ],
@@ -276,16 +469,30 @@ def scores(rank):
     return [torch.randn(3 + 4 * rank, 2, generator=generator) + rank for _ in range(12)]
 
 
+def controllers():
+    return [
+        ADAController(target=0.4, interval=2, kimg=0.2),
+        ADAController(metric="rv", target=0.4, interval=2, kimg=0.2),
+        ADAController(metric="accuracy", target=0.6, interval=2, kimg=0.2),
+        ADASchedule(p=0.5, kimg=0.2),
+    ]
+
+
+def follow(made, real):
+    """An update of each; p of all."""
+    others = {"fake_logits": real.flip(1) - 1, "validation_logits": real.abs() - 0.8}
+    for each in made:
+        names = TAKEN[each.metric][1:] if isinstance(each, ADAController) else ()
+        each.update(real, **{name: others[name] for name in names})
+    return torch.stack([each.p.clone() for each in made])
+
+
 def control(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     try:
-        made = ADAController(target=0.4, interval=2, kimg=0.2), ADASchedule(p=0.5, kimg=0.2)
-        seen = []
-        for real in scores(rank):
-            for each in made:
-                each.update(real)
-            seen.append(torch.stack([each.p.clone() for each in made]))
+        made = controllers()
+        seen = [follow(made, real) for real in scores(rank)]
         torch.save(torch.stack(seen), f"{folder}/{rank}.pt")
         dist.barrier()  # gloo aborts where one process is gone while the other still listens
     finally:
@@ -297,9 +504,7 @@ def test_two_processes_agree_with_one(tmp_path):
     mp.spawn(control, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first, second)
-    alone = ADAController(target=0.4, interval=2, kimg=0.2), ADASchedule(p=0.5, kimg=0.2)
+    alone = controllers()
     for (*real,), p in zip(zip(*map(scores, range(2)), strict=True), first, strict=True):
-        for each in alone:
-            each.update(torch.cat(real))
-        torch.testing.assert_close(torch.stack([each.p for each in alone]), p)
-    assert (first[:, 0].diff() != 0).any()
+        torch.testing.assert_close(follow(alone, torch.cat(real)), p)
+    assert (first.diff(dim=0) != 0).any(0).all()

@@ -88,6 +88,23 @@ def test_machine_code(source, operation):
         assert list(rules.broken("product<double>", code)) == []
 
 
+@pytest.mark.parametrize(
+    "text, marked",
+    [
+        ("// Adds. double: positions\nint f(double x) {\n  // why\n  return x;\n}\n", True),
+        ("// Adds. double: positions\n// And more.\nint f(double x) {\n  return x;\n", True),
+        ("// Adds.\nint f(double x) {\n  // double: of another\n  return x;\n}\n", False),
+        ("// double: of another\nint g() {\n}\nint f(double x) {\n  return x;\n", False),
+        ("// double: of another\nint g();\nint f(double x) {\n  return x;\n", False),
+    ],
+)
+def test_a_mark_above_a_function_holds_for_all_of_it(tmp_path, text, marked):
+    path = tmp_path / "op.cuh"
+    path.write_text(text)
+    line = 1 + [line.strip() for line in text.splitlines()].index("return x;")
+    assert sass.is_in_marked_function(str(path), line) == marked
+
+
 def test_a_marked_line_may_be_any_of_those_it_was_inlined_into(source):
     text = SASS.format(name=MANGLED, file=source, operation="FFMA").replace("LDG.E R4", "DMUL R4")
     (code,) = sass.parse(text).values()

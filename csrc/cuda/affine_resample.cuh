@@ -30,12 +30,13 @@ template <class Acc>
 constexpr int kMemory = kSide<Acc> * kSide<Acc> + std::max(kHalf<Acc>, kPoints*(kPoints + kTile));
 
 constexpr int least(int a, int b) {
-  return a < b ? a : b;  // double: positions
+  return a < b ? a : b;
 }
+// double: positions
 constexpr double magnitude(double x) {
   return x < 0 ? -x : x;
 }
-// Positions are counted by 32 bits: see Lattice::usable.
+// Positions are counted by 32 bits: see Lattice::usable. double: positions
 constexpr int floor_to(double x) {
   const auto i = static_cast<int>(x);
   return i - (x < i);
@@ -46,12 +47,13 @@ constexpr int width(const Layout& l) {
 constexpr int height(const Layout& l) {
   return static_cast<int>(l.height);
 }
-constexpr int nearest_of(double x) {  // halves to even
+// Halves to even. double: positions
+constexpr int nearest_of(double x) {
   const int low = floor_to(x);
   const double share = x - static_cast<double>(low);
   return low + (share > 0.5 || (share == 0.5 && (low & 1)));
 }
-// Of an output pixel in the image, in pixels.
+// Of an output pixel in the image, in pixels. double: large images
 constexpr double position(double a, double b, double c, int x, int y) {
   return (a * 2 * static_cast<double>(x) + b * 2 * static_cast<double>(y) + c) / 2;
 }
@@ -116,8 +118,8 @@ struct Block {
     const int tile = block_id() % each;
     return {block_id() / each, tile % across * kTile, tile / across * kTile};
   }
-  DEVICE int x() const { return x0 + thread_id() % kTile; }  // double: positions
-  DEVICE int y() const { return y0 + thread_id() / kTile; }  // double: positions
+  DEVICE int x() const { return x0 + thread_id() % kTile; }
+  DEVICE int y() const { return y0 + thread_id() / kTile; }
 };
 
 DEVICE Lattice lattice_of(const Resample& r, int sample) {
@@ -165,8 +167,7 @@ DEVICE int group_size(const Resample& r, int place) {
 DEVICE bool is_kept(const Resample& r, int sample, int y, int x) {
   if (!r.epilogue.box) return true;
   const double* box = r.epilogue.box + 3 * sample;
-  return kept(load(box), load(box + 1), load(box + 2), x, y,  // double: a pixel at the box's edge
-              r.out.width, r.out.height);
+  return kept(load(box), load(box + 1), load(box + 2), x, y, r.out.width, r.out.height);
 }
 
 // An element of the colour matrix, or of its offset.
@@ -185,27 +186,35 @@ DEVICE void finish(const Forward& args, int sample, int y, int x, int place,
   const int count = group_size(r, place);
   if (e.matrix && place == 0) {
     Acc mixed[3];
+    bool identity = true;
     UNROLL(3)
     for (int i = 0; i < 3; ++i) {
       mixed[i] = value[i];
       if (i >= e.colour_count) continue;
       mixed[i] = e.offsets ? colour_at<Acc>(e, sample, i, e.colour_count) : Acc(0);
+      identity &= mixed[i] == 0;
       UNROLL(3)
-      for (int j = 0; j < 3; ++j)
-        if (j < e.colour_count) mixed[i] += colour_at<Acc>(e, sample, i, j) * value[j];
+      for (int j = 0; j < 3; ++j) {
+        if (j >= e.colour_count) continue;
+        const Acc factor = colour_at<Acc>(e, sample, i, j);
+        identity &= factor == Acc(i == j);
+        mixed[i] += factor * value[j];
+      }
     }
     UNROLL(3)
-    for (int i = 0; i < 3; ++i) value[i] = mixed[i];
+    for (int i = 0; i < 3; ++i)
+      if (!identity) value[i] = mixed[i];
   }
   const bool keep = is_kept(r, sample, y, x);
   UNROLL(4)
   for (int k = 0; k < kGroup; ++k) {
     if (k >= count) continue;
-    const int64_t channel = e.channel(place + k);  // double: positions
-    if (e.sigma && e.offsets) {
+    const int64_t channel = e.channel(place + k);
+    const Acc sigma =
+        e.sigma && e.offsets ? load(static_cast<const Acc*>(e.sigma) + sample) : Acc(0);
+    if (sigma != 0) {
       const int64_t element = (channel * r.out.height + y) * r.out.width + x;
-      value[k] += load(static_cast<const Acc*>(e.sigma) + sample) *
-                  static_cast<Acc>(normal_noise(load(e.seed + sample), element));
+      value[k] += sigma * static_cast<Acc>(normal_noise(load(e.seed + sample), element));
     }
     store(static_cast<T*>(args.out) + offset_of(r.out, sample, channel, y, x),
           narrow<T>(keep ? value[k] : Acc(0)));
@@ -215,7 +224,7 @@ DEVICE void finish(const Forward& args, int sample, int y, int x, int place,
 // --- positions
 
 // Where the points of a tile's lattice lie: u(i, j) = column[i] + row[j], whole nodes and shares apart,
-// so that a float is exact enough in an image of any size.
+// so that a float is exact enough in an image of any size. double: once a row and column, not a point
 template <class Acc>
 struct Positions {
   SharedArray<int> whole;  // u of columns, u of rows, v of columns, v of rows
@@ -226,14 +235,14 @@ struct Positions {
     for (int k = thread_id(); k < 4 * kPoints; k += kThreads) {
       const int axis = k / kPoints, n = k % kPoints;
       const auto first_x = static_cast<double>(hx), first_y = static_cast<double>(hy);
-      const bool row = axis % 2;                                           // a row, or a column
-      const double step = axis < 2 ? (row ? m.b : m.a) : row ? m.e : m.d;  // double: once a row
-      double at = step * n;                                                // double: and column of
-      if (axis == 1) at += m.a * first_x + m.b * first_y + m.c;            // double: a tile, not a
-      if (axis == 3) at += m.d * first_x + m.e * first_y + m.f;            // double: point
-      const int node = floor_to(at);                                       // double: as above
+      const bool row = axis % 2;  // a row, or a column
+      const double step = axis < 2 ? (row ? m.b : m.a) : row ? m.e : m.d;
+      double at = step * n;
+      if (axis == 1) at += m.a * first_x + m.b * first_y + m.c;
+      if (axis == 3) at += m.d * first_x + m.e * first_y + m.f;
+      const int node = floor_to(at);
       whole[k] = node;
-      share[k] = static_cast<Acc>(at - static_cast<double>(node));  // double: as above
+      share[k] = static_cast<Acc>(at - static_cast<double>(node));
     }
   }
 
@@ -291,10 +300,9 @@ struct Box {
 
   // The least that holds [low, high] along both axes.
   DEVICE static Box around(int low_u, int high_u, int low_v, int high_v) {
-    Box b{low_u - 1 - (low_u & 1 ? 1 : 0), low_v - 1 - (low_v & 1 ? 1 : 0), 0,
-          0};  // double: positions
+    Box b{low_u - 1 - (low_u & 1 ? 1 : 0), low_v - 1 - (low_v & 1 ? 1 : 0), 0, 0};
     b.width = (high_u - b.u + 2) / 2 * 2;
-    b.height = (high_v - b.v + 2) / 2 * 2;  // double: positions
+    b.height = (high_v - b.v + 2) / 2 * 2;
     return b;
   }
   DEVICE bool fits(int side) const { return width <= side && height <= side; }
@@ -342,7 +350,7 @@ constexpr int kPadded = kTaps + 2;
 template <class Acc>
 DEVICE void fill_taps(SharedArray<Acc> taps) {
   const int k = thread_id();
-  if (k < kPadded) taps[k] = one_of<Acc>((k - 1) >> 1, !(k & 1));  // double: positions
+  if (k < kPadded) taps[k] = one_of<Acc>((k - 1) >> 1, !(k & 1));
 }
 
 // What output n of a tile takes of pixel p along an axis of the image, where the map takes axes to
@@ -417,6 +425,7 @@ DEVICE Accumulation<T> gathered(const Forward& args,
 
 // What a tile takes of the image where the map takes axes to axes: `taps` pixels an output along either
 // axis, and all of them from (column, row) on. The weights lie in memory[0 ...), the pixels behind.
+// double: once a block
 template <class Acc>
 struct Footprint {
   int taps, column, columns, row, rows;
@@ -424,12 +433,12 @@ struct Footprint {
 
   DEVICE static Footprint of(const Lattice& m, const Positions<Acc>& positions) {
     Footprint f;
-    f.swapped = m.swapped();                                // double: once a block
-    const double across = magnitude(m.a) + magnitude(m.b);  // double: as above
-    const double down = magnitude(m.d) + magnitude(m.e);    // double: as above
-    const double steepest = across > down ? across : down;  // double: as above
+    f.swapped = m.swapped();
+    const double across = magnitude(m.a) + magnitude(m.b);
+    const double down = magnitude(m.d) + magnitude(m.e);
+    const double steepest = across > down ? across : down;
     // Nodes between the first and the last point of an output, and one for rounding.
-    const int span = floor_to((kTaps - 1) * steepest) + 2;  // double: as above
+    const int span = floor_to((kTaps - 1) * steepest) + 2;
     f.taps = (span + kTaps) / 2 + 1;
     const int x0 = start(positions, 0, f.swapped, 0),
               x1 = start(positions, 0, f.swapped, kTile - 1);
@@ -537,7 +546,7 @@ DEVICE Accumulation<T> filter_by_lattice(const Forward& args,
   return sum;  // the next channel waits before it takes the place of these columns
 }
 
-// Every output pixel of the block.
+// Every output pixel of the block. double: positions
 template <class T>
 DEVICE void filter_tile(const Forward& args, const Block& block, const Lattice& m) {
   using Acc = Accumulation<T>;
@@ -549,20 +558,19 @@ DEVICE void filter_tile(const Forward& args, const Block& block, const Lattice& 
   SHARED(Acc, results, kResults);  // of the thread's own pixel
   const Resample& r = args.resample;
   const Positions<Acc> positions{whole, share};
-  positions.fill(m, 2 * block.x0 - 5, 2 * block.y0 - 5);  // double: positions
+  positions.fill(m, 2 * block.x0 - 5, 2 * block.y0 - 5);
   fill_taps<Acc>(taps);
   sync_threads();
-  const bool straight = m.kind(r) == Kind::kSeparable;  // double: once a block
-  const auto footprint =
-      straight ? Footprint<Acc>::of(m, positions) : Footprint<Acc>{};  // double: positions
+  const bool straight = m.kind(r) == Kind::kSeparable;
+  const auto footprint = straight ? Footprint<Acc>::of(m, positions) : Footprint<Acc>{};
   const bool separable = straight && footprint.fits();
   if (separable) footprint.fill(positions, taps, starts, memory);
   const Box box = box_of<Acc>(positions);
-  const bool inside = block.x() < width(r.out) && block.y() < height(r.out);  // double: positions
+  const bool inside = block.x() < width(r.out) && block.y() < height(r.out);
   for (int place = 0; place < r.channels; place += kGroup) {
     UNROLL(1)
     for (int c = 0; c < group_size(r, place); ++c) {
-      const int64_t channel = r.epilogue.channel(place + c);  // double: positions
+      const int64_t channel = r.epilogue.channel(place + c);
       results[c * kThreads + thread_id()] =
           separable ? filter_along_axes<T>(args, footprint, starts, block.sample, channel, memory)
                     : filter_by_lattice<T>(args, positions, box, block.sample, channel, memory);
@@ -572,23 +580,23 @@ DEVICE void filter_tile(const Forward& args, const Block& block, const Lattice& 
     UNROLL(4)
     for (int c = 0; c < kGroup; ++c)
       value[c] = c < group_size(r, place) ? results[c * kThreads + thread_id()] : Acc(0);
-    finish<T>(args, block.sample, block.y(), block.x(), place, value);  // double: positions
+    finish<T>(args, block.sample, block.y(), block.x(), place, value);
   }
 }
 
-// One output pixel of the plain filters, of the channel.
+// One output pixel of the plain filters, of the channel. double: large images
 template <class T>
 DEVICE Accumulation<T> plain(const Forward& args, const Lattice& m, int sample, int64_t channel,
                              int y, int x) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
-  const double u = position(m.a, m.b, m.c, x, y);  // double: large images
-  const double v = position(m.d, m.e, m.f, x, y);  // double: as above
+  const double u = position(m.a, m.b, m.c, x, y);
+  const double v = position(m.d, m.e, m.f, x, y);
   const bool nearest = r.filter == Filter::kNearest;
-  const int column = nearest ? nearest_of(u) : floor_to(u);          // double: as above
-  const int row = nearest ? nearest_of(v) : floor_to(v);             // double: as above
-  const Acc su = static_cast<Acc>(u - static_cast<double>(column));  // double: as above
-  const Acc sv = static_cast<Acc>(v - static_cast<double>(row));     // double: as above
+  const int column = nearest ? nearest_of(u) : floor_to(u);
+  const int row = nearest ? nearest_of(v) : floor_to(v);
+  const Acc su = static_cast<Acc>(u - static_cast<double>(column));
+  const Acc sv = static_cast<Acc>(v - static_cast<double>(row));
   Acc sum = 0;
   for (int k = 0; k < (nearest ? 1 : 4); ++k) {
     const int i = k % 2, j = k / 2;
@@ -600,27 +608,25 @@ DEVICE Accumulation<T> plain(const Forward& args, const Lattice& m, int sample, 
   return sum;
 }
 
-// The block's pixels, copied or by the plain filters; NaN where the map is not usable.
+// The block's pixels, copied or by the plain filters; NaN where the map is not usable. double: positions
 template <class T>
 DEVICE void plain_tile(const Forward& args, const Block& block, const Lattice& m, bool usable,
                        bool copy) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
-  const int x = block.x(), y = block.y();  // double: positions
+  const int x = block.x(), y = block.y();
   if (x >= width(r.out) || y >= height(r.out)) return;
   int from_x = 0, from_y = 0;
   if (usable && copy) {
-    from_x =
-        padded(floor_to(position(m.a, m.b, m.c, x, y)), width(r.in), r.padding);  // double: exact
-    from_y =
-        padded(floor_to(position(m.d, m.e, m.f, x, y)), height(r.in), r.padding);  // double: exact
+    from_x = padded(floor_to(position(m.a, m.b, m.c, x, y)), width(r.in), r.padding);
+    from_y = padded(floor_to(position(m.d, m.e, m.f, x, y)), height(r.in), r.padding);
   }
-  for (int place = 0; place < r.channels; place += kGroup) {  // double: positions
+  for (int place = 0; place < r.channels; place += kGroup) {
     Acc value[kGroup] = {};
     UNROLL(4)
-    for (int c = 0; c < kGroup; ++c) {  // double: positions
+    for (int c = 0; c < kGroup; ++c) {
       if (c >= group_size(r, place)) continue;
-      const int64_t channel = r.epilogue.channel(place + c);  // double: positions
+      const int64_t channel = r.epilogue.channel(place + c);
       if (!usable)
         value[c] = not_a_number<Acc>();
       else if (!copy)
@@ -638,9 +644,9 @@ template <class T>
 KERNEL_FOR(kThreads, 2)
 resample(TABLE(Forward) args) {
   const Block block = Block::of(args.resample.out);
-  const Lattice m = lattice_of(args.resample, block.sample);  // double: once a block
-  const bool usable = m.usable(args.resample.out);            // double: as above
-  if (usable && m.kind(args.resample) != Kind::kCopy)         // double: as above
+  const Lattice m = lattice_of(args.resample, block.sample);
+  const bool usable = m.usable(args.resample.out);
+  if (usable && m.kind(args.resample) != Kind::kCopy)
     filter_tile<T>(args, block, m);
   else
     plain_tile<T>(args, block, m, usable, true);
@@ -651,9 +657,9 @@ template <class T>
 KERNEL_FOR(kThreads, 2)
 resample_plainly(TABLE(Forward) args) {
   const Block block = Block::of(args.resample.out);
-  const Lattice m = lattice_of(args.resample, block.sample);  // double: once a block
-  const bool usable = m.usable(args.resample.out);            // double: as above
-  const bool copy = m.kind(args.resample) == Kind::kCopy;     // double: as above
+  const Lattice m = lattice_of(args.resample, block.sample);
+  const bool usable = m.usable(args.resample.out);
+  const bool copy = m.kind(args.resample) == Kind::kCopy;
   plain_tile<T>(args, block, m, usable, copy);
 }
 

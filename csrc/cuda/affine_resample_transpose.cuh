@@ -18,9 +18,8 @@ DEVICE Accumulation<T> cotangent(const Transpose& args, int sample, int place, i
   if (!is_kept(r, sample, y, x)) return 0;
   const Epilogue& e = r.epilogue;
   const auto at = [&](int p) {
-    return static_cast<Acc>(
-        widen(load(static_cast<const T*>(args.grad) +
-                   offset_of(r.out, sample, e.channel(p), y, x))));  // double: positions
+    return static_cast<Acc>(widen(
+        load(static_cast<const T*>(args.grad) + offset_of(r.out, sample, e.channel(p), y, x))));
   };
   if (!e.matrix || place >= e.colour_count) return at(place);
   Acc sum = 0;
@@ -29,18 +28,18 @@ DEVICE Accumulation<T> cotangent(const Transpose& args, int sample, int place, i
   return sum;
 }
 
-// The pixels, as if the image went on beyond its border, that an output may take along one axis.
+// The pixels, as if the image went on beyond its border, that an output may take along one axis. double: a
+// bound, once a block
 struct Extent {
   int low, high;
 
   // u = a hx + b hy + c over the whole lattice.
   DEVICE static Extent of(double a, double b, double c, const Layout& out) {
-    const auto w = static_cast<double>(2 * width(out) + 4),  // double: positions
-        h = static_cast<double>(2 * height(out) + 4);        // double: positions
-    const double low = (a > 0 ? -5 * a : w * a) + (b > 0 ? -5 * b : h * b) + c;  // double: a bound
-    const double high =
-        (a > 0 ? w * a : -5 * a) + (b > 0 ? h * b : -5 * b) + c;  // double: as above
-    return {floor_to(low / 2) - 4, floor_to(high / 2) + 5};       // double: as above
+    const auto w = static_cast<double>(2 * width(out) + 4),
+               h = static_cast<double>(2 * height(out) + 4);
+    const double low = (a > 0 ? -5 * a : w * a) + (b > 0 ? -5 * b : h * b) + c;
+    const double high = (a > 0 ? w * a : -5 * a) + (b > 0 ? h * b : -5 * b) + c;
+    return {floor_to(low / 2) - 4, floor_to(high / 2) + 5};
   }
 };
 
@@ -78,36 +77,35 @@ struct Reach {
   DEVICE bool empty() const { return low_x > high_x || low_y > high_y; }
 };
 
-// The inverse of a lattice's map, if there is a usable one.
+// The inverse of a lattice's map, if there is a usable one. double: a bound
 struct Inverse {
   double a, b, d, e;
   bool usable;
 
   DEVICE static Inverse of(const Lattice& m) {
-    const double det = m.a * m.e - m.b * m.d;  // double: once a block
+    const double det = m.a * m.e - m.b * m.d;
     const double norm = magnitude(m.a) + magnitude(m.b) + magnitude(m.d) + magnitude(m.e);
-    Inverse i{m.e / det, -m.b / det, -m.d / det, m.a / det, false};  // double: as above
-    i.usable = magnitude(det) > 1e-9 * norm * norm;                  // double: as above
+    Inverse i{m.e / det, -m.b / det, -m.d / det, m.a / det, false};
+    i.usable = magnitude(det) > 1e-9 * norm * norm;
     return i;
   }
 
   // One axis of the points that lie within `extent` nodes of (u, v), in [low, high].
   DEVICE static void axis(double at, double extent, int low, int high, int* first, int* last) {
-    const double from = at - extent - 1e-6, to = at + extent + 1e-6;   // double: a bound
-    *first = from > static_cast<double>(low) ? floor_to(from) : low;   // double: as above
-    *last = to < static_cast<double>(high) ? floor_to(to) + 1 : high;  // double: as above
-    if (from > static_cast<double>(high)) *first = high + 1;           // double: as above
-    if (to < static_cast<double>(low)) *last = low - 1;                // double: as above
+    const double from = at - extent - 1e-6, to = at + extent + 1e-6;
+    *first = from > static_cast<double>(low) ? floor_to(from) : low;
+    *last = to < static_cast<double>(high) ? floor_to(to) + 1 : high;
+    if (from > static_cast<double>(high)) *first = high + 1;
+    if (to < static_cast<double>(low)) *last = low - 1;
   }
   DEVICE Reach reach(const Lattice& m, double u, double v, double extent_u, double extent_v,
                      const Reach& all) const {
-    const double x = a * (u - m.c) + b * (v - m.f),
-                 y = d * (u - m.c) + e * (v - m.f);                       // double: a bound
-    const double ex = magnitude(a) * extent_u + magnitude(b) * extent_v;  // double: as above
-    const double ey = magnitude(d) * extent_u + magnitude(e) * extent_v;  // double: as above
+    const double x = a * (u - m.c) + b * (v - m.f), y = d * (u - m.c) + e * (v - m.f);
+    const double ex = magnitude(a) * extent_u + magnitude(b) * extent_v;
+    const double ey = magnitude(d) * extent_u + magnitude(e) * extent_v;
     Reach r;
-    axis(x, ex, all.low_x, all.high_x, &r.low_x, &r.high_x);  // double: as above
-    axis(y, ey, all.low_y, all.high_y, &r.low_y, &r.high_y);  // double: as above
+    axis(x, ex, all.low_x, all.high_x, &r.low_x, &r.high_x);
+    axis(y, ey, all.low_y, all.high_y, &r.low_y, &r.high_y);
     return r;
   }
 };
@@ -125,8 +123,7 @@ DEVICE Accumulation<T> spread(const Transpose& args, int sample, int place, int 
     Acc line = 0;
     UNROLL(1)
     for (int k = 0; k < 6; ++k)
-      line += one_of<Acc>(k, odd_x) *
-              cotangent<T>(args, sample, place, y - n, x - k);  // double: positions
+      line += one_of<Acc>(k, odd_x) * cotangent<T>(args, sample, place, y - n, x - k);
     sum += one_of<Acc>(n, odd_y) * line;
   }
   return sum;
@@ -140,14 +137,14 @@ DEVICE void spread_box(const Transpose& args, const Box& box, int sample, int pl
                             [&](int y, int x) { return cotangent<T>(args, sample, place, y, x); });
 }
 
-// What point (hx, hy) of the lattice gives to node (u, v).
+// What point (hx, hy) of the lattice gives to node (u, v). double: large images
 template <class Acc>
 DEVICE Acc tent(const Lattice& m, int hx, int hy, int u, int v) {
-  const auto x = static_cast<double>(hx), y = static_cast<double>(hy);  // double: positions
-  const double du = m.a * x + m.b * y + m.c - static_cast<double>(u);   // double: large images
-  const double dv = m.d * x + m.e * y + m.f - static_cast<double>(v);   // double: as above
-  const Acc wu = 1 - static_cast<Acc>(magnitude(du));                   // double: as above
-  const Acc wv = 1 - static_cast<Acc>(magnitude(dv));                   // double: as above
+  const auto x = static_cast<double>(hx), y = static_cast<double>(hy);
+  const double du = m.a * x + m.b * y + m.c - static_cast<double>(u);
+  const double dv = m.d * x + m.e * y + m.f - static_cast<double>(v);
+  const Acc wu = 1 - static_cast<Acc>(magnitude(du));
+  const Acc wv = 1 - static_cast<Acc>(magnitude(dv));
   return wu > 0 && wv > 0 ? wu * wv : 0;
 }
 
@@ -168,7 +165,7 @@ DEVICE bool has_pixel(const Resample& r, int x, int y) {
   return x >= across.low && x <= across.high && y >= down.low && y <= down.high;
 }
 
-// What the transposes of a block share.
+// What the transposes of a block share. double: once a block
 struct Gathering {
   Block block;
   Lattice m;
@@ -178,19 +175,18 @@ struct Gathering {
 
   DEVICE static Gathering of(const Resample& r) {
     Gathering g;
-    g.block = Block::of(r.in);                 // double: positions
-    g.m = lattice_of(r, g.block.sample);       // double: once a block
-    g.inverse = Inverse::of(g.m);              // double: as above
-    g.usable = g.m.usable(r.out);              // double: as above
-    const Kind kind = g.m.kind(r);             // double: as above
-    g.copy = g.usable && kind == Kind::kCopy;  // double: positions
+    g.block = Block::of(r.in);
+    g.m = lattice_of(r, g.block.sample);
+    g.inverse = Inverse::of(g.m);
+    g.usable = g.m.usable(r.out);
+    const Kind kind = g.m.kind(r);
+    g.copy = g.usable && kind == Kind::kCopy;
     g.separable = g.usable && kind == Kind::kSeparable;
     g.few = false;
     if (!g.usable) return g;
     g.across = Copies::of(width(r.in), r.padding, Extent::of(g.m.a, g.m.b, g.m.c, r.out));
     g.down = Copies::of(height(r.in), r.padding, Extent::of(g.m.d, g.m.e, g.m.f, r.out));
-    g.few = g.inverse.usable && g.across.count() <= kCopies &&
-            g.down.count() <= kCopies;  // double: positions
+    g.few = g.inverse.usable && g.across.count() <= kCopies && g.down.count() <= kCopies;
     return g;
   }
 };
@@ -198,18 +194,18 @@ struct Gathering {
 template <class T>
 DEVICE void put(const Transpose& args, const Block& block, int place, Accumulation<T> value) {
   const Resample& r = args.resample;
-  if (block.x() >= width(r.in) || block.y() >= height(r.in)) return;  // double: positions
-  store(static_cast<T*>(args.image) + offset_of(r.in, block.sample, r.epilogue.channel(place),
-                                                block.y(), block.x()),  // double: positions
+  if (block.x() >= width(r.in) || block.y() >= height(r.in)) return;
+  store(static_cast<T*>(args.image) +
+            offset_of(r.in, block.sample, r.epilogue.channel(place), block.y(), block.x()),
         narrow<T>(value));
 }
 
-// The outputs that may take the tile which begins at this pixel.
+// The outputs that may take the tile which begins at this pixel. double: a bound
 DEVICE Reach outputs_of(const Resample& r, const Gathering& g, int begin_x, int begin_y) {
   const double half = (kPoints - 1) / 2.0;
   const Reach points = g.inverse.reach(g.m, 2 * static_cast<double>(begin_x) - 5 + half,
-                                       2 * static_cast<double>(begin_y) - 5 + half,  // double: a
-                                       half + 1, half + 1, points_of(r));            // bound
+                                       2 * static_cast<double>(begin_y) - 5 + half, half + 1,
+                                       half + 1, points_of(r));
   // Output i takes the points 2 i - 5 to 2 i + 6.
   const auto last = [](int high, int size) { return least((high + 5) >> 1, size - 1); };
   const auto first = [](int low) { return low < 5 ? 0 : (low - 5) >> 1; };
@@ -220,7 +216,7 @@ DEVICE Reach outputs_of(const Resample& r, const Gathering& g, int begin_x, int 
 
 // The thread's pixel, of a channel: the sum over all copies of the block's tile, each by way of the
 // nodes that it is made into, and the lattice points that reach those, a box of them at a time. All
-// threads must call it.
+// threads must call it. double: positions
 template <class T>
 DEVICE Accumulation<T> gather_tile(const Transpose& args, const Block& block, const Lattice& m,
                                    const Inverse& inverse, const Copies& across, const Copies& down,
@@ -230,35 +226,32 @@ DEVICE Accumulation<T> gather_tile(const Transpose& args, const Block& block, co
   const Resample& r = args.resample;
   Acc sum = 0;
   for (int ky = down.first; ky <= down.last; ++ky)
-    for (int kx = across.first; kx <= across.last; ++kx) {  // double: positions
+    for (int kx = across.first; kx <= across.last; ++kx) {
       // The tile's first pixel in this copy, and the nodes from its 5th before on.
       const int begin_x = across.first_raw(kx, block.x0), begin_y = down.first_raw(ky, block.y0);
       const int u0 = 2 * begin_x - 5, v0 = 2 * begin_y - 5;
       const double half = (kPoints - 1) / 2.0;
       const Reach near =
-          inverse.reach(m, static_cast<double>(u0) + half,  // double: a bound
-                        static_cast<double>(v0) + half, half + 1, half + 1, points_of(r));
+          inverse.reach(m, static_cast<double>(u0) + half, static_cast<double>(v0) + half, half + 1,
+                        half + 1, points_of(r));
       if (near.empty()) continue;  // the same for all threads
-      for (int k = thread_id(); k < kNodes; k += kThreads) nodes[k] = 0;  // double: positions
-      constexpr int kStep = kSide<Acc> - 4;                               // a box may be wider by 4
+      for (int k = thread_id(); k < kNodes; k += kThreads) nodes[k] = 0;
+      constexpr int kStep = kSide<Acc> - 4;  // a box may be wider by 4
       for (int low_y = near.low_y; low_y <= near.high_y; low_y += kStep)
         for (int low_x = near.low_x; low_x <= near.high_x; low_x += kStep) {
-          const Reach part{low_x, least(low_x + kStep - 1, near.high_x),
-                           low_y,  // double: positions
+          const Reach part{low_x, least(low_x + kStep - 1, near.high_x), low_y,
                            least(low_y + kStep - 1, near.high_y)};
           const Box box = Box::around(part.low_x, part.high_x, part.low_y, part.high_y);
-          spread_box<T>(args, box, block.sample, place, memory);  // double: positions
+          spread_box<T>(args, box, block.sample, place, memory);
           for (int k = thread_id(); k < kNodes; k += kThreads) {
             const int u = u0 + k % kPoints, v = v0 + k / kPoints;
             if (!has_node(r, u, v)) continue;
             const Reach own =
-                inverse.reach(m, static_cast<double>(u),            // double: a bound
-                              static_cast<double>(v), 1, 1, part);  // double: positions
+                inverse.reach(m, static_cast<double>(u), static_cast<double>(v), 1, 1, part);
             Acc node = 0;
             for (int hy = own.low_y; hy <= own.high_y; ++hy)
-              for (int hx = own.low_x; hx <= own.high_x; ++hx)  // double: positions
-                node += tent<Acc>(m, hx, hy, u, v) *
-                        memory[(hy - box.v) * box.width + hx - box.u];  // double: positions
+              for (int hx = own.low_x; hx <= own.high_x; ++hx)
+                node += tent<Acc>(m, hx, hy, u, v) * memory[(hy - box.v) * box.width + hx - box.u];
             nodes[k] = nodes[k] + node;
           }
           sync_threads();
@@ -271,7 +264,7 @@ DEVICE Accumulation<T> gather_tile(const Transpose& args, const Block& block, co
         memory[k] = line;
       }
       sync_threads();
-      const int x = block.x(), y = block.y();  // double: positions
+      const int x = block.x(), y = block.y();
       const int at_x = across.raw(kx, x), at_y = down.raw(ky, y);
       const bool inside = x < width(r.in) && y < height(r.in) && across.shows(kx, x) &&
                           down.shows(ky, y) && has_pixel(r, at_x, at_y);
@@ -288,7 +281,7 @@ DEVICE Accumulation<T> gather_tile(const Transpose& args, const Block& block, co
 }
 
 // The tile where the map takes axes to axes: for every copy of it, a tile of outputs at a time, as the
-// product of their cotangents with the weights along either axis. All threads must call it.
+// product of their cotangents with the weights along either axis. All threads must call it. double: positions
 template <class T>
 DEVICE void gather_along_axes(const Transpose& args, const Gathering& g,
                               SharedArray<Accumulation<T>> memory) {
@@ -302,27 +295,25 @@ DEVICE void gather_along_axes(const Transpose& args, const Gathering& g,
   const Resample& r = args.resample;
   const Block& block = g.block;
   const Positions<Acc> positions{whole, share};
-  const bool swapped = g.m.swapped();      // double: once a block
-  const int x = block.x(), y = block.y();  // double: positions
+  const bool swapped = g.m.swapped();
+  const int x = block.x(), y = block.y();
   const int column = thread_id() % kTile, row = thread_id() / kTile;
   fill_taps<Acc>(taps);
-  for (int place = 0; place < r.channels; place += kGroup) {  // double: positions
+  for (int place = 0; place < r.channels; place += kGroup) {
     const int count = group_size(r, place);
-    for (int c = 0; c < count; ++c)
-      memory[kSums + c * kThreads + thread_id()] = 0;  // double: positions
+    for (int c = 0; c < count; ++c) memory[kSums + c * kThreads + thread_id()] = 0;
     for (int ky = g.down.first; ky <= g.down.last; ++ky)
-      for (int kx = g.across.first; kx <= g.across.last; ++kx) {  // double: positions
+      for (int kx = g.across.first; kx <= g.across.last; ++kx) {
         const int begin_x = g.across.first_raw(kx, block.x0);
         const int begin_y = g.down.first_raw(ky, block.y0);
-        const Reach near = outputs_of(r, g, begin_x, begin_y);  // double: a bound
+        const Reach near = outputs_of(r, g, begin_x, begin_y);
         const int at_x = g.across.raw(kx, x) - begin_x, at_y = g.down.raw(ky, y) - begin_y;
         const bool inside =
             x < width(r.in) && y < height(r.in) && g.across.shows(kx, x) && g.down.shows(ky, y);
         for (int oy = near.low_y; oy <= near.high_y; oy += kTile)
-          for (int ox = near.low_x; ox <= near.high_x; ox += kTile) {  // double: positions
+          for (int ox = near.low_x; ox <= near.high_x; ox += kTile) {
             // The map is read again: kept since `outputs_of`, it would cost registers.
-            positions.fill(lattice_of(r, block.sample), 2 * ox - 5,
-                           2 * oy - 5);  // double: positions
+            positions.fill(lattice_of(r, block.sample), 2 * ox - 5, 2 * oy - 5);
             sync_threads();
             // Of pixel `column` and output `row`, and the rest of both.
             memory[thread_id()] =
@@ -330,7 +321,7 @@ DEVICE void gather_along_axes(const Transpose& args, const Gathering& g,
             memory[kThreads + thread_id()] =
                 weight_of<Acc>(positions, taps, 1, swapped, row, begin_y + column);
             UNROLL(1)
-            for (int c = 0; c < count; ++c) {  // double: positions
+            for (int c = 0; c < count; ++c) {
               memory[kPlane + (swapped ? column * kPitch + row : row * kPitch + column)] =
                   cotangent<T>(args, block.sample, place + c, oy + row, ox + column);
               sync_threads();
@@ -355,7 +346,7 @@ DEVICE void gather_along_axes(const Transpose& args, const Gathering& g,
 }
 
 // The thread's pixel where the map has no usable inverse, or shows the image very often: every point of
-// the lattice is tested.
+// the lattice is tested. double: large images
 template <class T>
 DEVICE Accumulation<T> gather_all(const Transpose& args, const Lattice& m, const Reach& all,
                                   int sample, int place, int y, int x) {
@@ -364,31 +355,27 @@ DEVICE Accumulation<T> gather_all(const Transpose& args, const Lattice& m, const
   const Range bx = range_of(r, 0), by = range_of(r, 1);
   Acc sum = 0;
   for (int hy = all.low_y; hy <= all.high_y; ++hy)
-    for (int hx = all.low_x; hx <= all.high_x; ++hx) {                        // double: positions
-      const auto px = static_cast<double>(hx), py = static_cast<double>(hy);  // double: positions
-      const double u = m.a * px + m.b * py + m.c;    // double: large images
-      const double v = m.d * px + m.e * py + m.f;    // double: as above
-      const int nu = floor_to(u), nv = floor_to(v);  // double: as above
-      const auto wx =
-          Window<Acc>::of(nu, static_cast<Acc>(u - static_cast<double>(nu)),  // double: as
-                          bx);                                                // above
-      const auto wy =
-          Window<Acc>::of(nv, static_cast<Acc>(v - static_cast<double>(nv)),  // double: as
-                          by);                                                // above
+    for (int hx = all.low_x; hx <= all.high_x; ++hx) {
+      const auto px = static_cast<double>(hx), py = static_cast<double>(hy);
+      const double u = m.a * px + m.b * py + m.c;
+      const double v = m.d * px + m.e * py + m.f;
+      const int nu = floor_to(u), nv = floor_to(v);
+      const auto wx = Window<Acc>::of(nu, static_cast<Acc>(u - static_cast<double>(nu)), bx);
+      const auto wy = Window<Acc>::of(nv, static_cast<Acc>(v - static_cast<double>(nv)), by);
       Acc weight_x = 0, weight_y = 0;
       UNROLL(1)
-      for (int i = 0; i < 7; ++i) {  // double: positions
+      for (int i = 0; i < 7; ++i) {
         if (reflected(wx.first + i, width(r.in)) == x) weight_x += wx.weight(i);
         if (reflected(wy.first + i, height(r.in)) == y) weight_y += wy.weight(i);
       }
       if (weight_x != 0 && weight_y != 0)
-        sum += weight_x * weight_y * spread<T>(args, sample, place, hx, hy);  // double: positions
+        sum += weight_x * weight_y * spread<T>(args, sample, place, hx, hy);
     }
   return sum;
 }
 
 // The thread's pixel of the plain filters and of copies, of the outputs within reach of where it is
-// seen. Where `everywhere`, of all outputs that show it anywhere.
+// seen. Where `everywhere`, of all outputs that show it anywhere. double: large images
 template <class T>
 DEVICE Accumulation<T> gather_plain(const Transpose& args, const Lattice& m, bool copy,
                                     const Reach& reach, bool everywhere, int sample, int place,
@@ -398,13 +385,13 @@ DEVICE Accumulation<T> gather_plain(const Transpose& args, const Lattice& m, boo
   const bool nearest = copy || r.filter == Filter::kNearest;
   Acc sum = 0;
   for (int oy = reach.low_y; oy <= reach.high_y; ++oy)
-    for (int ox = reach.low_x; ox <= reach.high_x; ++ox) {               // double: positions
-      const double u = position(m.a, m.b, m.c, ox, oy);                  // double: large images
-      const double v = position(m.d, m.e, m.f, ox, oy);                  // double: as above
-      const int column = nearest ? nearest_of(u) : floor_to(u);          // double: as above
-      const int row = nearest ? nearest_of(v) : floor_to(v);             // double: as above
-      const Acc su = static_cast<Acc>(u - static_cast<double>(column));  // double: as above
-      const Acc sv = static_cast<Acc>(v - static_cast<double>(row));     // double: as above
+    for (int ox = reach.low_x; ox <= reach.high_x; ++ox) {
+      const double u = position(m.a, m.b, m.c, ox, oy);
+      const double v = position(m.d, m.e, m.f, ox, oy);
+      const int column = nearest ? nearest_of(u) : floor_to(u);
+      const int row = nearest ? nearest_of(v) : floor_to(v);
+      const Acc su = static_cast<Acc>(u - static_cast<double>(column));
+      const Acc sv = static_cast<Acc>(v - static_cast<double>(row));
       Acc weight = 0;
       for (int k = 0; k < (nearest ? 1 : 4); ++k) {
         const int i = k % 2, j = k / 2;
@@ -412,13 +399,12 @@ DEVICE Accumulation<T> gather_plain(const Transpose& args, const Lattice& m, boo
         const int cy = everywhere ? padded(row + j, height(r.in), r.padding) : row + j;
         if (cx == x && cy == y) weight += nearest ? 1 : (i ? su : 1 - su) * (j ? sv : 1 - sv);
       }
-      if (weight != 0)
-        sum += weight * cotangent<T>(args, sample, place, oy, ox);  // double: positions
+      if (weight != 0) sum += weight * cotangent<T>(args, sample, place, oy, ox);
     }
   return sum;
 }
 
-// The same, copy by copy of the pixel.
+// The same, copy by copy of the pixel. double: a bound
 template <class T>
 DEVICE Accumulation<T> gather_copies(const Transpose& args, const Lattice& m,
                                      const Inverse& inverse, bool few, bool copy,
@@ -427,38 +413,37 @@ DEVICE Accumulation<T> gather_copies(const Transpose& args, const Lattice& m,
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
   const bool edge = x == 0 || y == 0 || x == width(r.in) - 1 || y == height(r.in) - 1;
-  if (!few || (edge && r.padding == Padding::kBorder))  // double: positions
+  if (!few || (edge && r.padding == Padding::kBorder))
     return gather_plain<T>(args, m, copy, all, true, sample, place, y, x);
   const Reach points{2 * all.low_x, 2 * all.high_x, 2 * all.low_y, 2 * all.high_y};
   Acc sum = 0;
   for (int ky = down.first; ky <= down.last; ++ky)
-    for (int kx = across.first; kx <= across.last; ++kx) {  // double: positions
+    for (int kx = across.first; kx <= across.last; ++kx) {
       if (!across.shows(kx, x) || !down.shows(ky, y)) continue;
       const int cx = across.raw(kx, x), cy = down.raw(ky, y);
-      Reach near = inverse.reach(m, 2.0 * static_cast<double>(cx),  // double: a bound
-                                 2.0 * static_cast<double>(cy), 2, 2, points);
-      near = {(near.low_x + 1) >> 1, near.high_x >> 1, (near.low_y + 1) >> 1,
-              near.high_y >> 1};  // double: positions
+      Reach near = inverse.reach(m, 2.0 * static_cast<double>(cx), 2.0 * static_cast<double>(cy), 2,
+                                 2, points);
+      near = {(near.low_x + 1) >> 1, near.high_x >> 1, (near.low_y + 1) >> 1, near.high_y >> 1};
       sum += gather_plain<T>(args, m, copy, near, false, sample, place, cy, cx);
     }
   return sum;
 }
 
 // The thread's pixel where whole pixels were moved: each place that shows it has one output pixel.
+// double: once a pixel
 template <class T>
 DEVICE Accumulation<T> gather_moved(const Transpose& args, const Gathering& g, int place) {
-  const int a = static_cast<int>(g.m.a), b = static_cast<int>(g.m.b);  // double: once a pixel
-  const int d = static_cast<int>(g.m.d), e = static_cast<int>(g.m.e);  // double: as above
-  const int c = floor_to(g.m.c / 2), f = floor_to(g.m.f / 2);          // double: as above
-  const int x = g.block.x(), y = g.block.y();                          // double: positions
+  const int a = static_cast<int>(g.m.a), b = static_cast<int>(g.m.b);
+  const int d = static_cast<int>(g.m.d), e = static_cast<int>(g.m.e);
+  const int c = floor_to(g.m.c / 2), f = floor_to(g.m.f / 2);
+  const int x = g.block.x(), y = g.block.y();
   Accumulation<T> sum = 0;
   for (int ky = g.down.first; ky <= g.down.last; ++ky)
     for (int kx = g.across.first; kx <= g.across.last; ++kx) {
       if (!g.across.shows(kx, x) || !g.down.shows(ky, y)) continue;
       const int u = g.across.raw(kx, x) - c, v = g.down.raw(ky, y) - f;
       // The map is its own inverse but for the order of its axes: each step is 1, -1 or 0.
-      sum += cotangent<T>(args, g.block.sample, place, b * u + e * v,
-                          a * u + d * v);  // double: positions
+      sum += cotangent<T>(args, g.block.sample, place, b * u + e * v, a * u + d * v);
     }
   return sum;
 }
@@ -474,9 +459,9 @@ gather(TABLE(Transpose) args) {
   if (g.usable && !g.copy && !g.few) return;  // gather_slowly has it
   SHARED(Acc, memory, kMemory<Acc>);
   if (g.separable) return gather_along_axes<T>(args, g, memory);
-  for (int place = 0; place < r.channels; ++place) {  // double: positions
+  for (int place = 0; place < r.channels; ++place) {
     Acc value = not_a_number<Acc>();
-    if (g.copy)  // double: positions
+    if (g.copy)
       value = gather_moved<T>(args, g, place);
     else if (g.usable)
       value = gather_tile<T>(args, g.block, g.m, g.inverse, g.across, g.down, place, memory);
@@ -493,8 +478,7 @@ gather_slowly(TABLE(Transpose) args) {
   if (!g.usable || g.copy || g.few) return;
   for (int place = 0; place < r.channels; ++place)
     put<T>(args, g.block, place,
-           gather_all<T>(args, g.m, points_of(r), g.block.sample, place, g.block.y(),
-                         g.block.x()));  // double: positions
+           gather_all<T>(args, g.m, points_of(r), g.block.sample, place, g.block.y(), g.block.x()));
 }
 
 // The same of the plain filters.
@@ -503,14 +487,13 @@ KERNEL_FOR(kThreads, 2)
 gather_plainly(TABLE(Transpose) args) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
-  const Gathering g = Gathering::of(r);        // double: positions
-  const int x = g.block.x(), y = g.block.y();  // double: positions
+  const Gathering g = Gathering::of(r);
+  const int x = g.block.x(), y = g.block.y();
   if (x >= width(r.in) || y >= height(r.in)) return;
   const Reach pixels{0, width(r.out) - 1, 0, height(r.out) - 1};
-  for (int place = 0; place < r.channels; ++place)  // double: positions
+  for (int place = 0; place < r.channels; ++place)
     put<T>(args, g.block, place,
-           g.usable ? gather_copies<T>(args, g.m, g.inverse, g.few, g.copy, g.across,
-                                       g.down,  // double: positions
+           g.usable ? gather_copies<T>(args, g.m, g.inverse, g.few, g.copy, g.across, g.down,
                                        pixels, g.block.sample, place, y, x)
                     : not_a_number<Acc>());
 }

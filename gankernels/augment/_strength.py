@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import ctypes
+import numbers
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from gankernels._checks import check_number, describe
+from gankernels._checks import check_number, describe, kind
+from gankernels.augment._checks import check_generator
 from gankernels.ops.ada_parameters import GROUPS
+
+
+def single(number: float) -> float:
+    """Rounded to float32, as p is: 0.8 is more there, and bounds are compared with that."""
+    return ctypes.c_float(number).value
+
+
+def number_of(op: str, name: str, value: object, *, positive: bool = False) -> float:
+    """A number of any type, NumPy's among them; refused as by :func:`check_number`."""
+    if isinstance(value, numbers.Real) and not isinstance(value, int):
+        value = float(value)
+    check_number(op, name, value, positive=positive)
+    return cast(float, value)
+
+
+def source(op: str, generator: torch.Generator | None, device: torch.device) -> dict[str, Any]:
+    """What :func:`torch.rand` is to draw with, as keywords.
+
+    Dynamo takes no ``generator=None`` where sizes vary.
+
+    Raises:
+        TypeError, ValueError: if ``generator`` is none, or on another device.
+    """
+    if generator is None:
+        return {"device": device}
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"{op}: expected generator to be a torch.Generator or None, got {kind(generator)}; "
+            f'make it by torch.Generator("{device}").manual_seed(0)'
+        )
+    check_generator(op, generator, device)
+    return {"device": device, "generator": generator}
 
 
 class Strength(nn.Module):
@@ -18,8 +53,8 @@ class Strength(nn.Module):
     ``module.p = 0.3`` writes into the buffer.
 
     Args:
-        p: in [0, p_max]: a number, or a dict of them by groups.
-        p_max: in (0, 1].
+        p: in [0, p_max]: a number, or a dict of them by groups; None is p_max.
+        p_max: in (0, 1]. It is compared with p in float32.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above.
@@ -27,15 +62,14 @@ class Strength(nn.Module):
 
     p: Tensor
 
-    def __init__(self, p: float | Mapping[str, float], p_max: float) -> None:
+    def __init__(self, p: float | Mapping[str, float] | None, p_max: float) -> None:
         super().__init__()
         op = type(self).__name__
-        check_number(op, "p_max", p_max, positive=True)
-        if p_max > 1:
+        self.p_max = number_of(op, "p_max", p_max, positive=True)
+        if self.p_max > 1:
             raise ValueError(f"{op}: expected p_max to be at most 1, got {p_max}")
-        self.p_max = p_max
         self.register_buffer("p", torch.zeros(len(GROUPS) if isinstance(p, Mapping) else ()))
-        self.set_p(p)
+        self.set_p(self.p_max if p is None else p)
 
     def set_p(self, p: float | Mapping[str, float] | Tensor) -> None:
         """Write into the buffer ``p``; what ``pipe.p = p`` does.
@@ -56,18 +90,14 @@ class Strength(nn.Module):
                     f"{op}: expected one number, got a dict of groups; make the pipe with such a "
                     "dict as p"
                 )
-            for group, value in p.items():
+            for group in p:
                 if group not in GROUPS:
                     raise ValueError(f"{op}: expected groups of {', '.join(GROUPS)}, got {group!r}")
-                self._check_p(op, f"p of {group}", value)
-            for group, value in p.items():
-                buffer[GROUPS.index(group)].fill_(value)
+            checked = {k: self._checked_p(op, f"p of {k}", value) for k, value in p.items()}
+            for group, number in checked.items():
+                buffer[GROUPS.index(group)].fill_(number)
         elif isinstance(p, Tensor):
-            if (
-                p.is_complex()
-                or p.dtype == torch.bool
-                or p.shape not in (torch.Size(), buffer.shape)
-            ):
+            if not _real(p) or p.shape not in (torch.Size(), buffer.shape):
                 raise ValueError(
                     f"{op}: expected real numbers of shape {tuple(buffer.shape)}, got {describe(p)}"
                 )
@@ -82,14 +112,14 @@ class Strength(nn.Module):
             else:
                 buffer.copy_(p)
         else:
-            self._check_p(op, "p", p)
-            buffer.fill_(p)
+            buffer.fill_(self._checked_p(op, "p", p))
 
-    def _check_p(self, op: str, name: str, p: float) -> None:
-        check_number(op, name, p)
-        if p > self.p_max:
+    def _checked_p(self, op: str, name: str, p: object) -> float:
+        number = number_of(op, name, p)
+        if single(number) > single(self.p_max):
             why = "" if self.p_max == 1 else ", its p_max"
             raise ValueError(f"{op}: expected {name} to be at most {self.p_max:g}{why}, got {p}")
+        return number
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "p" and "p" in self.__dict__.get("_buffers", ()):
@@ -108,10 +138,9 @@ class Strength(nn.Module):
         self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *rest: Any
     ) -> None:
         errors = rest[-1]
-        p = state_dict.get(f"{prefix}p")
-        # Loading is the only time that p is read back from a device.
-        if isinstance(p, Tensor) and not p.is_meta and not _within(p.cpu(), 1.0):
-            errors.append(f"{prefix}p: expected p within [0, 1], got {p.tolist()}")
+        fault = _fault(state_dict.get(f"{prefix}p"))
+        if fault is not None:
+            errors.append(f"{prefix}p: {fault}")
             return
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *rest)
 
@@ -120,5 +149,27 @@ class Strength(nn.Module):
         return self.p if self.p_max == 1 else self.p.clamp(max=self.p_max)
 
 
+def loadable(p: object) -> bool:
+    """Whether a state_dict's p can be loaded into a buffer of one number."""
+    return isinstance(p, Tensor) and p.shape in ((), (1,)) and _fault(p) is None
+
+
+def _fault(p: object) -> str | None:
+    """What is wrong with a state_dict's p, other than that it is no tensor or of another shape."""
+    if not isinstance(p, Tensor):
+        return None
+    if not _real(p):
+        return f"expected real numbers, got {describe(p)}"
+    # Loading is the only time that p is read back from a device.
+    if not p.is_meta and not _within(p.cpu(), 1.0):
+        return f"expected p within [0, 1], got {p.tolist()}"
+    return None
+
+
+def _real(p: Tensor) -> bool:
+    return not p.is_complex() and p.dtype != torch.bool
+
+
 def _within(p: Tensor, bound: float) -> bool:
-    return bool(((p >= 0) & (p <= bound)).all())
+    p = p.float()
+    return bool(((p >= 0) & (p <= single(bound))).all())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from gankernels._checks import describe, kind
-from gankernels.augment._checks import check_generator
-from gankernels.augment._strength import Strength
+from gankernels.augment._strength import Strength, source
 
 __all__ = ["APA"]
 
@@ -25,7 +26,7 @@ class APA(Strength):
         controller.update(logits)
 
     Args:
-        p: in [0, p_max].
+        p: in [0, p_max]: one number, as there are no groups.
         p_max: p acts as this where it is larger, in (0, 1].
 
     A call, ``apa(real, fake, generator=None)``, takes samples of any kind, (B, ...), two of one
@@ -39,6 +40,11 @@ class APA(Strength):
     """
 
     def __init__(self, p: float = 0.0, *, p_max: float = 1.0) -> None:
+        if isinstance(p, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}: expected p to be one number, got {kind(p)}; only the "
+                "transforms of an ADAPipe are in groups"
+            )
         super().__init__(p, p_max)
 
     def forward(
@@ -58,8 +64,7 @@ class APA(Strength):
                 raise ValueError(
                     f"{op}: expected {name} on {self.p.device}, where p is, got {x.device}"
                 )
-        check_generator(op, generator, real.device)
-        drawn = torch.rand(real.shape[0], generator=generator, device=real.device)
+        drawn = torch.rand(real.shape[0], **source(op, generator, real.device))
         replaced = (drawn < self._strength()).view(-1, *(1,) * (real.dim() - 1))
         return torch.where(replaced, fake.detach(), real)
 

@@ -6,16 +6,16 @@ Karras et al. 2020 (arXiv 2006.06676), section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gankernels._checks import check_count, check_number, check_real, is_tensors, kind
+from gankernels._checks import check_count, check_real, describe, kind
 from gankernels._critics import warn
-from gankernels.augment._strength import Strength
+from gankernels.augment._strength import Strength, loadable, number_of, single
 
 __all__ = ["ADAController", "ADASchedule"]
 
@@ -30,7 +30,7 @@ LEAKING = 0.8
 class _Controller(nn.Module):
     """What both have: a p to set, and numbers that are added up on its device, over processes.
 
-    `sums` are float64; the last is of images.
+    `sums` are float64; the last is of images. A state that is refused changes neither them nor p.
     """
 
     sums: Tensor
@@ -47,9 +47,9 @@ class _Controller(nn.Module):
                 f"{op}: expected a pipe with one p, got one with p by groups; give it one, and say "
                 "by multipliers how the groups differ, as in ADAPipe(p=0.0, cutout=0.5)"
             )
-        check_number(op, "kimg", kimg, positive=True)
+        kimg = number_of(op, "kimg", kimg, positive=True)
         if p_max is not None:
-            check_number(op, "p_max", p_max, positive=True)
+            p_max = number_of(op, "p_max", p_max, positive=True)
             if p_max > 1:
                 raise ValueError(f"{op}: expected p_max to be at most 1, got {p_max}")
         self.pipe = Strength(0.0, 1.0) if pipe is None else pipe
@@ -91,7 +91,7 @@ class _Controller(nn.Module):
             seen, self._copy = self._copy[0], None
         else:
             return
-        if float(seen) > LEAKING:
+        if float(seen) > single(LEAKING):
             self._warned = True
             warn(
                 f"{type(self).__name__}: p is {float(seen):.3g}; above {LEAKING} augmentations "
@@ -100,10 +100,39 @@ class _Controller(nn.Module):
             )
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"sums": self.sums}
+        return {"sums": self.sums.clone()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.sums = state["sums"].to(torch.float64).clone()
+        self._check_state(state)
+        sums = state["sums"]
+        # load_state_dict(..., assign=True) brings p to a device only after this.
+        device = sums.device if self.p.is_meta else self.p.device
+        self.sums = sums.to(device, torch.float64, copy=True)
+
+    def _check_state(self, state: object) -> None:
+        op = type(self).__name__
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{op}: expected its state to be a dict, got {kind(state)}")
+        names = list(self.get_extra_state())
+        if set(state) != set(names):
+            raise ValueError(
+                f"{op}: expected a state of {', '.join(names)}, got one of "
+                f"{', '.join(map(str, state)) or 'nothing'}; load the state_dict of an {op}"
+            )
+        sums = _tensor_of(op, "sums", state["sums"], self.sums.shape)
+        if not sums.is_meta and not 0 <= (images := float(sums[-1])) < math.inf:
+            raise ValueError(
+                f"{op}: expected the number of images, last of sums, to be finite and not "
+                f"negative, got {images}"
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *rest: Any
+    ) -> None:
+        key = f"{prefix}pipe.p"
+        # Where p cannot be loaded, the pipe, whose turn is after this, says why.
+        if key not in state_dict or loadable(state_dict[key]):
+            super()._load_from_state_dict(state_dict, prefix, metadata, strict, *rest)
 
 
 class ADAController(_Controller):
@@ -150,8 +179,10 @@ class ADAController(_Controller):
     A pipe is a submodule: :meth:`to` moves both, and p, the sums and the number of updates are in
     the state_dict. With torch.distributed initialised, the sums are those of all processes, by one
     ``all_reduce`` in each step of p, so that p is the same everywhere; every process has to call
-    :meth:`update` as often. Nothing waits for the device. Scores that are NaN or infinite do not
-    move p. A warning says once when p is above 0.8.
+    :meth:`update` as often. Nothing waits for the device. Where a score is NaN or infinite, the
+    metric is NaN, and that step leaves p as it is. A warning says once when p is above 0.8. The
+    state_dict of anything else is refused, and nothing changes; of keys that are missing or too
+    many, torch decides.
     """
 
     def __init__(
@@ -166,11 +197,11 @@ class ADAController(_Controller):
     ) -> None:
         super().__init__(pipe, kimg, p_max, 2 * len(_NAMES) + 1)
         op = type(self).__name__
-        check_number(op, "target", target)
+        target = number_of(op, "target", target)
         if target > 1:
             raise ValueError(f"{op}: expected target to be at most 1, got {target}")
         check_count(op, "interval", interval)
-        if metric not in _TAKES:
+        if not isinstance(metric, str) or metric not in _TAKES:
             raise ValueError(f'{op}: expected metric "rt", "rv" or "accuracy", got {metric!r}')
         self.target = target
         self.interval = interval
@@ -180,8 +211,8 @@ class ADAController(_Controller):
 
     @property
     def r(self) -> Tensor:
-        """The metric that p was last moved by, float64, on p's device; NaN before."""
-        return self._latest
+        """The metric of the last step of p, float64, on p's device; NaN before."""
+        return self._latest.to(self.p.device)
 
     @torch.no_grad()
     def update(
@@ -207,11 +238,15 @@ class ADAController(_Controller):
         given = dict(zip(_NAMES, (real_logits, fake_logits, validation_logits), strict=True))
         for name, logits in given.items():
             takes = name in _TAKES[self.metric]
-            if takes != (logits is not None):
-                wanted = " and ".join(_TAKES[self.metric])
+            wanted = " and ".join(_TAKES[self.metric])
+            if takes and logits is None:
                 raise ValueError(
-                    f'{op}: expected {wanted} for the metric "{self.metric}", got '
-                    f"{'no ' if takes else ''}{name}"
+                    f'{op}: expected {wanted} for the metric "{self.metric}", got no {name}'
+                )
+            if not takes and logits is not None:
+                raise ValueError(
+                    f'{op}: expected {wanted} only, as the metric "{self.metric}" takes, got '
+                    f"{name}; leave it out, or choose another metric"
                 )
         scores = {
             name: _listed(op, name, logits, self.p.device)
@@ -222,7 +257,8 @@ class ADAController(_Controller):
         numbers: list[Tensor | float] = []
         for name in _NAMES:
             tensors = scores.get(name, [])
-            totals = [value(x).sum(dtype=torch.float64) for x in tensors]
+            # 0 x is NaN where x is not finite. The sign would hide that, and so would a ratio.
+            totals = [(value(x) + 0 * x).sum(dtype=torch.float64) for x in tensors]
             numbers += [torch.stack(totals).sum() if totals else 0, sum(x.numel() for x in tensors)]
         numbers.append(scores["real_logits"][0].shape[0])
         self._add(numbers)
@@ -247,11 +283,21 @@ class ADAController(_Controller):
         self._warn_of_leaks()
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {**super().get_extra_state(), "calls": self._calls, "r": self._latest}
+        return {**super().get_extra_state(), "calls": self._calls, "r": self._latest.clone()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         super().set_extra_state(state)
-        self._calls, self._latest = state["calls"], state["r"]
+        self._calls = state["calls"]
+        self._latest = state["r"].to(self.sums.device, torch.float64, copy=True)
+
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        op, calls = type(self).__name__, state["calls"]
+        if isinstance(calls, bool) or not isinstance(calls, int):
+            raise TypeError(f"{op}: expected calls to be an integer, got {kind(calls)}")
+        if calls < 0:
+            raise ValueError(f"{op}: expected calls to be not negative, got {calls}")
+        _tensor_of(op, "r", state["r"], torch.Size())
 
     def extra_repr(self) -> str:
         return (
@@ -279,7 +325,8 @@ class ADASchedule(_Controller):
         TypeError, ValueError: if an argument is none of the above.
 
     With torch.distributed initialised, the images of all processes count, by one ``all_reduce`` an
-    update. The number of images and p are in the state_dict. Nothing waits for the device.
+    update. The number of images and p are in the state_dict; that of anything else is refused.
+    Nothing waits for the device.
     """
 
     def __init__(
@@ -294,8 +341,8 @@ class ADASchedule(_Controller):
         op = type(self).__name__
         if shape not in ("fixed", "linear", "cosine"):
             raise ValueError(f'{op}: expected "fixed", "linear" or "cosine", got {shape!r}')
-        check_number(op, "p", p)
-        if p > self.p_max:
+        p = number_of(op, "p", p)
+        if single(p) > single(self.p_max):
             raise ValueError(f"{op}: expected p to be at most {self.p_max:g}, got {p}")
         self.shape = shape
         self.p_end = p
@@ -337,11 +384,18 @@ _TAKES: dict[str, tuple[str, ...]] = {
 
 
 def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Tensor]:
-    if not isinstance(logits, Tensor) and not is_tensors(logits):
+    if not isinstance(logits, (Tensor, Sequence)) or isinstance(logits, str):
         raise TypeError(
-            f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)}"
+            f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)}; give the "
+            "scores of several scales in a list"
         )
     found = [logits] if isinstance(logits, Tensor) else list(logits)
+    for x in found:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)} with "
+                f"{kind(x)} in it; give nothing but the tensors"
+            )
     if not found:
         raise ValueError(f"{op}: expected {name} of at least one scale, got none")
     for x in found:
@@ -354,3 +408,13 @@ def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Te
         if x.device != device:
             raise ValueError(f"{op}: expected {name} on {device}, where p is, got {x.device}")
     return found
+
+
+def _tensor_of(op: str, name: str, value: object, shape: torch.Size) -> Tensor:
+    """What a state_dict has under a name."""
+    wanted = f"{name} to be a floating-point tensor of shape {tuple(shape)}"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: expected {wanted}, got {kind(value)}")
+    if not value.is_floating_point() or value.shape != shape:
+        raise ValueError(f"{op}: expected {wanted}, got {describe(value)}")
+    return value

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from gankernels import ops
 from gankernels._checks import kind
-from gankernels.augment._checks import check_generator, check_pixels
+from gankernels.augment._checks import check_pixels
+from gankernels.augment._strength import source
+from gankernels.reference.spectral_norm import accumulation_dtype
 
 __all__ = ["DiffAugment"]
 
@@ -24,22 +26,23 @@ class DiffAugment(nn.Module):
         logits = D(augment(G(z)))
 
     Args:
-        policy: what happens, separated by commas, each at most once: ``color``: an offset in
-            (-0.5, 0.5), then saturation by a factor in (0, 2), then contrast, about the mean of the
-            image, by a factor in (0.5, 1.5); ``translation``: by up to an eighth of each side,
-            whole pixels, with zeros behind; ``cutout``: zeros in a box of half of each side, which
-            may hang over the border. They happen in this order. All three are the paper's for a
-            few hundred images, ``"translation,cutout"`` for larger sets.
+        policy: what happens, in this order, separated by commas, each at most once: ``color``: an
+            offset in (-0.5, 0.5), then saturation by a factor in (0, 2), then contrast, about the
+            mean of the image, by a factor in (0.5, 1.5); ``translation``: by up to an eighth of
+            each side, whole pixels, with zeros behind; ``cutout``: zeros in a box of half of each
+            side, which may hang over the border. All three are the paper's for a few hundred
+            images, ``"translation,cutout"`` for larger sets.
 
     A call, ``augment(images, generator=None)``, takes images (B, C, H, W) of float32, float64,
     bfloat16 or float16, of any number of channels, and gives images of the same shape, dtype and
-    memory format. Random numbers come from ``generator``, on the images' device, or from torch's
-    own: the same state gives the same result. Differentiable to any order in the images.
+    memory format; colour is computed in float32 at least, and rounded once. Random numbers come
+    from ``generator``, on the images' device, or from torch's own: the same state gives the same
+    result, and draws the same numbers for every policy. Differentiable to any order in the images.
     Deterministic: shifts are gathered and cut by :func:`gankernels.affine_resample` and
     :func:`gankernels.ops.affine_augment`. Nothing waits for the device.
 
     Raises:
-        TypeError, ValueError: if ``policy`` or the images are none of the above.
+        TypeError, ValueError: if ``policy``, the images or ``generator`` are none of the above.
     """
 
     def __init__(self, policy: str = "color,translation,cutout") -> None:
@@ -56,40 +59,41 @@ class DiffAugment(nn.Module):
                 raise ValueError(f"{op}: expected policies of {', '.join(POLICIES)}, got {name!r}")
         if len(set(names)) != len(names):
             raise ValueError(f"{op}: expected each policy once, got {policy!r}")
-        self.policy = tuple(name for name in POLICIES if name in names)
+        self.policy = tuple(names)
 
     def forward(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         op = type(self).__name__
         check_pixels(op, images)
-        check_generator(op, generator, images.device)
+        options = source(op, generator, images.device)
         # Seven numbers an image: three of colour, two of each of the others.
-        u = torch.rand(
-            images.shape[0], 7, dtype=torch.float64, device=images.device, generator=generator
-        )
-        if "color" in self.policy:
-            images = _color(images, u[:, :3])
-        if "translation" in self.policy:
-            images = _translated(images, u[:, 3:5])
-        if "cutout" in self.policy:
-            images = _cut(images, u[:, 5:])
+        u = torch.rand(images.shape[0], 7, dtype=torch.float64, **options)
+        for name in self.policy:
+            if name == "color":
+                images = _color(images, u[:, :3])
+            elif name == "translation":
+                images = _translated(images, u[:, 3:5])
+            else:
+                images = _cut(images, u[:, 5:])
         return images
 
     def extra_repr(self) -> str:
         return repr(",".join(self.policy))
 
 
-def _color(x: Tensor, u: Tensor) -> Tensor:
+def _color(images: Tensor, u: Tensor) -> Tensor:
     """Brightness, saturation and contrast, composed: two means and one pass.
 
     With grey the mean of a pixel's channels and m that of the image, and with b, s and c drawn,
     saturation is S(x) = grey + s (x - grey), and it leaves m alone. Contrast then gives
     c S(x + b) + (1 - c) (m + b) = c s x + c (1 - s) grey + (1 - c) m + b.
     """
+    x = images.to(accumulation_dtype(images.dtype))
     u = u.to(x.dtype)[:, :, None, None]
     b, s, c = u[:, :1] - 0.5, 2 * u[:, 1:2], u[:, 2:] + 0.5
     grey = x.mean(1, keepdim=True)
     mean = grey.mean((2, 3), keepdim=True)
-    return torch.addcmul(c * (1 - s) * grey + ((1 - c) * mean + b), x, c * s)
+    out = torch.addcmul(c * (1 - s) * grey + ((1 - c) * mean + b), x, c * s)
+    return out.to(images.dtype)
 
 
 def _translated(x: Tensor, u: Tensor) -> Tensor:
