@@ -8,10 +8,13 @@ CUDA tensors. Without a module the plain functions of ``gankernels.ops`` take th
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
@@ -28,6 +31,24 @@ LIBRARY = torch.library.Library("gankernels", "DEF")
 NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 
+#: The folder that the package was imported from.
+PACKAGE = Path(__file__).resolve().parent
+
+
+def hidden_copy() -> Path | None:
+    """Another copy of the package that Python would import if this one were not before it, or None.
+
+    ``python -m`` and ``python -c`` put the current folder before site-packages, so that in a clone
+    the sources, which were perhaps never compiled, hide what ``pip install .`` has installed.
+    """
+    others = [entry for entry in sys.path if Path(entry).resolve() != PACKAGE.parent]
+    spec = importlib.machinery.PathFinder.find_spec("gankernels", others)
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).resolve().parent
+    return None if folder == PACKAGE else folder
+
+
 @dataclass(frozen=True)
 class ExtensionStatus:
     """What became of one extension module."""
@@ -42,8 +63,12 @@ def _load(name: str, cure: str) -> tuple[ModuleType | None, ExtensionStatus]:
     try:
         module = importlib.import_module(f"gankernels.{name}")
     except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError)
-        reason = "it was not built" if missing else f"it does not load: {error}"
+        if not isinstance(error, ModuleNotFoundError):
+            return None, ExtensionStatus(False, reason=f"it does not load: {error}", cure=cure)
+        reason, copy = "it was not built", hidden_copy()
+        if copy is not None and any(copy.glob(f"{name}.*")):
+            reason = f"Python imports gankernels from {PACKAGE}, where it was not built"
+            cure = f"start Python in another folder: the compiled copy is in {copy}"
         return None, ExtensionStatus(False, reason=reason, cure=cure)
     return module, ExtensionStatus(True, path=module.__file__)
 

@@ -1,7 +1,9 @@
 """What is installed and what runs where: ``python -m gankernels.info [--json]``.
 
 Ends with a self-test of every operator and, for whatever is missing, the cure. The exit status is 0
-when the self-test passes and 1 when it does not.
+when the kernels that this machine needs are there and right, those for the CPU and, where torch
+sees a GPU, those for it; else 1. Started in the folder of the sources, Python imports the package
+from there, whatever is installed: then the installed copy is named.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ Normalize = Callable[[list[Tensor]], tuple[list[Tensor], Tensor]]
 
 def collect() -> Facts:
     """Everything that ``python -m gankernels.info`` shows, as plain data."""
-    build = build_info()
+    build, hidden = build_info(), _library.hidden_copy()
     facts: Facts = {
         "gankernels": __version__,
+        "imported_from": str(_library.PACKAGE),
+        "hidden_copy": None if hidden is None else str(hidden),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -47,7 +51,7 @@ def collect() -> Facts:
         "self_test": self_test(),
     }
     facts["missing"] = missing(facts)
-    facts["healthy"] = all(result["passed"] for result in facts["self_test"])
+    facts["healthy"] = not any(gap["needed"] for gap in facts["missing"])
     return facts
 
 
@@ -263,13 +267,18 @@ TESTS: dict[str, Callable[[str], float]] = {
 
 
 def missing(facts: Facts) -> list[Facts]:
-    """What is not there, why, and what to do about it."""
+    """What is not there, why, what to do about it, and whether this machine needs it."""
+    device = facts["gpu"]
     found = [
-        {"what": f"gankernels.{name}", "why": status["reason"], "cure": status["cure"]}
+        {
+            "what": f"gankernels.{name}",
+            "why": status["reason"],
+            "cure": status["cure"],
+            "needed": name == "_C" or device is not None,
+        }
         for name, status in facts["extensions"].items()
         if not status["loaded"]
     ]
-    device = facts["gpu"]
     if device is not None and facts["extensions"]["_C_cuda"]["loaded"] and not device["covered"]:
         found.append(
             {
@@ -277,6 +286,7 @@ def missing(facts: Facts) -> list[Facts]:
                 "why": f"it is of architecture {device['architecture']}, "
                 f"compiled were {', '.join(device['compiled']) or 'none'}",
                 "cure": f'reinstall with TORCH_CUDA_ARCH_LIST="{device["architecture"]}"',
+                "needed": True,
             }
         )
     found += [
@@ -284,6 +294,7 @@ def missing(facts: Facts) -> list[Facts]:
             "what": f"a right {test['op']} on {test['device']}",
             "why": test.get("failure") or f"the error against float64 is {test['max_error']:.1e}",
             "cure": 'reinstall gankernels; until then use gankernels.backend("reference")',
+            "needed": True,
         }
         for test in facts["self_test"]
         if not test["passed"]
@@ -294,7 +305,8 @@ def missing(facts: Facts) -> list[Facts]:
 def render(facts: Facts) -> str:
     """``collect()`` as text."""
     lines = [
-        _row("gankernels", facts["gankernels"]),
+        _row("gankernels", f"{facts['gankernels']}, {facts['imported_from']}"),
+        *([_row("", f"hides the copy in {facts['hidden_copy']}")] if facts["hidden_copy"] else []),
         _row("torch", facts["torch"]),
         _row("python", f"{facts['python']}, {facts['system']}"),
         *_render_build(facts["build"]),
@@ -319,7 +331,8 @@ def render(facts: Facts) -> str:
         verdict = "ok" if test["passed"] else "FAILED"
         lines.append(f"  {test['op']:<23}{test['device']:<6}{error:<10}{verdict}")
     for gap in facts["missing"]:
-        lines += ["", f"missing: {gap['what']}", f"  why:  {gap['why']}", f"  cure: {gap['cure']}"]
+        what = gap["what"] if gap["needed"] else f"{gap['what']} (not needed here)"
+        lines += ["", f"missing: {what}", f"  why:  {gap['why']}", f"  cure: {gap['cure']}"]
     return "\n".join(lines)
 
 

@@ -1,8 +1,11 @@
 """python -m gankernels.info."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,3 +115,54 @@ def test_a_gpu_that_the_kernels_do_not_cover():
     }
     (gap,) = info.missing(facts)
     assert gap["cure"] == 'reinstall with TORCH_CUDA_ARCH_LIST="7.5"'
+
+
+def copy_of_the_package(folder, compiled):
+    package = folder / "gankernels"
+    ignored = shutil.ignore_patterns("__pycache__", *(() if compiled else ("*.so", "_build_info*")))
+    shutil.copytree(info._library.PACKAGE, package, ignore=ignored)
+    return package
+
+
+def run_in(folder, *packages):
+    """`python -m gankernels.info` with torch and these packages, but no editable installation."""
+    torch_folder = Path(torch.__file__).parent.parent
+    path = os.pathsep.join(str(entry) for entry in (*packages, torch_folder))
+    command = [sys.executable, "-S", "-m", "gankernels.info"]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+
+@pytest.mark.slow
+def test_the_sources_hide_the_installed_copy(tmp_path):
+    """After `pip install .` in the clone: it names the copy that is compiled, and fails."""
+    sources = copy_of_the_package(tmp_path / "clone", compiled=False)
+    installed = copy_of_the_package(tmp_path / "site", compiled=True)
+    hidden = run_in(sources.parent, installed.parent)
+    assert hidden.returncode == 1, hidden.stdout + hidden.stderr
+    assert f"hides the copy in {installed}" in hidden.stdout
+    assert f"imports gankernels from {sources}, where it was not built" in hidden.stdout
+    assert f"start Python in another folder: the compiled copy is in {installed}" in hidden.stdout
+    assert "reinstall gankernels where" not in hidden.stdout
+    found = run_in(tmp_path, installed.parent)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert str(installed) in found.stdout
+    assert "missing: gankernels._C\n" not in found.stdout
+
+
+@pytest.mark.slow
+def test_sources_that_were_never_built_fail(tmp_path):
+    sources = copy_of_the_package(tmp_path, compiled=False)
+    done = run_in(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert str(sources) in done.stdout
+    assert "missing: gankernels._C\n" in done.stdout
+    assert "hides" not in done.stdout
+
+
+def test_a_gpu_without_kernels_is_not_healthy():
+    status = {"loaded": False, "reason": "it was not built", "cure": "build it"}
+    facts = {"extensions": {"_C_cuda": status}, "self_test": []}
+    assert [gap["needed"] for gap in info.missing({**facts, "gpu": None})] == [False]
+    device = {"name": "GPU", "architecture": "9.0", "compiled": [], "covered": False}
+    assert [gap["needed"] for gap in info.missing({**facts, "gpu": device})] == [True]
