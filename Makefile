@@ -1,6 +1,8 @@
 # Every target sets up what it needs in .venv, then runs. Nothing outside this folder is touched.
 #
 #   make test      install, compile, run the tests; the CUDA kernels on an emulator
+#   make test-torch TORCH=2.11.0   the same tests, without the slow and the emulated ones, under
+#                  another torch, which goes into build/torch-2.11.0
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
 #   make lint      ruff, mypy, clang-format
 #   make format    let ruff and clang-format rewrite the sources
@@ -14,6 +16,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BENCH ?= --quick
+TORCH ?= 2.13.0
+TORCH_TESTS ?= -m "not slow" -k "not emu"
 export MAX_JOBS ?= $(shell nproc)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -26,11 +30,20 @@ CXX_SOURCES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.inc' -o -name 
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: test emu bench lint format sanitize coverage cuda-report gpu-check clean distclean
+.PHONY: test test-torch emu bench lint format sanitize coverage cuda-report gpu-check clean distclean
 .DELETE_ON_ERROR:
 
 test: emu
 	$(BIN)/python -m pytest
+
+# The binaries are those of this torch: one build serves all. What tests need comes from pyproject.toml.
+OTHER := build/torch-$(TORCH)
+test-torch: $(STAMPS)/installed
+	test -x $(OTHER)/bin/python || $(BIN)/python -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip --disable-pip-version-check install -q "torch==$(TORCH)" setuptools ninja \
+	  $$($(BIN)/python -c 'from importlib.metadata import requires; print(*(r.partition(";")[0].strip() \
+	    for r in requires("gankernels") if r.endswith("extra == \"test\"")))')
+	$(OTHER)/bin/python -m pytest $(TORCH_TESTS)
 
 # The CUDA kernels, compiled for the CPU, as a Python module that the tests load.
 emu: $(STAMPS)/installed
