@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -24,6 +25,13 @@ struct Storage {
 // been asked for lately. The next request for a slot ends the life of what the last one gave.
 template <class T, int kSlot>
 T* thread_scratch(int64_t count) {
+#if defined(__SANITIZE_ADDRESS__)
+  // Exact, fresh and of NaN, so that a step beyond it, and use after the next request, are seen.
+  thread_local std::unique_ptr<T[]> exact;
+  exact = std::make_unique_for_overwrite<T[]>(count);
+  std::memset(exact.get(), 0xff, count * sizeof(T));
+  return exact.get();
+#else
   constexpr int64_t kSmall = (256 << 10) / sizeof(T);  // never worth giving back
   constexpr int kPatience = 256;                       // requests
   struct Slot {
@@ -49,6 +57,7 @@ T* thread_scratch(int64_t count) {
   }
   if (slot.requests == 0) slot.recent = count;
   return slot.memory.get();
+#endif
 }
 
 // Whether elements of a dtype lie in memory as T, and need no widening.
