@@ -7,7 +7,8 @@
 #   make lint      ruff, mypy, clang-format
 #   make format    let ruff and clang-format rewrite the sources
 #   make sanitize  CPU and emulated CUDA kernels under AddressSanitizer, UndefinedBehaviorSanitizer
-#                  and ThreadSanitizer
+#                  and ThreadSanitizer; among their tests are fuzzers, tests/cpp/fuzz.h
+#   make fuzz      the fuzzers alone, with new cases and for longer   (make fuzz FUZZ_SECONDS=3600)
 #   make coverage  how much of the CUDA kernels the emulated C++ tests execute
 #   make cuda-report   compile the CUDA kernels for every architecture, write docs/cuda-report.md
 #   make gpu-check     on a machine with a GPU: everything that needs one, and a report
@@ -18,6 +19,9 @@ PYTHON ?= python3
 BENCH ?= --quick
 TORCH ?= 2.13.0
 TORCH_TESTS ?= -m "not slow" -k "not emu"
+FUZZ_SECONDS ?= 300
+# A commit has its cases: they repeat where it is tested again, and the next one has others.
+export GANKERNELS_FUZZ_SEED ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo 1)
 export MAX_JOBS ?= $(shell nproc)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -30,7 +34,8 @@ CXX_SOURCES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.inc' -o -name 
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: test test-torch emu bench lint format sanitize coverage cuda-report gpu-check clean distclean
+.PHONY: test test-torch emu bench lint format sanitize fuzz coverage cuda-report gpu-check \
+    clean distclean
 .DELETE_ON_ERROR:
 
 test: emu
@@ -65,12 +70,19 @@ format: $(STAMPS)/installed
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 sanitize: $(STAMPS)/installed
+	@echo "GANKERNELS_FUZZ_SEED=$(GANKERNELS_FUZZ_SEED)"
 	$(CMAKE) -S . -B build/asan -DGANKERNELS_SANITIZE=address,undefined
 	$(CMAKE) --build build/asan -j $(MAX_JOBS)
 	$(CMAKE) -S . -B build/tsan -DGANKERNELS_SANITIZE=thread
 	$(CMAKE) --build build/tsan -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/asan --output-on-failure --no-tests=error -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/tsan --output-on-failure --no-tests=error -j $(MAX_JOBS)
+
+fuzz: $(STAMPS)/installed
+	$(CMAKE) -S . -B build/asan -DGANKERNELS_SANITIZE=address,undefined
+	$(CMAKE) --build build/asan -j $(MAX_JOBS) --target fuzzers
+	seed=$$(date +%s); for source in tests/cpp/fuzz_*.cpp; do \
+	  build/asan/$$(basename $$source .cpp) --seed $$seed --seconds $(FUZZ_SECONDS) || exit 1; done
 
 coverage: $(STAMPS)/installed
 	$(CMAKE) -S . -B build/coverage -DGANKERNELS_COVERAGE=ON

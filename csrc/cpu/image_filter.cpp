@@ -115,12 +115,13 @@ struct Sample {
   int64_t seed = 0;
   Cut x, y;
 
-  Sample(const Filter& f, int64_t b) {
+  Sample(const Filter& f, int64_t b, bool transpose) {
     const T* g = static_cast<const T*>(f.gains) + 4 * b;
     copied = g[0] == 1 && g[1] == 1 && g[2] == 1 && g[3] == 1;
     mix = {g[3], g[2] - g[3], g[1] - g[2], g[0] - g[1]};
     const Epilogue& e = f.epilogue;
-    if (e.offsets && e.sigma) sigma = static_cast<const T*>(e.sigma)[b], seed = e.seed[b];
+    if (e.offsets && e.sigma && !transpose)
+      sigma = static_cast<const T*>(e.sigma)[b], seed = e.seed[b];
     if (e.box) {
       x = Cut::of(e.box[3 * b], e.box[3 * b + 2], f.layout.width);
       y = Cut::of(e.box[3 * b + 1], e.box[3 * b + 2], f.layout.height);
@@ -151,7 +152,7 @@ class Call {
     parallel_tasks(threads, f_.batch * planes_ * blocks_, [&](int64_t task) {
       const int64_t block = task % blocks_, plane = task / blocks_ % planes_;
       const int64_t b = task / blocks_ / planes_;
-      const Sample<T> sample(f_, b);
+      const Sample<T> sample(f_, b, transpose_);
       Block x{sample, plane, b * f_.layout.sample_stride + plane * f_.layout.channel_stride,
               block * rows_, std::min((block + 1) * rows_, f_.layout.height)};
       sample.copied ? copy(x) : filter(x);

@@ -24,7 +24,7 @@ const char* run(const Filter& f, const void* in, void* out, bool transpose, void
                   in,
                   f.gains,
                   out,
-                  e.offsets ? e.sigma : nullptr,
+                  e.offsets && !transpose ? e.sigma : nullptr,
                   e.seed,
                   e.box};
   Buffers buffers;

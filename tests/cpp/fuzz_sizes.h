@@ -1,0 +1,82 @@
+// The constants of csrc/ by which CPU kernels cut, align or choose, for sizes to be drawn around. They are
+// written down again here because most are private to a file; tests/test_fuzz_sizes.py compares them
+// with the sources, and fails where one is missing.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace fuzz {
+
+enum class Of { kElements, kBytes };
+
+struct Constant {
+  const char *file, *name;
+  int64_t value;
+  Of unit;
+};
+
+constexpr Constant kConstants[] = {
+    {"elements.h", "kPiece", 2048, Of::kElements},
+    {"elements.h", "kStreamBytes", 32 << 20, Of::kBytes},
+    {"strided_matrix.h", "kSlabRows", 16, Of::kElements},
+    {"strided_matrix.h", "kStageElements", 64 << 10, Of::kElements},
+    {"vector_kernels.inc", "kRows", 4, Of::kElements},
+    {"vector_kernels.inc", "kFirstLevel", 24 << 10, Of::kBytes},
+    {"vector_kernels.inc", "kBlock", 4096, Of::kElements},
+    {"each_isa.inc", "kVectorBytes", 16, Of::kBytes},
+    {"each_isa.inc", "kVectorBytes", 32, Of::kBytes},
+    {"each_isa.inc", "kVectorBytes", 64, Of::kBytes},
+    {"gradient_penalty.cpp", "kPiece", 32 << 10, Of::kElements},
+    {"gradient_penalty.cpp", "kParallelBytes", 128 << 10, Of::kBytes},
+    {"affine_resample.cpp", "kSlack", 16, Of::kElements},
+    {"affine_resample.cpp", "kNodes", 1 << 18, Of::kElements},
+    {"affine_resample.cpp", "kWidth", 64, Of::kElements},
+    {"affine_resample.cpp", "kHeight", 64, Of::kElements},
+    {"affine_resample.inc", "kRun", 16, Of::kElements},
+    {"image_filter.cpp", "kFill", 16, Of::kElements},
+    {"image_filter.cpp", "kStripBytes", 512, Of::kBytes},
+    {"image_filter.cpp", "kPlaneBytes", 1 << 20, Of::kBytes},
+    {"image_filter.cpp", "kLeastRows", 32, Of::kElements},
+    {"image_filter.cpp", "kParallelBytes", 128 << 10, Of::kBytes},
+    {"image_filter.inc", "kBlocks", 16, Of::kElements},
+    {"pool.h", "kMinimum", 64 << 10, Of::kBytes},
+    {"pool.cpp", "kAlign", 64, Of::kBytes},
+    {"pool.cpp", "kRound", 64 << 10, Of::kBytes},
+    {"pool.cpp", "kHugePage", 2 << 20, Of::kBytes},
+    {"pool.cpp", "kHugeFrom", 4 << 20, Of::kBytes},
+    // Contracts, and numbers without a name.
+    {"spectral_norm.h", "kPack", 16, Of::kElements},
+    {"affine_resample.h", "kTaps", 12, Of::kElements},
+    {"image_filter.h", "kReach", 21, Of::kElements},
+    {"spectral_norm.cpp", "", 8, Of::kElements},         // units worked on at once
+    {"spectral_norm.cpp", "", 32, Of::kElements},        // units of a chunk at the least
+    {"spectral_norm.cpp", "", 64 << 10, Of::kBytes},     // a chunk at the least
+    {"spectral_norm.cpp", "", 2 << 20, Of::kBytes},      // and at the most
+    {"spectral_norm.cpp", "", 128 << 10, Of::kBytes},    // below, one thread
+    {"strided_matrix.h", "", 8 << 10, Of::kElements},    // units longer than this are widened by 8
+    {"vector_kernels.inc", "", 8, Of::kElements},        // units worked on at once, conversions
+    {"vector_kernels.inc", "", 4 * 64, Of::kBytes},      // a step of the sums of a row
+    {"image_filter.inc", "", 4 * 16, Of::kElements},     // kCount
+    {"image_filter.h", "", 2 * 21, Of::kElements},       // kReach to either side
+    {"gradient_penalty.cpp", "", 34816, Of::kElements},  // a piece, and one of elements.h
+};
+
+// Ascending, in elements: bytes are those of float64, float32 and half precision.
+inline const std::vector<int64_t>& sizes() {
+  static const std::vector<int64_t> all = [] {
+    std::vector<int64_t> list;
+    for (const Constant& c : kConstants) {
+      if (c.unit == Of::kElements) list.push_back(c.value);
+      for (const int64_t item : {8, 4, 2})
+        if (c.unit == Of::kBytes) list.push_back(c.value / item);
+    }
+    std::sort(list.begin(), list.end());
+    list.erase(std::unique(list.begin(), list.end()), list.end());
+    return list;
+  }();
+  return all;
+}
+
+}  // namespace fuzz
