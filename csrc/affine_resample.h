@@ -53,7 +53,8 @@ struct Transpose {
   void* image;       // as `in`
 };
 
-// Every launcher returns null, or what went wrong. Maps that are not finite give NaN.
+// Every launcher returns null, or what went wrong. Maps that are not finite give NaN, all others what
+// they reach: see Lattice::near.
 namespace cpu {
 const char* forward(const Forward&);
 const char* transpose(const Transpose&);
@@ -94,9 +95,15 @@ enum class Kind : int8_t {
 struct Lattice {
   double a, b, c, d, e, f;
 
-  // Of the map [[a, b, tx], [d, e, ty]].
+  // Of the map [[a, b, tx], [d, e, ty]]. Beyond kFarthest it is shrunk to that, so that no offset
+  // overflows: positions are then rounded to several pixels.
   ALWAYS_INLINE static constexpr Lattice of(double a, double b, double tx, double d, double e,
                                             double ty, const Layout& in, const Layout& out) {
+    const double largest = larger(larger(larger(a, b), larger(d, e)), larger(tx, ty));
+    if (largest > kFarthest) {
+      const double s = kFarthest / largest;  // 0 of infinity, which makes NaN of it
+      a *= s, b *= s, tx *= s, d *= s, e *= s, ty *= s;
+    }
     const auto w = static_cast<double>(out.width - 1), h = static_cast<double>(out.height - 1);
     return {a, b, static_cast<double>(in.width - 1) + 2 * tx - a * w - b * h,
             d, e, static_cast<double>(in.height - 1) + 2 * ty - d * w - e * h};
@@ -107,10 +114,19 @@ struct Lattice {
 
   // Whether positions can be counted, by 32 bits: finite, and not absurdly far.
   ALWAYS_INLINE constexpr bool usable(const Layout& out) const {
-    const auto size = [](double x) { return x < 0 ? -x : x; };
-    const double w = 2 * static_cast<double>(out.width) + 10;
-    const double h = 2 * static_cast<double>(out.height) + 10;
-    return size(a) * w + size(b) * h + size(c) < 1e9 && size(d) * w + size(e) * h + size(f) < 1e9;
+    return reach(a, b, c, out) < kCounted && reach(d, e, f, out) < kCounted;
+  }
+
+  // The same, usable, of a map that is finite. Reflection repeats itself; else all that matters of
+  // what is far away is on which side of the image it lies, and the lattice is shrunk about the middle
+  // of the image. (Only a map that skips thousands of images of more than 10,000 pixels stays unusable.)
+  ALWAYS_INLINE constexpr Lattice near(const Resample& r) const {
+    if (usable(r.out)) return *this;
+    const bool repeats = r.padding == Padding::kReflection && !r.margins;
+    Lattice m = *this;
+    near_along(m.a, m.b, m.c, r.in.width, repeats, r.out);
+    near_along(m.d, m.e, m.f, r.in.height, repeats, r.out);
+    return m;
   }
 
   // Whether every output pixel lies on a pixel: a unit step along each axis, and an even offset.
@@ -128,6 +144,40 @@ struct Lattice {
     if (!r.margins && r.filter == Filter::kSym6 && (straight() || swapped()))
       return Kind::kSeparable;
     return Kind::kGeneral;
+  }
+
+ private:
+  static constexpr double kFarthest = 0x1p50, kCounted = 1e9;
+
+  ALWAYS_INLINE static constexpr double size(double x) { return x < 0 ? -x : x; }
+
+  ALWAYS_INLINE static constexpr double larger(double x, double y) {
+    return size(x) > size(y) ? size(x) : size(y);
+  }
+  // In [-period / 2, period / 2]. Exact, unless it is beyond 2^53.
+  ALWAYS_INLINE static constexpr double folded(double x, double period) {
+    return x - period * static_cast<double>(floor_of(x / period + 0.5));
+  }
+
+  // How far a position along an axis may lie.
+  ALWAYS_INLINE static constexpr double reach(double a, double b, double c, const Layout& out) {
+    return size(a) * (2 * static_cast<double>(out.width) + 10) +
+           size(b) * (2 * static_cast<double>(out.height) + 10) + size(c);
+  }
+
+  ALWAYS_INLINE static constexpr void near_along(double& a, double& b, double& c, int64_t pixels,
+                                                 bool repeats, const Layout& out) {
+    const double far = reach(a, b, c, out);
+    if (!(far >= kCounted && far < 1e300)) return;
+    const auto middle = static_cast<double>(pixels - 1);
+    if (repeats) {
+      // Points are whole numbers: steps repeat themselves, too.
+      const double period = pixels > 1 ? 4 * middle : 4;
+      a = folded(a, period), b = folded(b, period), c = folded(c, period);
+      return;
+    }
+    const double s = 0.5 * kCounted / far;
+    a *= s, b *= s, c = middle + s * (c - middle);
   }
 };
 

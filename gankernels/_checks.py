@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
+
+#: Of int64.
+LARGEST = 2**63 - 1
 
 
 def kind(value: object) -> str:
@@ -24,7 +28,8 @@ def check_number(op: str, name: str, value: object, *, positive: bool = False) -
     """Refuse what is not a finite number of at least 0, or above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: expected {name} to be a number, got {kind(value)}")
-    if not 0 <= value < math.inf or (positive and value == 0):  # Dynamo traces no isfinite
+    # Dynamo traces no isfinite; an integer may be finite and yet no float.
+    if not 0 <= value <= sys.float_info.max or (positive and value == 0):
         wanted = "positive" if positive else "not negative"
         raise ValueError(f"{op}: expected {name} to be finite and {wanted}, got {value}")
 
@@ -35,6 +40,38 @@ def check_count(op: str, name: str, value: object) -> None:
         raise TypeError(f"{op}: expected {name} to be an integer, got {kind(value)}")
     if value < 1:
         raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")
+    if value > LARGEST:
+        raise ValueError(f"{op}: expected {name} to be at most 2^63 - 1, got {value}")
+
+
+def check_bool(op: str, name: str, value: object) -> None:
+    """Refuse what is neither True nor False: "no" would be true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be True or False, got {value!r}")
+
+
+def check_strided(op: str, name: str, x: Tensor) -> None:
+    """Refuse tensors without strides: sparse, nested and mkldnn ones."""
+    layout = "a nested tensor" if x.is_nested else str(x.layout)
+    if x.is_nested or x.layout != torch.strided:
+        cure = "give its tensors one by one" if x.is_nested else f"pass {name}.to_dense()"
+        raise TypeError(f"{op}: expected {name} to be a dense tensor, got {layout}; {cure}")
+
+
+def check_generator(op: str, generator: object, device: torch.device) -> None:
+    """Refuse what torch cannot draw with on a device; None will do."""
+    if generator is None:
+        return
+    cure = f'make it by torch.Generator("{device}").manual_seed(0)'
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"{op}: expected generator to be a torch.Generator or None, got {kind(generator)}; "
+            f"{cure}"
+        )
+    if generator.device.type != device.type:
+        raise ValueError(
+            f"{op}: expected a generator on {device}, got one on {generator.device}; {cure}"
+        )
 
 
 def check_real(op: str, name: str, x: Tensor) -> None:

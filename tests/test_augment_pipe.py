@@ -586,6 +586,18 @@ def test_multipliers_and_constants_by_name():
     assert 0.4 < (named["cutout"] > 0).double().mean() < 0.6
 
 
+@pytest.mark.parametrize("mode", ["ideal", "stylegan2-ada"])
+def test_the_strongest_settings_give_finite_images(mode):
+    strongest = {name: 8.0 if name.endswith("_std") else 1e6 for name in AdaConstants._fields}
+    strongest |= {"xfrac_std": 1e6, "brightness_std": 1e6, "noise_std": 1e6}
+    for size in ((16, 12), (1, 5)):
+        images = images_of(64, 3, *size).requires_grad_()
+        found = ADAPipe("bgcfnc", mode=mode, **strongest)(images, generator=seeded())
+        (grad,) = torch.autograd.grad(found.sum(), images)
+        assert found.isfinite().all()
+        assert grad.isfinite().all()
+
+
 def test_probabilities():
     named = ADAPipe(None, p=0.3, rotate=1, brightness=0.5, contrast=5).sample(
         4000, generator=seeded()
@@ -600,9 +612,31 @@ def test_probabilities():
         assert happened.double().mean().item() == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize("p", [{}, {"p": 0.2}, {"p": 0.1, "p_max": 0.5, "mode": "ideal"}])
+def test_transforms_by_name_alone_are_all_that_happens(p):
+    """As AugmentPipe(xflip=1, ...) of the published code; other arguments leave the default."""
+    for names in (("xflip", "rotate90", "xint"), ("cutout",), ("hue", "imgfilter")):
+        pipe = ADAPipe(**dict.fromkeys(names, 1), cutout_size=0.3, **p)
+        assert pipe.settings == ADAPipe(None, **dict.fromkeys(names, 1), **p).settings
+        assert {k for k, v in pipe.settings.multipliers._asdict().items() if v == 1} == set(names)
+    assert ADAPipe(**p).settings == ADAPipe("bgc", **p).settings
+    added = ADAPipe("bgc", cutout=0.5, hue=0, **p).settings.multipliers
+    assert added == PRESETS["bgc"]._replace(cutout=0.5, hue=0)
+
+
 @pytest.mark.parametrize(
     "error, said, arguments",
     [
+        (TypeError, "got 'color_channels'; colour_channels is meant", {"color_channels": (0,)}),
+        (TypeError, "got 'prest'; preset is meant", {"prest": "bg"}),
+        (TypeError, "got 'rotate90s'; rotate90", {"rotate90s": 1}),
+        (ValueError, r'or a preset, as in ADAPipe\("bgc", scale_std=0.3\)', {"scale_std": 0.3}),
+        (ValueError, r"scale_std to be at most 8, got 1e\+30", {"scale": 1, "scale_std": 1e30}),
+        (ValueError, "contrast_std to be at most 8, got 9", {"contrast_std": 9}),
+        (ValueError, r"xfrac_std to be at most 1e\+06, got", {"xfrac_std": 1e30}),
+        (ValueError, "xflip to be finite", {"xflip": 10**400}),
+        (TypeError, "lossless_blits to be True or False, got 'no'", {"lossless_blits": "no"}),
+        (TypeError, "seed_compat to be True or False, got 1", {"seed_compat": 1}),
         (ValueError, "expected a preset of blit, .*, got 'bcg'", {"preset": "bcg"}),
         (TypeError, "expected preset to be a name or None, got float", {"preset": 0.5}),
         (TypeError, "got 'xfilp'; xflip is meant", {"xfilp": 1.0}),
@@ -793,7 +827,7 @@ def test_functional_call():
 @pytest.mark.parametrize(
     "error, said, images",
     [
-        (TypeError, "expected images to be a tensor, got list", [torch.zeros(2, 3, 8, 8)]),
+        (TypeError, "expected images to be a tensor or a list of them, got int", 5),
         (
             TypeError,
             r"got torch.uint8; bring them to \[-1, 1\] first",

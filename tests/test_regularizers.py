@@ -283,16 +283,16 @@ def test_lecam_refuses_before_it_moves():
 
 
 def stddev_reference(x, group_size, num_channels, eps=1e-8):
-    """Group by group, part by part, as the text says."""
+    """Group by group, part by part, as the text says: sample i is in group i mod n."""
     x = x.double()
-    group = min(group_size, len(x))
+    groups = len(x) // min(group_size or len(x), len(x))
     size = x.shape[1] // num_channels
     new = torch.empty(len(x), num_channels, *x.shape[2:], dtype=torch.float64)
-    for first in range(0, len(x), group):
-        samples = x[first : first + group]
+    for first in range(groups):
+        samples = x[first::groups]
         std = ((samples - samples.mean(0)).square().mean(0) + eps).sqrt()
         for part in range(num_channels):
-            new[first : first + group, part] = std[part * size : (part + 1) * size].mean()
+            new[first::groups, part] = std[part * size : (part + 1) * size].mean()
     return torch.cat((x, new), 1)
 
 
@@ -305,7 +305,34 @@ STDDEV_CASES = [
     ((4, 2, 2, 3, 2), 4, 2),
     ((2, 2, 2, 2), 1, 1),  # groups of one
     ((1, 2, 3), 4, 1),
+    ((12, 2, 3), 4, 1),
+    ((6, 4, 3), None, 2),  # the whole batch
 ]
+
+
+def published_stddev(x, group_size, num_channels):
+    """The formula of StyleGAN2-ADA's layer, (B, C, H, W), reshape by reshape."""
+    n, c, h, w = x.shape
+    group = n if group_size is None else min(group_size, n)
+    y = x.reshape(group, -1, num_channels, c // num_channels, h, w)
+    y = y - y.mean(0)
+    y = (y.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))
+    return torch.cat((x, y.reshape(-1, num_channels, 1, 1).repeat(group, 1, h, w)), 1)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("group_size", [1, 2, 3, 4, 6, 12, 16, None])
+def test_minibatch_stddev_is_the_published_layer(group_size, num_channels):
+    x = drawer(2, torch.float64)(12, 4, 3, 2)
+    expected = published_stddev(x, group_size, num_channels)
+    assert_near(MinibatchStdDev(group_size, num_channels)(x), expected)
+
+
+def test_minibatch_stddev_goes_through_the_batch():
+    """Worked out by hand: groups (0, 2, 4, 6) and (1, 3, 5, 7) of eight samples."""
+    x = torch.tensor([0.0, 10, 2, 10, 4, 10, 6, 10], dtype=torch.float64)[:, None]
+    new = minibatch_stddev(x, 4, eps=1e-30)[:, 1]
+    assert_near(new, torch.tensor([5**0.5, 0] * 4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -322,17 +349,10 @@ def test_minibatch_stddev(shape, group_size, num_channels, dtype):
 def test_minibatch_stddev_is_biased_and_for_each_pixel():
     x = drawer(4)(8, 3, 4, 4)
     new = minibatch_stddev(x)[0, 3, 0, 0]
-    group = x[:4]
+    group = x[::2]
     assert_near(new, (group.var(0, correction=0) + 1e-8).sqrt().mean().double())
     assert not torch.isclose(new, (group.var(0, correction=1) + 1e-8).sqrt().mean(), rtol=1e-2)
     assert not torch.isclose(new, group.std(correction=0), rtol=1e-3)
-
-
-def test_minibatch_stddev_keeps_real_and_fake_apart():
-    draw = drawer(5)
-    real, fake = draw(4, 3, 2, 2), draw(8, 3, 2, 2)
-    joined = minibatch_stddev(torch.cat((real, fake)))
-    assert torch.equal(joined, torch.cat((minibatch_stddev(real), minibatch_stddev(fake))))
 
 
 def test_minibatch_stddev_groups_in_half_precision_do_not_overflow():

@@ -36,7 +36,7 @@ constexpr int least(int a, int b) {
 constexpr double magnitude(double x) {
   return x < 0 ? -x : x;
 }
-// Positions are counted by 32 bits: see Lattice::usable. double: positions
+// Positions are counted by 32 bits: see Lattice::near. double: positions
 constexpr int floor_to(double x) {
   const auto i = static_cast<int>(x);
   return i - (x < i);
@@ -126,7 +126,8 @@ DEVICE Lattice lattice_of(const Resample& r, int sample) {
   if (!r.maps) return Lattice::of(1, 0, 0, 0, 1, 0, r.in, r.out);
   const double* m = r.maps + 6 * sample;
   return Lattice::of(load(m), load(m + 1), load(m + 2), load(m + 3), load(m + 4), load(m + 5), r.in,
-                     r.out);
+                     r.out)
+      .near(r);
 }
 
 // Bounds, as far as positions can be counted.

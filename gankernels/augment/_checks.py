@@ -1,39 +1,66 @@
-"""Refusals of images and generators that an augmentation cannot take."""
+"""Refusals of images that an augmentation cannot take."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from gankernels._checks import kind
+from gankernels._checks import check_strided, kind
 from gankernels._library import NATIVE_DTYPES
 from gankernels.augment._settings import Settings
+
+_INTEGERS = (
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+)
 
 
 def is_integer(x: Tensor) -> bool:
     return not x.is_floating_point() and not x.is_complex()
 
 
-def check_generator(op: str, generator: torch.Generator | None, device: torch.device) -> None:
-    if generator is not None and generator.device.type != device.type:
-        raise ValueError(
-            f"{op}: expected a generator on {device}, got one on {generator.device}; make it by "
-            f'torch.Generator("{device}")'
+def check_views(op: str, name: str, views: object) -> list[Tensor]:
+    """The tensors of a list, views of the same samples: several sizes, frames."""
+    if not isinstance(views, (list, tuple)):
+        raise TypeError(
+            f"{op}: expected {name} to be a tensor or a list of them, got {kind(views)}"
         )
+    if not views:
+        raise ValueError(f"{op}: expected {name} of at least one size, got none")
+    for x in views:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{op}: expected {name} to be a tensor or a list of them, got {kind(views)} with "
+                f"{kind(x)} in it"
+            )
+    shapes = [tuple(x.shape) for x in views]
+    if any(shape[:1] != shapes[0][:1] for shape in shapes):
+        raise ValueError(
+            f"{op}: expected a list of views of the same samples, got {name} of shapes "
+            f"{', '.join(map(str, shapes))}"
+        )
+    return list(views)
 
 
-def check_pixels(op: str, x: object, device: torch.device | None = None) -> None:
+def check_pixels(
+    op: str, x: object, device: torch.device | None = None, clips: str | None = None
+) -> None:
+    """Refuse what are no images; ``clips`` is how to take clips, with {batch} and {frames}."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: expected images to be a tensor, got {kind(x)}")
+    check_strided(op, "images", x)
     if x.dtype not in NATIVE_DTYPES:
-        cure = "convert them first"
-        if is_integer(x):
-            cure = "bring them to [-1, 1] first, as in images.float() / 127.5 - 1"
         raise TypeError(
-            f"{op}: expected images of float32, float64, bfloat16 or float16, got {x.dtype}; {cure}"
+            f"{op}: expected images of float32, float64, bfloat16 or float16, got {x.dtype}; "
+            f"{_conversion(x)}"
         )
     if x.dim() != 4 or 0 in x.shape[1:]:
-        cure = "; give a batch of one, images[None]" if x.dim() == 3 else ""
+        cure = ""
+        if x.dim() == 3:
+            cure = "; give a batch of one, images[None]"
+        elif x.dim() == 5 and clips is not None:
+            said = clips.format(batch=x.shape[0], frames=x.shape[2])
+            cure = f"; of clips (B, C, T, H, W) transform all frames alike: {said}"
         raise ValueError(
             f"{op}: expected images of shape (B, C, H, W) with pixels, got {tuple(x.shape)}{cure}"
         )
@@ -44,9 +71,35 @@ def check_pixels(op: str, x: object, device: torch.device | None = None) -> None
         )
 
 
-def check_images(op: str, images: Tensor, settings: Settings, device: torch.device) -> int:
+def _conversion(x: Tensor) -> str:
+    """How to bring images to [-1, 1] that are not of the four dtypes."""
+    if x.is_complex():
+        return "convert them, to images.real or with the parts as channels"
+    if x.is_floating_point():
+        return "convert them by images.float()"
+    if x.is_quantized:
+        return "convert them by images.dequantize()"
+    if x.dtype == torch.bool:
+        return "bring them to [-1, 1] first, as in 2 * images.float() - 1"
+    if x.dtype not in _INTEGERS:
+        return "convert them first"
+    name, limits = str(x.dtype).removeprefix("torch."), torch.iinfo(x.dtype)
+    half = f"{(limits.max - limits.min) // 2}.5"  # exact, where a float is not
+    if limits.min == 0:
+        said = f"bring them to [-1, 1] first, as in images.float() / {half} - 1"
+        return said if limits.max == 255 else f"{said}, where they fill the range of {name}"
+    return (
+        f"bring them to [-1, 1] first, as in (images.float() + 0.5) / {half} where they fill the "
+        f"range of {name}, or images.float() / 127.5 - 1 where they are from 0 to 255"
+    )
+
+
+def check_images(
+    op: str, images: object, settings: Settings, device: torch.device, clips: str | None = None
+) -> int:
     """How many channels of theirs are colour, if there are colour transforms."""
-    check_pixels(op, images, device)
+    check_pixels(op, images, device, clips)
+    assert isinstance(images, Tensor)
     if not settings.multipliers.colour(3):
         return 0
     given, channels = images.shape[1], settings.colour_channels

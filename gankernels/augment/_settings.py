@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from gankernels._checks import check_number, kind
-from gankernels.augment.presets import PRESETS
-from gankernels.ops.ada_parameters import AdaConstants, AdaMultipliers
+from gankernels.augment.presets import DEFAULT, PRESETS
+from gankernels.ops.ada_parameters import AdaConstants, AdaMultipliers, check_constant
 from gankernels.ops.affine_resample import Mode
 
 
@@ -21,9 +21,14 @@ class Settings(NamedTuple):
     colour_channels: tuple[int, ...] | None
 
 
+_ARGUMENTS = ("preset", "p", "p_max", "mode", "lossless_blits", "colour_channels", "seed_compat")
+
+
 def strengths(
     op: str, preset: str | None, settings: dict[str, Any]
 ) -> tuple[AdaMultipliers, AdaConstants]:
+    if preset is DEFAULT and settings:
+        preset = None
     if not isinstance(preset, str | None):
         raise TypeError(f"{op}: expected preset to be a name or None, got {kind(preset)}")
     if preset is not None and preset not in PRESETS:
@@ -31,9 +36,12 @@ def strengths(
     known = (*AdaMultipliers._fields, *AdaConstants._fields)
     for name, value in settings.items():
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            meant = f"; {close[0]} is meant?" if close else f"; there are {', '.join(known)}"
-            raise TypeError(f"{op}: expected settings by their names, got {name!r}{meant}")
+            close = get_close_matches(name, (*known, *_ARGUMENTS))
+            cure = f"{' or '.join(close)} is meant" if close else f"there are {', '.join(known)}"
+            raise TypeError(f"{op}: expected settings by their names, got {name!r}; {cure}")
+        if name in AdaConstants._fields:
+            check_constant(op, name, value)
+            continue
         if name != "imgfilter_bands":
             check_number(op, name, value)
             continue
@@ -51,10 +59,11 @@ def strengths(
     )
     constants = AdaConstants(**{k: v for k, v in settings.items() if k in AdaConstants._fields})
     if not any((*multipliers[:12], multipliers.filter(), multipliers.noise, multipliers.cutout)):
-        raise ValueError(
-            f"{op}: expected a transform with a multiplier above 0, got none; for images as they "
-            "are, keep the transforms and set p to 0"
-        )
+        cure = "for images as they are, keep the transforms and set p to 0"
+        if settings and not any(name in AdaMultipliers._fields for name in settings):
+            said = ", ".join(f"{name}={value}" for name, value in settings.items())
+            cure = f'name transforms too, or a preset, as in {op}("bgc", {said})'
+        raise ValueError(f"{op}: expected a transform with a multiplier above 0, got none; {cure}")
     return multipliers, constants
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from gankernels._checks import check_number, describe, kind
-from gankernels.augment._checks import check_generator
+from gankernels._checks import check_generator, check_number, describe
 from gankernels.ops.ada_parameters import GROUPS
 
 
@@ -38,13 +37,18 @@ def source(op: str, generator: torch.Generator | None, device: torch.device) -> 
     """
     if generator is None:
         return {"device": device}
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"{op}: expected generator to be a torch.Generator or None, got {kind(generator)}; "
-            f'make it by torch.Generator("{device}").manual_seed(0)'
-        )
     check_generator(op, generator, device)
     return {"device": device, "generator": generator}
+
+
+if TYPE_CHECKING:
+
+    class _P:
+        """What type checkers know of ``p``: a tensor to read, which numbers are written to."""
+
+        def __get__(self, owner: object, kind: type | None = None) -> Tensor: ...
+
+        def __set__(self, owner: object, p: float | Mapping[str, float] | Tensor) -> None: ...
 
 
 class Strength(nn.Module):
@@ -60,7 +64,8 @@ class Strength(nn.Module):
         TypeError, ValueError: if an argument is none of the above.
     """
 
-    p: Tensor
+    if TYPE_CHECKING:
+        p = _P()
 
     def __init__(self, p: float | Mapping[str, float] | None, p_max: float) -> None:
         super().__init__()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from gankernels._checks import describe, kind
+from gankernels._checks import check_strided, describe, kind
+from gankernels.augment._checks import check_views
 from gankernels.augment._strength import Strength, source
 
 __all__ = ["APA"]
@@ -30,10 +31,11 @@ class APA(Strength):
         p_max: p acts as this where it is larger, in (0, 1].
 
     A call, ``apa(real, fake, generator=None)``, takes samples of any kind, (B, ...), two of one
-    shape and dtype, on p's device, and gives the same. Random numbers come from ``generator`` or
-    from torch's own, as many for every p. Gradients go to the real samples that remain, and none to
-    the generated. p is a buffer, as of :class:`ADAPipe`; where the device wrote NaN or what is
-    below 0, it acts as 0. Nothing waits for the device.
+    shape and dtype, on p's device, and gives the same. Two lists, several sizes of the same
+    samples, give a list, in which a sample is replaced in all sizes or in none. Random numbers come
+    from ``generator`` or from torch's own, as many for every p. Gradients go to the real samples
+    that remain, and none to the generated. p is a buffer, as of :class:`ADAPipe`; where the device
+    wrote NaN or what is below 0, it acts as 0. Nothing waits for the device.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above.
@@ -48,12 +50,38 @@ class APA(Strength):
         super().__init__(p, p_max)
 
     def forward(
-        self, real: Tensor, fake: Tensor, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+        self,
+        real: Tensor | Sequence[Tensor],
+        fake: Tensor | Sequence[Tensor],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | list[Tensor]:
         op = type(self).__name__
+        one = isinstance(real, Tensor)
+        if one and not isinstance(fake, Tensor):
+            raise TypeError(f"{op}: expected fake to be a tensor, as real is, got {kind(fake)}")
+        if isinstance(fake, Tensor) and not one:
+            raise TypeError(f"{op}: expected real to be a tensor, as fake is, got {kind(real)}")
+        reals = [real] if isinstance(real, Tensor) else check_views(op, "real", real)
+        fakes = [fake] if isinstance(fake, Tensor) else check_views(op, "fake", fake)
+        if len(reals) != len(fakes):
+            raise ValueError(
+                f"{op}: expected lists of real and fake samples of one length, got {len(reals)} "
+                f"and {len(fakes)}"
+            )
+        for r, f in zip(reals, fakes, strict=True):
+            self._check(op, r, f)
+        drawn = torch.rand(reals[0].shape[0], **source(op, generator, reals[0].device))
+        replaced = drawn < self._strength()
+        found = [
+            torch.where(replaced.view(-1, *(1,) * (r.dim() - 1)), f.detach(), r)
+            for r, f in zip(reals, fakes, strict=True)
+        ]
+        return found[0] if one else found
+
+    def _check(self, op: str, real: Tensor, fake: Tensor) -> None:
         for name, x in (("real", real), ("fake", fake)):
-            if not isinstance(x, Tensor):
-                raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(x)}")
+            check_strided(op, name, x)
         if real.dim() == 0 or (real.shape, real.dtype) != (fake.shape, fake.dtype):
             raise ValueError(
                 f"{op}: expected real and fake samples (B, ...) of one shape and dtype, got "
@@ -64,9 +92,6 @@ class APA(Strength):
                 raise ValueError(
                     f"{op}: expected {name} on {self.p.device}, where p is, got {x.device}"
                 )
-        drawn = torch.rand(real.shape[0], **source(op, generator, real.device))
-        replaced = (drawn < self._strength()).view(-1, *(1,) * (real.dim() - 1))
-        return torch.where(replaced, fake.detach(), real)
 
     def extra_repr(self) -> str:
         return "" if self.p_max == 1 else f"p_max={self.p_max}"

@@ -45,7 +45,7 @@ class _Controller(nn.Module):
         if pipe is not None and pipe.p.dim() > 0:
             raise ValueError(
                 f"{op}: expected a pipe with one p, got one with p by groups; give it one, and say "
-                "by multipliers how the groups differ, as in ADAPipe(p=0.0, cutout=0.5)"
+                'by multipliers how the groups differ, as in ADAPipe("bgc", p=0.0, cutout=0.5)'
             )
         kimg = number_of(op, "kimg", kimg, positive=True)
         if p_max is not None:
@@ -349,12 +349,18 @@ class ADASchedule(_Controller):
         self.pipe.set_p(p if shape == "fixed" else 0.0)
 
     @torch.no_grad()
-    def update(self, real_logits: Logits, **_: Any) -> None:
+    def update(
+        self,
+        real_logits: Logits,
+        *,
+        fake_logits: Logits | None = None,
+        validation_logits: Logits | None = None,
+    ) -> None:
         """Count the images, and set p.
 
         Args:
-            real_logits: scores of real images, whose values do not matter; what
-                :meth:`ADAController.update` takes besides may be given, and does not either.
+            real_logits: scores of real images, whose values do not matter.
+            fake_logits, validation_logits: what :meth:`ADAController.update` takes; not looked at.
 
         Raises:
             TypeError, ValueError: if they are not scores on p's device. Nothing has changed.

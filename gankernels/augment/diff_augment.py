@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from gankernels import ops
 from gankernels._checks import kind
-from gankernels.augment._checks import check_pixels
+from gankernels.augment._checks import check_pixels, check_views
 from gankernels.augment._strength import source
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 __all__ = ["DiffAugment"]
 
 POLICIES = ("color", "translation", "cutout")
+_CLIPS = "torch.stack(augment(list(clips.unbind(2))), 2)"
 
 
 class DiffAugment(nn.Module):
@@ -35,7 +38,10 @@ class DiffAugment(nn.Module):
 
     A call, ``augment(images, generator=None)``, takes images (B, C, H, W) of float32, float64,
     bfloat16 or float16, of any number of channels, and gives images of the same shape, dtype and
-    memory format; colour is computed in float32 at least, and rounded once. Random numbers come
+    memory format; colour is computed in float32 at least, and rounded once. Offsets are those of
+    images in [-1, 1]. A list of images, several sizes of the same samples or the frames of clips,
+    gives a list: what is drawn for a sample holds for all of them, in fractions of each size.
+    Random numbers come
     from ``generator``, on the images' device, or from torch's own: the same state gives the same
     result, and draws the same numbers for every policy. Differentiable to any order in the images.
     Deterministic: shifts are gathered and cut by :func:`gankernels.affine_resample` and
@@ -61,12 +67,21 @@ class DiffAugment(nn.Module):
             raise ValueError(f"{op}: expected each policy once, got {policy!r}")
         self.policy = tuple(names)
 
-    def forward(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor | Sequence[Tensor], *, generator: torch.Generator | None = None
+    ) -> Tensor | list[Tensor]:
         op = type(self).__name__
-        check_pixels(op, images)
-        options = source(op, generator, images.device)
-        # Seven numbers an image: three of colour, two of each of the others.
-        u = torch.rand(images.shape[0], 7, dtype=torch.float64, **options)
+        views = [images] if isinstance(images, Tensor) else check_views(op, "images", images)
+        for x in views:
+            check_pixels(op, x, views[0].device, _CLIPS)
+        options = source(op, generator, views[0].device)
+        # Seven numbers a sample: three of colour, two of each of the others.
+        u = torch.rand(views[0].shape[0], 7, dtype=torch.float64, **options)
+        if isinstance(images, Tensor):
+            return self._transformed(images, u)
+        return [self._transformed(x, u) for x in views]
+
+    def _transformed(self, images: Tensor, u: Tensor) -> Tensor:
         for name in self.policy:
             if name == "color":
                 images = _color(images, u[:, :3])

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from gankernels import ops
-from gankernels._checks import kind
-from gankernels.augment._checks import check_generator, check_images
+from gankernels._checks import LARGEST, check_bool, check_count, check_generator, kind
+from gankernels.augment._checks import check_images, check_views
 from gankernels.augment._settings import (
     Settings,
     check_mode,
@@ -22,7 +22,7 @@ from gankernels.augment._settings import (
     strengths,
 )
 from gankernels.augment._strength import Strength
-from gankernels.augment.presets import TRANSFORMS
+from gankernels.augment.presets import DEFAULT, TRANSFORMS
 from gankernels.augment.transform import Transform, augment
 from gankernels.ops.ada_parameters import (
     NORMALS,
@@ -33,6 +33,14 @@ from gankernels.ops.ada_parameters import (
 from gankernels.ops.affine_resample import Mode
 
 __all__ = ["ADAPipe"]
+
+# What errors advise for clips.
+_CLIPS = (
+    "frames = clips.transpose(1, 2).flatten(0, 1); t = pipe.sample({batch}); "
+    "t[[i for i in range({batch}) for _ in range({frames})]](frames)"
+    ".unflatten(0, ({batch}, {frames})).transpose(1, 2)"
+)
+_FRAMES = "torch.stack(pipe.preview(list(clips.unbind(2)), percentile), 2)"
 
 
 class ADAPipe(Strength):
@@ -50,9 +58,14 @@ class ADAPipe(Strength):
         preset: which transforms happen: ``"blit"`` (xflip, rotate90, xint), ``"geom"`` (scale,
             rotate, aniso, xfrac), ``"color"`` (brightness, contrast, lumaflip, hue, saturation),
             ``"filter"``, ``"noise"``, ``"cutout"``; by their initials ``"bg"``, ``"bgc"``,
-            ``"bgcf"``, ``"bgcfn"`` and ``"bgcfnc"``; None: none but those of ``settings``.
+            ``"bgcf"``, ``"bgcfn"`` and ``"bgcfnc"``; None: none but those of ``settings``. By
+            default ``"bgc"``, but where there are ``settings``, which then are all that happens:
+            ``ADAPipe(xflip=1)`` flips and does nothing else, as ``AugmentPipe(xflip=1)`` of the
+            published code.
         p: the strength, in [0, 1]: a number, or one for each of the groups blit, geom, color,
-            filter, noise and cutout, as a dict. Groups without a transform may be left out.
+            filter, noise and cutout, as a dict. Groups without a transform may be left out. The
+            default is 1, *every* transform for every image, as in the published code: start with
+            ``p=0.0`` and an :class:`ADAController`, or with a fixed 0.2.
         p_max: p acts as this where it is larger, in (0, 1].
         mode: ``"ideal"``: every image by itself, continued by reflection without end.
             ``"stylegan2-ada"``: padded by the margins of the batch, as in the published code.
@@ -66,7 +79,9 @@ class ADAPipe(Strength):
             (``xflip=1.0``, ``cutout=0.5``, 0 for never; ``imgfilter_bands``, four factors of that
             of imgfilter), and how strong they are (``xint_max``, ``scale_std``, ``rotate_max``,
             ...): the fields of :class:`gankernels.ops.ada_parameters.AdaMultipliers` and
-            ``AdaConstants``.
+            ``AdaConstants``. Standard deviations of factors (``scale_std``, ``aniso_std``,
+            ``contrast_std``, ``saturation_std``, ``imgfilter_std``) are at most 8, other strengths
+            at most 1e6.
 
     The strength is the buffer ``p``, float32, a scalar or (6,) for the groups, and the one thing in
     the state_dict. ``pipe.p = 0.3``, or a dict of groups, or a tensor, writes into it, as do
@@ -75,7 +90,10 @@ class ADAPipe(Strength):
 
     A call, ``pipe(images, generator=None)``, takes images (B, C, H, W) of float32, float64,
     bfloat16 or float16 and gives images of the same shape, dtype and memory format, in training and
-    in evaluation alike. Values are nominally from -1, black, to 1, white; nothing is clamped.
+    in evaluation alike. Values are nominally from -1, black, to 1, white: brightness, noise and
+    lumaflip, which is a reflection at 0, mean that range, and images in 0 to 255 or 0 to 1 are not
+    told apart from it. Nothing is clamped. A list of images, several sizes of the same samples,
+    gives a list: each sample has one transform for all sizes, shifts in fractions of each.
     Random numbers come from ``generator``, on the images' device, or from torch's own: the same
     state gives the same result, and every p and preset takes as many of them. Differentiable to any
     order in the images. Nothing waits for the device. :meth:`sample` gives the transform as an
@@ -88,11 +106,9 @@ class ADAPipe(Strength):
             channels.
     """
 
-    p: Tensor
-
     def __init__(
         self,
-        preset: str | None = "bgc",
+        preset: str | None = DEFAULT,
         *,
         p: float | Mapping[str, float] = 1.0,
         p_max: float = 1.0,
@@ -107,7 +123,9 @@ class ADAPipe(Strength):
         multipliers, self.constants = strengths(op, preset, settings)
         check_mode(op, mode)
         channels = colour_channels_of(op, colour_channels)
-        self.settings = Settings(multipliers, mode, bool(lossless_blits), channels)
+        check_bool(op, "lossless_blits", lossless_blits)
+        check_bool(op, "seed_compat", seed_compat)
+        self.settings = Settings(multipliers, mode, lossless_blits, channels)
         self.seed_compat = seed_compat
         if isinstance(p, Mapping):
             missing = [
@@ -123,9 +141,16 @@ class ADAPipe(Strength):
 
     # --- calls -----------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor | Sequence[Tensor], *, generator: torch.Generator | None = None
+    ) -> Tensor | list[Tensor]:
         op = type(self).__name__
-        channels = check_images(op, images, self.settings, self.p.device)
+        if not isinstance(images, Tensor):
+            views = check_views(op, "images", images)
+            for x in views:
+                check_images(op, x, self.settings, self.p.device, _CLIPS)
+            return self._sampled(op, views[0].shape[0], views[0].shape[1], generator)(views)
+        channels = check_images(op, images, self.settings, self.p.device, _CLIPS)
         uniforms, normals = self._draw(op, images.shape[0], images.shape[1], generator)
         parameters = ops.ada_parameters(
             self._strength(),
@@ -163,31 +188,28 @@ class ADAPipe(Strength):
         """
         op = f"{type(self).__name__}.sample"
         _check_batch(op, batch)
-        if percentile is not None:
+        check_count(op, "channels", channels)
+        if percentile is None:
+            drawn = self._sampled(op, batch, channels, generator)
+        else:
             multipliers, home = self.settings.multipliers, self.p.device
             values = preview_values(percentile, multipliers, batch, self.constants, device=home)
             check_generator(op, generator, home)
             seed = torch.randint(2**53, (batch,), generator=generator, device=home)
-        else:
-            uniforms, normals = self._draw(op, batch, channels, generator)
-            parameters = ops.ada_parameters(
-                self._strength(),
-                self.settings.multipliers,
-                uniforms=uniforms,
-                normals=normals,
-                constants=self.constants,
-            )
-            values, seed = parameters.values, cast(Tensor, parameters.seed)
-        drawn = Transform(values, seed, self.settings)
+            drawn = Transform(values, seed, self.settings)
         return drawn if device is None else drawn.to(device)
 
     def preview(
-        self, images: Tensor, percentile: float, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+        self,
+        images: Tensor | Sequence[Tensor],
+        percentile: float,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | list[Tensor]:
         """All enabled transforms together, each at one percentile of its strengths, whatever p.
 
         Args:
-            images: (B, C, H, W).
+            images: (B, C, H, W), or a list of them.
             percentile: above 0 and below 1, the same for every transform and image: see
                 :func:`gankernels.ops.ada_parameters.preview_values`.
             generator: of the noise, if it is enabled.
@@ -196,8 +218,24 @@ class ADAPipe(Strength):
             TypeError, ValueError: if an argument is none of the above.
         """
         op = f"{type(self).__name__}.preview"
-        check_images(op, images, self.settings, self.p.device)
-        return self.sample(images.shape[0], percentile=percentile, generator=generator)(images)
+        views = [images] if isinstance(images, Tensor) else check_views(op, "images", images)
+        for x in views:
+            check_images(op, x, self.settings, self.p.device, _FRAMES)
+        transform = self.sample(views[0].shape[0], percentile=percentile, generator=generator)
+        return transform(images)
+
+    def _sampled(
+        self, op: str, batch: int, channels: int, generator: torch.Generator | None
+    ) -> Transform:
+        uniforms, normals = self._draw(op, batch, channels, generator)
+        parameters = ops.ada_parameters(
+            self._strength(),
+            self.settings.multipliers,
+            uniforms=uniforms,
+            normals=normals,
+            constants=self.constants,
+        )
+        return Transform(parameters.values, cast(Tensor, parameters.seed), self.settings)
 
     def _draw(
         self, op: str, batch: int, channels: int, generator: torch.Generator | None
@@ -231,3 +269,5 @@ def _check_batch(op: str, batch: object) -> None:
         raise TypeError(f"{op}: expected batch to be an integer, got {kind(batch)}")
     if batch < 0:
         raise ValueError(f"{op}: expected batch to be not negative, got {batch}")
+    if batch > LARGEST:
+        raise ValueError(f"{op}: expected batch to be at most 2^63 - 1, got {batch}")

@@ -24,12 +24,20 @@ TRANSFORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 assert tuple(TRANSFORMS) == GROUPS
 
 
+class _Default(str):
+    """A preset that is given up where transforms are named."""
+
+
+#: What the paper settled on.
+DEFAULT = _Default("bgc")
+
+
 def _preset(*groups: str) -> AdaMultipliers:
     enabled: dict[str, Any] = {name: 1.0 for group in groups for name in TRANSFORMS[group]}
     return AdaMultipliers(**enabled)
 
 
-#: The multipliers of each preset: 1 for what it enables. "bgc" is what the paper settled on.
+#: The multipliers of each preset: 1 for what it enables.
 PRESETS: Mapping[str, AdaMultipliers] = MappingProxyType(
     {
         **{group: _preset(group) for group in GROUPS},

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from gankernels import ops
-from gankernels._checks import describe, kind
-from gankernels.augment._checks import check_images, check_pixels, is_integer
+from gankernels._checks import check_bool, check_strided, describe, kind
+from gankernels.augment._checks import check_images, check_pixels, check_views, is_integer
 from gankernels.augment._settings import (
     Settings,
     check_mode,
@@ -25,6 +25,13 @@ from gankernels.ops.ada_parameters import VALUES, Parameters
 from gankernels.ops.affine_resample import Filter
 
 __all__ = ["Transform"]
+
+# What errors advise for clips.
+_CLIPS = (
+    "frames = clips.transpose(1, 2).flatten(0, 1); "
+    "t[[i for i in range({batch}) for _ in range({frames})]]{call}(frames)"
+    ".unflatten(0, ({batch}, {frames})).transpose(1, 2)"
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,23 +57,40 @@ class Transform:
     seed: Tensor
     settings: Settings
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Apply it to images (B, C, H, W), of any size; see :class:`ADAPipe`.
+    @overload
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+    @overload
+    def __call__(self, images: Sequence[Tensor]) -> list[Tensor]: ...
+
+    def __call__(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Apply it to images (B, C, H, W), of any size, or to each of a list; see :class:`ADAPipe`.
 
         Raises:
             TypeError, ValueError: if they are none that the pipe would take, or not as many.
         """
         op = type(self).__name__
-        channels = check_images(op, images, self.settings, self.values.device)
+        if not isinstance(images, Tensor):
+            return [self(x) for x in check_views(op, "images", images)]
+        clips = _CLIPS.format(call="", batch="{batch}", frames="{frames}")
+        channels = check_images(op, images, self.settings, self.values.device, clips)
         self._check_batch(op, images)
         return augment(images, self._compose(images, channels), self.settings)
 
-    def geometry(self, images: Tensor, filter: Filter = "nearest") -> Tensor:
+    @overload
+    def geometry(self, images: Tensor, filter: Filter = "nearest") -> Tensor: ...
+
+    @overload
+    def geometry(self, images: Sequence[Tensor], filter: Filter = "nearest") -> list[Tensor]: ...
+
+    def geometry(
+        self, images: Tensor | Sequence[Tensor], filter: Filter = "nearest"
+    ) -> Tensor | list[Tensor]:
         """Its flips, turns, shifts and stretches alone: for masks, depth, other views.
 
         Args:
             images: (B, C, H, W), of any number of channels and any size: shifts are fractions of
-                the size. With ``"nearest"`` also of integers, up to 2^53, or of bool.
+                the size. With ``"nearest"`` also of integers, up to 2^53, or of bool. Or a list.
             filter: ``"nearest"``; ``"bilinear"``; or ``"sym6"``, that of images.
 
         Returns:
@@ -80,10 +104,15 @@ class Transform:
             raise ValueError(
                 f'{op}: expected filter "nearest", "bilinear" or "sym6", got {filter!r}'
             )
-        integers = filter == "nearest" and isinstance(images, Tensor) and is_integer(images)
+        if not isinstance(images, Tensor):
+            views = check_views(op, "images", images)
+            return [self.geometry(x, filter) for x in views]
+        check_strided(op, "images", images)
+        integers = filter == "nearest" and is_integer(images)
         # Nearest neighbours are copied, so that they stay exact; int64 to 2^53.
         pixels = images.double() if integers else images
-        check_pixels(op, pixels, self.values.device)
+        clips = _CLIPS.format(call=".geometry", batch="{batch}", frames="{frames}")
+        check_pixels(op, pixels, self.values.device, clips)
         self._check_batch(op, pixels)
         maps = self._compose(pixels, 0).maps
         if maps is None:
@@ -128,14 +157,20 @@ class Transform:
             got = ", ".join(map(str, state)) if isinstance(state, Mapping) else kind(state)
             raise ValueError(f"{op}: expected what state_dict() gave, got {got}")
         values, seed = state["values"], state["seed"]
+        batch = values.shape[0] if isinstance(values, Tensor) and values.dim() > 0 else 0
         for name, x, dtype, shape in (
-            ("values", values, torch.float64, (len(values), len(VALUES))),
-            ("seed", seed, torch.int64, (len(values),)),
+            ("values", values, torch.float64, (batch, len(VALUES))),
+            ("seed", seed, torch.int64, (batch,)),
         ):
             if not isinstance(x, Tensor) or x.dtype != dtype or tuple(x.shape) != shape:
                 got = describe(x) if isinstance(x, Tensor) else kind(x)
                 raise ValueError(f"{op}: expected {name} of {dtype} and shape {shape}, got {got}")
+        if not isinstance(state["multipliers"], Mapping):
+            raise TypeError(
+                f"{op}: expected multipliers to be a dict, got {kind(state['multipliers'])}"
+            )
         multipliers, _ = strengths(op, None, dict(state["multipliers"]))
+        check_bool(op, "lossless_blits", state["lossless_blits"])
         channels = colour_channels_of(op, state["colour_channels"])
         check_mode(op, state["mode"])
         settings = Settings(multipliers, state["mode"], state["lossless_blits"], channels)

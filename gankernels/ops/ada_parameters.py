@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -53,6 +53,10 @@ _SCHEMA = (
     "bool float64) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+#: Standard deviations of logarithms to base 2, of which 8 are 64: no factor overflows by them.
+_EXPONENTS = ("scale_std", "aniso_std", "contrast_std", "saturation_std", "imgfilter_std")
+_LARGEST_EXPONENT = 8.0
+_LARGEST = 1e6  #: of the other constants
 #: Where the operator is called: the tests put the emulated CUDA kernel here.
 _ops: Any = torch.ops.gankernels
 
@@ -136,8 +140,9 @@ def ada_parameters(
             constants=constants,
         )
     compiling = torch.compiler.is_compiling()
-    # The kernel refuses what it sees; it sees neither a seed nor a dtype.
-    if compiling or values is not None or seed is not None or dtype not in _DTYPES:
+    # The kernel refuses what it sees; it sees neither a seed nor a dtype, nor what is absurd.
+    unusual = values is not None or seed is not None or dtype not in _DTYPES
+    if compiling or unusual or _strong(constants):
         _check(p, multipliers, *rest)
     try:
         m = multipliers
@@ -431,7 +436,25 @@ def _check_constants(op: str, constants: object) -> None:
     if not isinstance(constants, AdaConstants):
         raise TypeError(f"{op}: expected constants to be AdaConstants, got {kind(constants)}")
     for name, value in zip(constants._fields, constants, strict=True):
-        check_number(op, name, value)
+        check_constant(op, name, value)
+
+
+def _strong(constants: AdaConstants) -> bool:
+    """Whether some may be too large, or no numbers."""
+    try:
+        return constants is not DEFAULTS and max(constants) > _LARGEST_EXPONENT
+    except TypeError:
+        return True
+
+
+def check_constant(op: str, name: str, value: object) -> None:
+    """Refuse what is no strength of a transform, or would overflow: images would be NaN."""
+    check_number(op, name, value)
+    largest = _LARGEST_EXPONENT if name in _EXPONENTS else _LARGEST
+    if cast(float, value) > largest:
+        raise ValueError(
+            f"{op}: expected {name} to be at most {largest:g}, got {value}; images would overflow"
+        )
 
 
 def _check(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gankernels import reference
-from gankernels._checks import check_real, describe, kind
+from gankernels._checks import check_bool, check_real, check_strided, describe, kind
 from gankernels._library import LIBRARY, takes_reference
 from gankernels.reference.spectral_norm import accumulation_dtype
 
@@ -35,6 +36,7 @@ _SCHEMAS = (
     "affine_augment_transpose(Tensor grad, Tensor? maps, Tensor? margins, bool lossless, "
     "Tensor? colour, int[] colour_channels, Tensor? box) -> Tensor",
 )
+_LARGEST_SIDE = 2**31 - 1
 #: Where the operators are called: the tests put the emulated CUDA kernels here.
 _ops: Any = torch.ops.gankernels
 
@@ -79,7 +81,8 @@ def affine_resample(
 
     Returns:
         (B, C, *output_size), of the image's dtype, and channels_last where the image is. Sums are
-        float32, float64 for float64 images. A map that is not finite gives NaN.
+        float32, float64 for float64 images. A map that is not finite gives NaN; one that is gives
+        what it reaches, however far that lies.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above.
@@ -87,15 +90,16 @@ def affine_resample(
     Linear in ``image``, and differentiable to any order in it: the backward is
     :func:`affine_resample_transpose`. Deterministic. Nothing is read back from the device.
     """
-    _check("affine_resample", "image", image, inverse_maps, filter, mode, margins, padding_mode)
-    size = _size("affine_resample", "output_size", output_size, image)
+    op = "affine_resample"
+    _check(op, "image", image, inverse_maps, filter, mode, margins, padding_mode, lossless_blits)
+    size = _size(op, "output_size", output_size, image)
     if mode == "stylegan2-ada" and size != tuple(image.shape[2:]):
         raise ValueError(
             'affine_resample: expected no output_size with mode "stylegan2-ada", whose results are '
             f"of the image's size, got {size} for {tuple(image.shape[2:])}"
         )
     maps, margins = _prepared(inverse_maps, mode, margins, image.shape)
-    if takes_reference("affine_resample", (image, maps)):
+    if takes_reference(op, (image, maps)):
         return reference.affine_resample(
             image,
             maps,
@@ -105,7 +109,7 @@ def affine_resample(
             output_size=size,
             lossless_blits=lossless_blits,
         )
-    options = _FILTERS.index(filter), _PADDINGS.index(padding_mode), bool(lossless_blits)
+    options = _FILTERS.index(filter), _PADDINGS.index(padding_mode), lossless_blits
     return _ops.affine_resample(image, maps, margins, *options, *size)
 
 
@@ -136,7 +140,7 @@ def affine_resample_transpose(
     Linear in ``grad``, and differentiable to any order in it. Deterministic; in CUDA a gather.
     """
     op = "affine_resample_transpose"
-    _check(op, "grad", grad, inverse_maps, filter, mode, margins, padding_mode)
+    _check(op, "grad", grad, inverse_maps, filter, mode, margins, padding_mode, lossless_blits)
     size = _size(op, "input_size", input_size, grad)
     if mode == "stylegan2-ada" and size != tuple(grad.shape[2:]):
         raise ValueError(f'{op}: expected no input_size with mode "stylegan2-ada", got {size}')
@@ -151,7 +155,7 @@ def affine_resample_transpose(
             padding_mode=padding_mode,
             lossless_blits=lossless_blits,
         )
-    options = _FILTERS.index(filter), _PADDINGS.index(padding_mode), bool(lossless_blits)
+    options = _FILTERS.index(filter), _PADDINGS.index(padding_mode), lossless_blits
     return _ops.affine_resample_transpose(grad, maps, margins, *options, *size)
 
 
@@ -196,7 +200,7 @@ def affine_augment(
     Deterministic.
     """
     op = "affine_augment"
-    _check(op, "image", image, inverse_maps, "sym6", mode, margins, "reflection")
+    _check(op, "image", image, inverse_maps, "sym6", mode, margins, "reflection", lossless_blits)
     channels = _check_epilogue(op, image, colour, colour_channels, sigma, seed, box)
     maps: Tensor | None = None
     if inverse_maps is not None:
@@ -215,7 +219,7 @@ def affine_augment(
         )
     given = [None if x is None else x.contiguous() for x in (colour, sigma, seed, box)]
     return _ops.affine_augment(
-        image, maps, margins, bool(lossless_blits), given[0], channels, *given[1:], True
+        image, maps, margins, lossless_blits, given[0], channels, *given[1:], True
     )
 
 
@@ -235,27 +239,30 @@ def centred_maps(
         output_size: height and width of the result; by default ``size``.
 
     Returns:
-        (B, 2, 3), float64. With ``filter="bilinear"`` and zeros or border
-        :func:`affine_resample` then equals ``grid_sample``; its reflection is the one of
-        ``align_corners=True``.
+        (B, 2, 3), float64. With ``filter="bilinear"`` or ``"nearest"`` and zeros or border
+        :func:`affine_resample` then equals ``grid_sample`` of the same ``align_corners``, single
+        pixels included; its reflection is the one of ``align_corners=True``.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above.
     """
     op = "centred_maps"
-    if not isinstance(theta, Tensor) or theta.dim() != 3 or tuple(theta.shape[1:]) != (2, 3):
+    good = isinstance(theta, Tensor) and not theta.is_nested and theta.dim() == 3
+    if not good or tuple(theta.shape[1:]) != (2, 3):
         got = describe(theta) if isinstance(theta, Tensor) else kind(theta)
         raise ValueError(f"{op}: expected theta of shape (B, 2, 3), got {got}")
+    check_strided(op, "theta", theta)
+    if theta.is_complex():
+        raise TypeError(f"{op}: expected theta of real numbers, got {theta.dtype}")
+    check_bool(op, "align_corners", align_corners)
     less = 1 if align_corners else 0
-    extents = []
-    for name, pair in (
-        ("size", size),
-        ("output_size", size if output_size is None else output_size),
-    ):
-        height, width = _pair(op, name, pair)
-        # A single pixel has no extent between centres.
-        extents.append([max(n - less, 1) / 2 for n in (width, height)])
-    into, out_of = (theta.new_tensor(e, dtype=torch.float64) for e in extents)
+    height, width = _pair(op, "size", size)
+    out_height, out_width = _pair(op, "output_size", size if output_size is None else output_size)
+    # Between the centres of a single pixel there is nothing: of the input all positions are that
+    # pixel. That of the output is at 0, whatever it is divided by.
+    of_input = [(n - less) / 2 for n in (width, height)]
+    of_output = [max(n - less, 1) / 2 for n in (out_width, out_height)]
+    into, out_of = (theta.new_tensor(e, dtype=torch.float64) for e in (of_input, of_output))
     matrix = into[:, None] * theta[:, :, :2].double() / out_of
     return torch.cat((matrix, (into * theta[:, :, 2].double())[:, :, None]), 2)
 
@@ -369,9 +376,13 @@ def _prepared(
 
 
 def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
-    good = isinstance(value, Sequence) and len(value) == 2
-    if not good or any(isinstance(n, bool) or n < 1 for n in value):
-        raise ValueError(f"{op}: expected {name} to be (height, width) of at least 1, got {value}")
+    wanted = f"{op}: expected {name} to be (height, width)"
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise ValueError(f"{wanted}, got {value!r}")
+    if any(not isinstance(n, (int, torch.SymInt, Integral)) or isinstance(n, bool) for n in value):
+        raise TypeError(f"{wanted}, two integers, got {value!r}")
+    if any(n < 1 or n > _LARGEST_SIDE for n in value):
+        raise ValueError(f"{wanted}, of 1 to {_LARGEST_SIDE}, got {value}")
     return value[0], value[1]
 
 
@@ -381,9 +392,11 @@ def _size(op: str, name: str, size: object, x: Tensor) -> tuple[int, int]:
     return _pair(op, name, size)
 
 
-def _check(op, name, x, maps, filter, mode, margins, padding_mode) -> None:
+def _check(op, name, x, maps, filter, mode, margins, padding_mode, lossless_blits) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(x)}")
+    check_strided(op, name, x)
+    check_bool(op, "lossless_blits", lossless_blits)
     check_real(op, name, x)
     if x.dim() != 4 or 0 in x.shape[2:]:
         raise ValueError(
@@ -404,10 +417,11 @@ def _check(op, name, x, maps, filter, mode, margins, padding_mode) -> None:
         )
     if mode == "stylegan2-ada" and filter != "sym6":
         raise ValueError(f'{op}: expected the filter "sym6" with mode {mode!r}, got {filter!r}')
-    if maps is None:
+    if maps is None and op == "affine_augment":
         return
     if not isinstance(maps, Tensor):
         raise TypeError(f"{op}: expected inverse_maps to be a tensor, got {kind(maps)}")
+    check_strided(op, "inverse_maps", maps)
     check_real(op, "inverse_maps", maps)
     if tuple(maps.shape) != (x.shape[0], 2, 3) or maps.device != x.device:
         raise ValueError(
@@ -421,6 +435,12 @@ def _check(op, name, x, maps, filter, mode, margins, padding_mode) -> None:
         )
     if margins is not None:
         _check_margins(op, x, mode, margins)
+
+
+def _are_channels(channels: object) -> bool:
+    if not isinstance(channels, Sequence):
+        return False
+    return all(isinstance(c, int) and not isinstance(c, bool) for c in channels)
 
 
 def _check_margins(op, x, mode, margins) -> None:
@@ -440,6 +460,11 @@ def _check_epilogue(op, x, colour, colour_channels, sigma, seed, box) -> list[in
     batch, count = x.shape[:2]
     channels: list[int] = []
     if colour is not None:
+        if colour_channels is not None and not _are_channels(colour_channels):
+            raise TypeError(
+                f"{op}: expected colour_channels to be numbers of channels, as in (0, 1, 2), got "
+                f"{colour_channels!r}"
+            )
         channels = list(range(count) if colour_channels is None else colour_channels)
         if len(channels) not in (1, 3):
             raise ValueError(

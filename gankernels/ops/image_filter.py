@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gankernels import reference
-from gankernels._checks import check_real, describe, kind
+from gankernels._checks import check_real, check_strided, describe, kind
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
 from gankernels._torch import below_autograd
@@ -216,6 +216,7 @@ define(LIBRARY)
 def _check(op: str, name: str, image: Any, gains: Any, sigma: Any, seed: Any, box: Any) -> None:
     if not isinstance(image, Tensor):
         raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(image)}")
+    check_strided(op, name, image)
     check_real(op, name, image)
     if image.dim() != 4 or image.shape[2] == 0 or image.shape[3] == 0:
         raise ValueError(
@@ -244,6 +245,7 @@ def _check_numbers(op: str, name: str, x: Any, image: Tensor, size: int) -> None
     """Refuse what is not ``size`` numbers a sample, or a scalar where that is 0."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(x)}")
+    check_strided(op, name, x)
     wanted = (image.shape[0], size) if size else (image.shape[0],)
     if tuple(x.shape) != wanted or x.device != image.device:
         raise ValueError(

@@ -294,12 +294,13 @@ def _colour(v: dict[str, Tensor], channels: int) -> Tensor:
 
 def _gains(v: dict[str, Tensor]) -> Tensor:
     # The power of the bands of natural images, which amplifying one of them must not change.
-    gains = torch.ones(len(v["band_0"]), 4, dtype=_F64, device=v["band_0"].device)
-    power = gains.new_full((4,), 1 / 13)
+    one = torch.ones_like(v["band_0"])
+    gains = torch.stack([one] * 4, 1)
+    power = torch.full((4,), 1 / 13, dtype=_F64, device=one.device)
     power[0] = 10 / 13
     for i in range(4):
-        t = torch.ones_like(gains)
-        t[:, i] = v[f"band_{i}"]
+        band = v[f"band_{i}"]
+        t = torch.stack([band if k == i else one for k in range(4)], 1)  # vmap: no writing in place
         t = t / (power * t.square()).sum(1, keepdim=True).sqrt()
-        gains = torch.where(v[f"band_{i}"][:, None] == 1, gains, gains * t)  # exactly, not nearly
+        gains = torch.where(band[:, None] == 1, gains, gains * t)  # exactly, not nearly
     return gains

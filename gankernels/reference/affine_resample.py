@@ -6,6 +6,7 @@ interpolation, one tap at a time: a gather, or for the transpose a scatter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -31,6 +32,9 @@ SYMLET = (
     -0.005515933754690001,
 )
 
+#: Maps beyond the one are shrunk to it; positions beyond the other are brought near.
+_FARTHEST, _COUNTED = 2.0**50, 1e9
+
 
 def affine_resample(
     image: Tensor,
@@ -54,7 +58,8 @@ def affine_resample(
         return total
 
     with torch.autocast(image.device.type, enabled=False):
-        lattice = _lattice(inverse_maps.double(), image.shape[2:], (height, width))
+        repeats = padding_mode == "reflection" and margins is None
+        lattice = _lattice(inverse_maps.double(), image.shape[2:], (height, width), repeats)
         points, fir = _points(filter, height, width, image.device)
         x, y = (_positions(row, points) for row in lattice)
         found = gather(_taps(filter, x, y, image.shape[2:], margins, padding_mode), x.shape[1:])
@@ -65,6 +70,7 @@ def affine_resample(
             x, y = (_positions(row, _pixels(height, width, image.device)) for row in lattice)
             taps = _taps("nearest", x, y, image.shape[2:], None, padding_mode)
             found = torch.where(whole, gather(taps, x.shape[1:]), found)
+        found = torch.where(_finite(inverse_maps), found, math.nan)
     return found.to(image.dtype)
 
 
@@ -92,7 +98,8 @@ def affine_resample_transpose(
 
     with torch.autocast(grad.device.type, enabled=False):
         given = grad.to(dtype)
-        lattice = _lattice(inverse_maps.double(), size, (height, width))
+        repeats = padding_mode == "reflection" and margins is None
+        lattice = _lattice(inverse_maps.double(), size, (height, width), repeats)
         points, fir = _points(filter, height, width, grad.device)
         x, y = (_positions(row, points) for row in lattice)
         spread = given if fir is None else _decimate(given, fir.to(given), transpose=True)
@@ -102,6 +109,7 @@ def affine_resample_transpose(
             x, y = (_positions(row, _pixels(height, width, grad.device)) for row in lattice)
             taps = _taps("nearest", x, y, size, None, padding_mode)
             found = torch.where(whole, scatter(given, taps), found)
+        found = torch.where(_finite(inverse_maps), found, math.nan)
     return found.to(grad.dtype)
 
 
@@ -159,6 +167,8 @@ def batch_margins(inverse_maps: Tensor, height: int, width: int) -> Tensor:
     cx, cy = (width - 1) / 2, (height - 1) / 2
     corners = inverse_maps.new_tensor([[-cx, -cy, 1], [cx, -cy, 1], [cx, cy, 1], [-cx, cy, 1]])
     reached = (inverse_maps[:, :, None] * corners).sum(3).transpose(0, 1).flatten(1)
+    # A map that is not finite spoils its own sample only.
+    reached = reached.nan_to_num(nan=0.0)
     sides = torch.stack((-reached, reached), 1).amax(2)  # (x, y), (low, high)
     limit = sides.new_tensor([[width - 1], [height - 1]])
     half = sides.new_tensor([[cx], [cy]])
@@ -170,14 +180,35 @@ def batch_margins(inverse_maps: Tensor, height: int, width: int) -> Tensor:
 # lattice is (a, b, c), (d, e, f) of csrc/affine_resample.h, each (B,).
 
 
-def _lattice(maps: Tensor, size: torch.Size, output_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _lattice(
+    maps: Tensor, size: torch.Size, output_size: tuple[int, int], repeats: bool
+) -> tuple[Tensor, Tensor]:
     (height, width), (out_height, out_width) = size, output_size
+    largest = maps.abs().amax((1, 2), keepdim=True)
+    maps = torch.where(largest > _FARTHEST, maps * (_FARTHEST / largest), maps)
     rows = []
     for k, extent in ((0, width), (1, height)):
         a, b, t = maps[:, k].unbind(1)
         offset = (extent - 1) + 2 * t - a * (out_width - 1) - b * (out_height - 1)
-        rows.append(torch.stack((a, b, offset), 1))
+        row = torch.stack((a, b, offset), 1)
+        reach = a.abs() * (2 * out_width + 10) + b.abs() * (2 * out_height + 10) + offset.abs()
+        near = _near(row, reach[:, None], extent, repeats)
+        rows.append(torch.where((reach >= _COUNTED)[:, None], near, row))
     return rows[0], rows[1]
+
+
+def _near(row: Tensor, reach: Tensor, size: int, repeats: bool) -> Tensor:
+    """What lies far away, seen nearer: ``Lattice::near`` of csrc/affine_resample.h."""
+    middle = size - 1
+    if repeats:
+        period = max(4, 4 * middle)
+        return row - period * (row / period + 0.5).floor()
+    about = F.pad(row.new_full((1,), middle), (2, 0))
+    return about + (0.5 * _COUNTED / reach) * (row - about)
+
+
+def _finite(maps: Tensor) -> Tensor:
+    return maps.isfinite().all(2).all(1)[:, None, None, None]
 
 
 def _points(filter: str, height: int, width: int, device: torch.device):

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankernels._checks import check_count, check_number, check_real, kind
+from gankernels._checks import (
+    check_count,
+    check_generator,
+    check_number,
+    check_real,
+    check_strided,
+    kind,
+)
 from gankernels.reference.spectral_norm import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
 
@@ -68,25 +75,36 @@ class InstanceNoise(nn.Module):
         self.steps = steps
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor | Sequence[Tensor], generator: torch.Generator | None = None
+    ) -> Tensor | list[Tensor]:
         """``x`` plus noise.
 
         Args:
-            x: a floating-point tensor of any shape.
+            x: a floating-point tensor of any shape, or a list of them, whose noise is independent.
             generator: where the noise is drawn from; on the device of ``x``.
 
         Returns:
-            A tensor of the same shape and dtype; noise is drawn and added in float32 at least. The
-            gradient passes through as it is. Deterministic for given random numbers.
+            A tensor of the same shape and dtype, or a list of them; noise is drawn and added in
+            float32 at least. The gradient passes through as it is. Deterministic for given random
+            numbers.
 
         Raises:
-            TypeError: if ``x`` is none of the above.
+            TypeError, ValueError: if an argument is none of the above.
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(f"InstanceNoise: expected x to be a tensor, got {kind(x)}")
-        check_real("InstanceNoise", "x", x)
-        if not self.training:
-            return x
+        op = "InstanceNoise"
+        tensors = [x] if isinstance(x, Tensor) else x
+        good = isinstance(tensors, (list, tuple)) and len(tensors) > 0
+        if not good or not all(isinstance(y, Tensor) for y in tensors):
+            raise TypeError(f"{op}: expected x to be a tensor or a list of them, got {kind(x)}")
+        for y in tensors:
+            check_strided(op, "x", y)
+            check_real(op, "x", y)
+            check_generator(op, generator, y.device)
+        found = [self._noisy(y, generator) if self.training else y for y in tensors]
+        return found[0] if isinstance(x, Tensor) else found
+
+    def _noisy(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         wide = x.to(accumulation_dtype(x.dtype))
         noise = torch.randn(wide.shape, generator=generator, device=x.device, dtype=wide.dtype)
         return (wide + self._factor() * (self.sigma * noise)).to(x.dtype)

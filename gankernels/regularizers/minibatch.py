@@ -15,19 +15,22 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def minibatch_stddev(
-    x: Tensor, group_size: int = 4, num_channels: int = 1, eps: float = 1e-8
+    x: Tensor, group_size: int | None = 4, num_channels: int = 1, eps: float = 1e-8
 ) -> Tensor:
     """Appends channels with the standard deviation over groups of samples.
 
     Karras et al. 2018 (arXiv 1710.10196), section 3, in groups as in StyleGAN2 (arXiv 1912.04958):
     ``sqrt(var + eps)`` over a group, with var biased, for every channel and pixel; then its mean
     over the pixels and the channels of a part, which every sample of the group gets as a constant
-    channel. Groups are runs of consecutive samples: real and fake samples, concatenated to one
-    batch, do not meet where there are whole groups of each.
+    channel. With n groups of G = min(group_size, B) samples, B = n G, sample i belongs to group
+    ``i mod n``, as in the published code of ProGAN, StyleGAN2, StyleGAN2-ADA and StyleGAN3: groups
+    go through the whole batch. Real and fake samples in one batch meet in them; score them in calls
+    of their own, as those do.
 
     Args:
         x: (B, C, ...), with any number of dimensions after the channels, or none.
-        group_size: samples in a group; min(group_size, B) must divide B.
+        group_size: samples in a group; None: the whole batch. min(group_size, B) must divide B, in
+            the published code likewise.
         num_channels: parts that the channels are cut into, one new channel each; divides C.
         eps: positive; makes gradients finite where a group's samples are equal.
 
@@ -42,7 +45,7 @@ def minibatch_stddev(
     _check_stddev(op, group_size, num_channels, eps)
     check_samples(op, "x", x, "(B, C, ...)", 2)
     batch, channels = x.shape[:2]
-    group = min(group_size, batch)
+    group = batch if group_size is None else min(group_size, batch)
     if batch % group:
         raise ValueError(
             f"{op}: expected a batch of a multiple of group_size={group_size}, got {batch}; drop "
@@ -53,10 +56,10 @@ def minibatch_stddev(
             f"{op}: expected num_channels to divide the channels of x, {channels}, got "
             f"{num_channels}"
         )
-    groups = x.to(accumulation_dtype(x.dtype)).unflatten(0, (-1, group))
-    std = (groups.var(dim=1, correction=0) + eps).sqrt()
+    groups = x.to(accumulation_dtype(x.dtype)).unflatten(0, (group, -1))
+    std = (groups.var(dim=0, correction=0) + eps).sqrt()
     of_part = std.reshape(len(std), num_channels, -1).mean(2)
-    new = of_part.to(x.dtype).repeat_interleave(group, 0, output_size=batch)
+    new = of_part.to(x.dtype).repeat(group, 1)
     new = new.view(batch, num_channels, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
     layout = CHANNELS_LAST.get(x.dim())
     if layout is not None and x.is_contiguous(memory_format=layout):
@@ -67,7 +70,9 @@ def minibatch_stddev(
 class MinibatchStdDev(nn.Module):
     """:func:`minibatch_stddev` as a layer. It has no parameters."""
 
-    def __init__(self, group_size: int = 4, num_channels: int = 1, eps: float = 1e-8) -> None:
+    def __init__(
+        self, group_size: int | None = 4, num_channels: int = 1, eps: float = 1e-8
+    ) -> None:
         _check_stddev("MinibatchStdDev", group_size, num_channels, eps)
         super().__init__()
         self.group_size = group_size
@@ -81,8 +86,9 @@ class MinibatchStdDev(nn.Module):
         return f"group_size={self.group_size}, num_channels={self.num_channels}, eps={self.eps}"
 
 
-def _check_stddev(op: str, group_size: int, num_channels: int, eps: float) -> None:
-    check_count(op, "group_size", group_size)
+def _check_stddev(op: str, group_size: int | None, num_channels: int, eps: float) -> None:
+    if group_size is not None:
+        check_count(op, "group_size", group_size)
     check_count(op, "num_channels", num_channels)
     check_number(op, "eps", eps, positive=True)
 
