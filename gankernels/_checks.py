@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -24,7 +26,8 @@ def check_number(op: str, name: str, value: object, *, positive: bool = False) -
     """Refuse what is not a finite number of at least 0, or above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: expected {name} to be a number, got {kind(value)}")
-    if not 0 <= value < math.inf or (positive and value == 0):  # Dynamo traces no isfinite
+    # Dynamo traces no isfinite; an integer may be too large for a float.
+    if not 0 <= value <= sys.float_info.max or (positive and value == 0):
         wanted = "positive" if positive else "not negative"
         raise ValueError(f"{op}: expected {name} to be finite and {wanted}, got {value}")
 
@@ -42,6 +45,75 @@ def check_real(op: str, name: str, x: Tensor) -> None:
     if not x.is_floating_point():
         raise TypeError(
             f"{op}: expected {name} of a floating-point dtype, got {x.dtype}; convert it first"
+        )
+
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_floats(op: str, name: str, x: Tensor) -> None:
+    """Refuse what is not a strided tensor of a dtype that sums of squares can be computed of."""
+    check_real(op, name, x)
+    if x.is_nested or x.layout != torch.strided:
+        layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+        raise TypeError(
+            f"{op}: expected {name} to be a dense tensor, got a {layout} one; convert it, for "
+            "instance by to_dense() or to_padded_tensor()"
+        )
+    if x.dtype not in _FLOATS:
+        raise TypeError(
+            f"{op}: expected {name} of float32, float64, bfloat16 or float16, got {x.dtype}; "
+            "convert it first"
+        )
+
+
+def check_tensors(op: str, name: str, values: object) -> None:
+    """Refuse what is not a list or tuple of tensors, with at least one."""
+    if not isinstance(values, (list, tuple)):
+        cure = "" if not is_lazy_iterable(values) else f"; pass list({name})"
+        raise TypeError(f"{op}: expected {name} to be a list of tensors, got {kind(values)}{cure}")
+    for x in values:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{op}: expected {name} to be a list of tensors, got a list with {kind(x)}"
+            )
+    if not values:
+        raise ValueError(f"{op}: expected {name} with at least one tensor, got an empty list")
+
+
+def is_lazy_iterable(values: object) -> bool:
+    """Whether a list can be made of it: a generator, a set, the values of a dict."""
+    return isinstance(values, Iterable) and not isinstance(values, (Tensor, str, bytes, dict))
+
+
+def check_callable(op: str, name: str, value: object) -> None:
+    """Refuse what cannot be called: most often what it has returned."""
+    if not callable(value):
+        cure = f"pass {name} itself, not what it returns"
+        raise TypeError(f"{op}: expected {name} to be callable, got {kind(value)}; {cure}")
+
+
+def check_flag(op: str, name: str, value: object) -> None:
+    """Refuse what is not True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be True or False, got {kind(value)}")
+
+
+def check_generator(op: str, generator: Any, device: torch.device) -> None:
+    """Refuse what is no generator of random numbers, or one of another device."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"{op}: expected generator to be a torch.Generator, got {kind(generator)}; it is where "
+            "random numbers come from, not a network"
+        )
+    theirs = generator.device
+    indices = {theirs.index, device.index} - {None}  # None is the current device
+    if device.type != "meta" and (theirs.type != device.type or len(indices) > 1):
+        raise ValueError(
+            f"{op}: expected a generator on {device}, where the tensors are, got one on {theirs}; "
+            f'make it by torch.Generator("{device}")'
         )
 
 
