@@ -445,8 +445,8 @@ def check_counts(op: str, scores: list[Tensor], groups: Groups, rows: int) -> in
             if groups is None:
                 expected = f"scores whose first dimension is the batch, {count}"
                 cure = (
-                    "; where several rows share a score, pass groups=, how many (consecutive ones) "
-                    "or the index of the score of each row"
+                    "; where rows share a score, pass groups=, how many consecutive ones, or the "
+                    "index of the score of each row"
                 )
             else:
                 expected = f"{count} scores, one for each group of rows"
@@ -520,10 +520,11 @@ def _check_graph(op: str, score: Tensor, create_graph: bool) -> None:
 def check_inv_scale(op: str, inv_scale: Tensor | None, device: torch.device) -> None:
     if inv_scale is None:
         return
+    if isinstance(inv_scale, Tensor):
+        check_floats(op, "inv_scale", inv_scale)
     if not isinstance(inv_scale, Tensor) or inv_scale.numel() != 1:
         got = describe(inv_scale) if isinstance(inv_scale, Tensor) else kind(inv_scale)
         raise ValueError(f"{op}: expected inv_scale to be a tensor of one element, got {got}")
-    check_floats(op, "inv_scale", inv_scale)
     if inv_scale.device != device:
         raise ValueError(
             f"{op}: expected inv_scale on {device}, where the samples are, got {inv_scale.device}"

@@ -443,7 +443,7 @@ class LazyRegularizer(nn.Module):
                 f"{op}: expected its number of calls to be an integer, got {kind(state)}"
             )
         if state < 0:
-            raise ValueError(f"{op}: expected its number of calls to be not negative, got {state}")
+            raise ValueError(f"{op}: expected the calls so far to be not negative, got {state}")
         self._calls = state
 
     def extra_repr(self) -> str:
