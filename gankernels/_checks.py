@@ -47,7 +47,7 @@ def check_count(op: str, name: str, value: object) -> None:
 def check_bool(op: str, name: str, value: object) -> None:
     """Refuse what is neither True nor False: "no" would be true."""
     if not isinstance(value, bool):
-        raise TypeError(f"{op}: expected {name} to be True or False, got {value!r}")
+        raise TypeError(f"{op}: expected {name} to be True or False, got {kind(value)}")
 
 
 def check_strided(op: str, name: str, x: Tensor) -> None:
@@ -56,6 +56,54 @@ def check_strided(op: str, name: str, x: Tensor) -> None:
     if x.is_nested or x.layout != torch.strided:
         cure = "give its tensors one by one" if x.is_nested else f"pass {name}.to_dense()"
         raise TypeError(f"{op}: expected {name} to be a dense tensor, got {layout}; {cure}")
+
+
+def check_real(op: str, name: str, x: Tensor) -> None:
+    """Refuse tensors of integers and of complex numbers."""
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{op}: expected {name} of a floating-point dtype, got {x.dtype}; convert it first"
+        )
+
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_floats(op: str, name: str, x: Tensor) -> None:
+    """Refuse what is not a strided tensor of a dtype that sums of squares can be computed of."""
+    check_real(op, name, x)
+    check_strided(op, name, x)
+    if x.dtype not in _FLOATS:
+        raise TypeError(
+            f"{op}: expected {name} of float32, float64, bfloat16 or float16, got {x.dtype}; "
+            "convert it first"
+        )
+
+
+def check_tensors(op: str, name: str, values: object) -> None:
+    """Refuse what is not a list or tuple of tensors, with at least one."""
+    if not isinstance(values, (list, tuple)):
+        cure = "" if not is_lazy_iterable(values) else f"; pass list({name})"
+        raise TypeError(f"{op}: expected {name} to be a list of tensors, got {kind(values)}{cure}")
+    for x in values:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{op}: expected {name} to be a list of tensors, got a list with {kind(x)}"
+            )
+    if not values:
+        raise ValueError(f"{op}: expected {name} with at least one tensor, got an empty list")
+
+
+def is_lazy_iterable(values: object) -> bool:
+    """Whether a list can be made of it: a generator, a set, the values of a dict."""
+    return isinstance(values, Iterable) and not isinstance(values, (Tensor, str, bytes, dict))
+
+
+def check_callable(op: str, name: str, value: object) -> None:
+    """Refuse what cannot be called: most often what it has returned."""
+    if not callable(value):
+        cure = f"pass {name} itself, not what it returns"
+        raise TypeError(f"{op}: expected {name} to be callable, got {kind(value)}; {cure}")
 
 
 def check_generator(op: str, generator: object, device: torch.device) -> None:
@@ -68,17 +116,12 @@ def check_generator(op: str, generator: object, device: torch.device) -> None:
             f"{op}: expected generator to be a torch.Generator or None, got {kind(generator)}; "
             f"{cure}"
         )
-    if generator.device.type != device.type:
+    theirs = generator.device
+    indices = {theirs.index, device.index} - {None}  # None is the current device
+    if device.type != "meta" and (theirs.type != device.type or len(indices) > 1):
         raise ValueError(
-            f"{op}: expected a generator on {device}, got one on {generator.device}; {cure}"
-        )
-
-
-def check_real(op: str, name: str, x: Tensor) -> None:
-    """Refuse tensors of integers and of complex numbers."""
-    if not x.is_floating_point():
-        raise TypeError(
-            f"{op}: expected {name} of a floating-point dtype, got {x.dtype}; convert it first"
+            f"{op}: expected a generator on {device}, where the tensors are, got one on {theirs}; "
+            f"{cure}"
         )
 
 

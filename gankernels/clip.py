@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_number, check_real, kind
+from gankernels._checks import check_floats, check_number, kind
 from gankernels._torch import foreach_clamp_max_, foreach_clamp_min_
 
 
@@ -46,7 +46,7 @@ def clip_weights_(parameters: Tensor | Iterable[Tensor], c: float = 0.01) -> Non
                 "clip_weights_: expected a tensor or an iterable of tensors, got one of "
                 f"{kind(parameter)}; pass critic.parameters()"
             )
-        check_real("clip_weights_", "weights", parameter)
+        check_floats("clip_weights_", "weights", parameter)
         groups.setdefault((parameter.device, parameter.dtype), []).append(parameter)
     if not groups:
         raise ValueError(

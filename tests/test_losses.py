@@ -421,7 +421,7 @@ def test_refuses_labels(name, label, error, message):
 @pytest.mark.parametrize("name", LABELLED)
 def test_refuses_a_generator_that_is_a_network(name):
     with pytest.raises(
-        TypeError, match=f"^{name}: expected generator to be a torch.Generator, got L"
+        TypeError, match=f"^{name}: expected generator to be a torch.Generator or None, got L"
     ):
         getattr(losses, name).discriminator(X, X, generator=torch.nn.Linear(1, 1))
 

@@ -258,13 +258,13 @@ def test_conditional_critics():
     same([both], [gk.r1_penalty(D(x, LABELS), x) + gk.r2_penalty(D(y, LABELS.flip(0)), y)])
 
 
-@pytest.mark.parametrize("name", ["patches", "tuple", "nested"])
+@pytest.mark.parametrize("name", ["patches", "tuple", "list"])
 def test_scores_of_any_shape_are_added_up(name):
     patches = critic()[:3]
     kinds = {
         "patches": patches,
         "tuple": lambda x: tuple(patches(x).unbind(1)),
-        "nested": lambda x: [patches(x)[:, :1], (patches(x)[:, 1:],)],
+        "list": lambda x: [patches(x)[:, :1], patches(x)[:, 1:]],
     }
     same(everything(kinds[name]), everything(lambda x: patches(x).flatten(1).sum(1)))
     x = grown(REAL)
@@ -441,9 +441,9 @@ REFUSED = [
      lambda: gk.wgan_gp_penalty(lambda x: [], REAL, FAKE)),
     (TypeError, "real of a floating-point dtype, got torch.int64",
      lambda: gk.wgan_gp_penalty(plain, REAL.long(), FAKE)),
-    (ValueError, "real of shape (B, ...) with elements, got ()",
+    (ValueError, "real of shape (B, ...) with elements, got shape ()",
      lambda: gk.dragan_penalty(plain, torch.ones(()))),
-    (ValueError, "real of shape (B, ...) with elements, got (0, 3)",
+    (ValueError, "real of shape (B, ...) with elements, got shape (0, 3)",
      lambda: gk.dragan_penalty(plain, torch.ones(0, 3))),
     (TypeError, "real to be a tensor or a list of tensors, got NoneType",
      lambda: gk.wgan_gp_penalty(plain, None, FAKE)),

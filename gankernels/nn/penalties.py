@@ -1,9 +1,11 @@
 """The penalties of :mod:`gankernels.penalties` as modules that hold their hyper-parameters.
 
 ``R1Penalty(gamma=5.0)(logits, real)`` is ``r1_penalty(logits, real, gamma=5.0)``: whatever a module
-is called with goes to its function, which says what that is, and on to the critic. The
-hyper-parameters are checked here and then plain attributes: assign to them to anneal. They are in
-``repr()``, in copies and in pickles, but not in the state_dict.
+is called with goes to its function, which says what that is, and on to the critic: ``inv_scale``,
+``groups`` and ``generator``, too. The hyper-parameters are checked here and then plain attributes:
+assign to them to anneal. They are in ``repr()``, in copies and in pickles, but not in the
+state_dict. ``scores``, which part of what the critic returns are the scores, is one of them where a
+penalty calls the critic, or goes with the call.
 
 :class:`SpectralNormRegularization` and :class:`LazyRegularizer` have a state besides, which is in
 their state_dict.
@@ -21,7 +23,8 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from gankernels import ops, penalties
-from gankernels._checks import check_count, check_number, check_real, kind
+from gankernels._checks import check_count, check_generator, check_number, check_real, kind
+from gankernels._scores import Pick, check_pick
 
 __all__ = [
     "ApproxR1Penalty",
@@ -45,8 +48,10 @@ class _Penalty(nn.Module):
 
     _function: ClassVar[Callable[..., Tensor]]
 
-    def __init__(self, **hyperparameters: Any) -> None:
+    def __init__(self, *, scores: Pick = None, **hyperparameters: Any) -> None:
         super().__init__()
+        check_pick(self._function.__name__, scores)
+        self.scores = scores
         self._names = tuple(hyperparameters)
         for name, value in hyperparameters.items():
             self._check(self._function.__name__, name, value)
@@ -57,10 +62,19 @@ class _Penalty(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         own = {name: getattr(self, name) for name in self._names}
+        for name in own:
+            if name in kwargs:
+                raise TypeError(
+                    f"{type(self).__name__}: expected no {name}= in a call, got {kwargs[name]!r}; "
+                    f"the module has its own, which may be assigned to"
+                )
+        if self.scores is not None:
+            kwargs.setdefault("scores", self.scores)
         return self._function(*args, **own, **kwargs)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)
+        names = self._names if self.scores is None else (*self._names, "scores")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 class R1Penalty(_Penalty):
@@ -86,8 +100,8 @@ class R1R2Penalty(_Penalty):
 
     _function = staticmethod(penalties.r1_r2_penalty)
 
-    def __init__(self, gamma: float = 10.0) -> None:
-        super().__init__(gamma=gamma)
+    def __init__(self, gamma: float = 10.0, *, scores: Pick = None) -> None:
+        super().__init__(gamma=gamma, scores=scores)
 
 
 class RothPenalty(_Penalty):
@@ -106,8 +120,8 @@ class WGANGPPenalty(_Penalty):
 
     _function = staticmethod(penalties.wgan_gp_penalty)
 
-    def __init__(self, weight: float = 10.0, center: float = 1.0) -> None:
-        super().__init__(weight=weight, center=center)
+    def __init__(self, weight: float = 10.0, center: float = 1.0, *, scores: Pick = None) -> None:
+        super().__init__(weight=weight, center=center, scores=scores)
 
 
 class WGANLPPenalty(_Penalty):
@@ -117,8 +131,8 @@ class WGANLPPenalty(_Penalty):
 
     _function = staticmethod(penalties.wgan_lp_penalty)
 
-    def __init__(self, weight: float = 10.0, center: float = 1.0) -> None:
-        super().__init__(weight=weight, center=center)
+    def __init__(self, weight: float = 10.0, center: float = 1.0, *, scores: Pick = None) -> None:
+        super().__init__(weight=weight, center=center, scores=scores)
 
 
 class ZeroCenteredPenalty(_Penalty):
@@ -128,8 +142,8 @@ class ZeroCenteredPenalty(_Penalty):
 
     _function = staticmethod(penalties.zero_centered_penalty)
 
-    def __init__(self, weight: float = 10.0) -> None:
-        super().__init__(weight=weight)
+    def __init__(self, weight: float = 10.0, *, scores: Pick = None) -> None:
+        super().__init__(weight=weight, scores=scores)
 
 
 class DRAGANPenalty(_Penalty):
@@ -146,8 +160,10 @@ class DRAGANPenalty(_Penalty):
         k: float = 1.0,
         noise: Literal["uniform", "gaussian"] = "uniform",
         scale: float | None = None,
+        *,
+        scores: Pick = None,
     ) -> None:
-        super().__init__(weight=weight, k=k, noise=noise, scale=scale)
+        super().__init__(weight=weight, k=k, noise=noise, scale=scale, scores=scores)
 
     def _check(self, op: str, name: str, value: Any) -> None:
         if name == "noise":
@@ -159,9 +175,14 @@ class DRAGANPenalty(_Penalty):
 
 class _ApproximatePenalty(_Penalty):
     def __init__(
-        self, sigma: float = 0.01, weight: float = 100.0, gamma: float | None = None
+        self,
+        sigma: float = 0.01,
+        weight: float = 100.0,
+        gamma: float | None = None,
+        *,
+        scores: Pick = None,
     ) -> None:
-        super().__init__(sigma=sigma, weight=weight, gamma=gamma)
+        super().__init__(sigma=sigma, weight=weight, gamma=gamma, scores=scores)
 
     def _check(self, op: str, name: str, value: Any) -> None:
         if not (name == "gamma" and value is None):
@@ -257,6 +278,7 @@ class SpectralNormRegularization(nn.Module):
         self.n_power_iterations = n_power_iterations
         self._layers = _layers(op, model)  # in a list, so that they are not registered
         for i, w in enumerate(self._weights()):
+            check_generator(op, generator, w.device)
             w = w.detach()
             v = torch.randn(
                 w.numel() // w.shape[0], generator=generator, dtype=w.dtype, device=w.device
@@ -415,6 +437,13 @@ class LazyRegularizer(nn.Module):
         return self._calls
 
     def set_extra_state(self, state: int) -> None:
+        op = type(self).__name__
+        if isinstance(state, bool) or not isinstance(state, int):
+            raise TypeError(
+                f"{op}: expected its number of calls to be an integer, got {kind(state)}"
+            )
+        if state < 0:
+            raise ValueError(f"{op}: expected the calls so far to be not negative, got {state}")
         self._calls = state
 
     def extra_repr(self) -> str:

@@ -6,6 +6,7 @@ section 4.1. The kernels behind the schemas are bound in ``csrc/bindings/gradien
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from gankernels import reference
 from gankernels._checks import (
+    check_bool,
+    check_floats,
     check_number,
-    check_real,
     describe,
-    is_tensors,
+    is_lazy_iterable,
     kind,
     third_order,
 )
@@ -126,13 +128,19 @@ def gradient_penalty(
     """
     if isinstance(grads, Tensor):
         listed: Sequence[Tensor] = (grads,)
-    elif is_tensors(grads) and len(grads) > 0:
+    elif isinstance(grads, (list, tuple)) and grads and all(isinstance(g, Tensor) for g in grads):
         listed = grads
     else:
+        got, cure = kind(grads), "; pass list(grads)" if is_lazy_iterable(grads) else ""
+        if isinstance(grads, (list, tuple)):
+            others = [kind(g) for g in grads if not isinstance(g, Tensor)]
+            got, cure = f"a list with {others[0]}" if others else "an empty list", ""
         raise TypeError(
             "gradient_penalty: expected grads to be a tensor or a list of tensors, with at least "
-            f"one, got {'an empty list' if is_tensors(grads) else kind(grads)}"
+            f"one, got {got}{cure}"
         )
+    if not isinstance(return_norms, bool):
+        check_bool("gradient_penalty", "return_norms", return_norms)
     rest = (center, one_sided, weight, sample_weight, inv_scale, per_tensor, reduction)
     if takes_reference("gradient_penalty", listed):
         _check(listed, *rest)
@@ -185,8 +193,8 @@ def _plain(center, one_sided, weight, sample_weight, inv_scale, per_tensor, redu
         type(one_sided) is type(per_tensor) is bool
         and type(center) in (float, int)
         and type(weight) in (float, int)
-        and 0 <= center < float("inf")
-        and 0 <= weight < float("inf")
+        and 0 <= center <= sys.float_info.max
+        and 0 <= weight <= sys.float_info.max
         and reduction in _REDUCTIONS
         and sample_weight is None
         and inv_scale is None
@@ -336,7 +344,7 @@ def _check(
     first = grads[0]
     for k, g in enumerate(grads):
         name = "grads" if len(grads) == 1 else f"grads[{k}]"
-        check_real(op, name, g)
+        check_floats(op, name, g)
         if g.dim() == 0:
             raise ValueError(
                 f"{op}: expected {name} to have a batch dimension, got a scalar; pass the gradient "
@@ -360,8 +368,7 @@ def _check(
     check_number(op, "center", center)
     check_number(op, "weight", weight)
     for name, flag in (("one_sided", one_sided), ("per_tensor", per_tensor)):
-        if not isinstance(flag, bool):
-            raise TypeError(f"{op}: expected {name} to be True or False, got {kind(flag)}")
+        check_bool(op, name, flag)
     if reduction not in _REDUCTIONS:
         raise ValueError(f'{op}: expected reduction "mean", "sum" or "none", got {reduction!r}')
     for name, x, numel in (
@@ -372,7 +379,7 @@ def _check(
             continue
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(x)}")
-        check_real(op, name, x)
+        check_floats(op, name, x)
         shaped = tuple(x.shape) == (numel,) if name == "sample_weight" else x.numel() == 1
         if not shaped or x.device != first.device:
             wanted = f"of shape {(numel,)}" if name == "sample_weight" else "of one element"

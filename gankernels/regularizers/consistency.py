@@ -1,34 +1,41 @@
 """Consistency regularisation: the critic's scores, or the generator's samples, under small changes.
 
-``D`` and ``G`` are any callables, which return a tensor (B, ...) or a list of them. They are called
-once for either version of the samples, never for both in one batch, which batch normalisation would
-mix. ``||.||^2`` is summed over everything but the batch and the members of a list, E is the mean
-over the batch, and the differences are taken in float32 at least. All results are scalars,
-differentiable to any order in the parameters as far as ``D`` and ``G`` are, and deterministic for
-given random numbers.
+``D`` and ``G`` are any callables, which return a tensor (B, ...) or a flat list of them. They are
+called once for either version of the samples, never for both in one batch, which batch
+normalisation would mix, and get copies, which their first layer may work on in place. Where ``D``
+returns more than scores, ``scores`` says which they are, as in :mod:`gankernels.penalties`;
+without it, what is nested, keyed or named is refused. ``||.||^2`` is summed over everything but the
+batch and the members of a list, E is the mean over the batch, and the differences are taken in
+float32 at least. All results are scalars, differentiable to any order in the parameters as far as
+``D`` and ``G`` are, and deterministic for given random numbers.
+
+All passes compare the same function: u and v of spectral normalization in training mode move once,
+in the first pass, and random layers draw anew, as said in :mod:`gankernels.penalties`.
+Keywords that are settings of other penalties are refused, as there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_number, check_real, is_tensors, kind
+from gankernels._checks import check_callable, check_floats, check_number
+from gankernels._critics import Calls, Critic, Samples, copied, draw_like, listed
+from gankernels._scores import Pick, check_alike, listed_scores, pick_scores
 from gankernels.reference.spectral_norm import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
 
-Samples = Tensor | Sequence[Tensor]
-
 
 def consistency_regularization(
-    D: Callable[..., Samples],
+    D: Critic,
     real: Samples,
     augment: Callable[[Any], Any],
     *args: Any,
     weight: float = 10.0,
+    scores: Pick = None,
     **kwargs: Any,
 ) -> Tensor:
     """CR: ``weight * E ||D(x) - D(T(x))||^2``, for the critic.
@@ -41,23 +48,27 @@ def consistency_regularization(
         augment: T, which keeps what the samples show: flips and shifts in the paper.
         *args, **kwargs: passed to ``D``, labels for instance.
         weight: not negative.
+        scores: see the module's text.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above.
     """
     op = "consistency_regularization"
     check_number(op, "weight", weight)
-    return weight * _inconsistency(op, D, "real", real, augment, args, kwargs)
+    check_callable(op, "augment", augment)
+    calls = Calls(op, D, args, kwargs, own=("weight", "scores"), scores=scores, passes=2)
+    return _inconsistency(calls, "real", real, augment, weight)
 
 
 def balanced_consistency_regularization(
-    D: Callable[..., Samples],
+    D: Critic,
     real: Samples,
     fake: Samples,
     augment: Callable[[Any], Any],
     *args: Any,
     weight_real: float = 10.0,
     weight_fake: float = 10.0,
+    scores: Pick = None,
     **kwargs: Any,
 ) -> Tensor:
     """bCR: :func:`consistency_regularization` at real and at generated samples.
@@ -72,6 +83,7 @@ def balanced_consistency_regularization(
         augment: T.
         *args, **kwargs: passed to ``D`` with real and with fake samples.
         weight_real, weight_fake: not negative.
+        scores: see the module's text.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above.
@@ -79,18 +91,24 @@ def balanced_consistency_regularization(
     op = "balanced_consistency_regularization"
     check_number(op, "weight_real", weight_real)
     check_number(op, "weight_fake", weight_fake)
-    return weight_real * _inconsistency(
-        op, D, "real", real, augment, args, kwargs
-    ) + weight_fake * _inconsistency(op, D, "fake", fake, augment, args, kwargs)
+    check_callable(op, "augment", augment)
+    own = ("weight_real", "weight_fake", "scores")
+    calls = Calls(op, D, args, kwargs, own=own, scores=scores, passes=4)
+    for name, x in (("real", real), ("fake", fake)):
+        listed(op, name, x)  # before any pass
+    return _inconsistency(calls, "real", real, augment, weight_real) + _inconsistency(
+        calls, "fake", fake, augment, weight_fake
+    )
 
 
 def latent_consistency_discriminator(
-    D: Callable[..., Samples],
+    D: Critic,
     G: Callable[..., Any],
     z: Tensor,
     *args: Any,
     weight: float = 20.0,
     std: float = 0.05,
+    scores: Pick = None,
     generator: torch.Generator | None = None,
     **kwargs: Any,
 ) -> Tensor:
@@ -103,16 +121,22 @@ def latent_consistency_discriminator(
         z: (B, ...).
         *args, **kwargs: passed to both, labels for instance. Wrap the one that takes none.
         weight, std: not negative.
+        scores: see the module's text.
         generator: where dz is drawn from; on the device of ``z``.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above.
     """
     op = "latent_consistency_discriminator"
+    own = ("weight", "std", "scores", "generator")
+    check_callable(op, "D", D)
+    generates = Calls(op, G, args, kwargs, own=own, passes=2, what="G")
     near = _neighbour(op, z, weight, std, generator)
     with torch.no_grad():
-        fake, other = G(z, *args, **kwargs), G(near, *args, **kwargs)
-    return weight * _distance(op, "D", D(fake, *args, **kwargs), D(other, *args, **kwargs), len(z))
+        fake, other = generates(z), generates(near)
+    calls = Calls(op, D, args, kwargs, own=own, scores=scores, passes=2)
+    first, second = (_outputs(calls, calls(x)) for x in (fake, other))
+    return weight * _distance(op, "D", first, second, len(z))
 
 
 def latent_consistency_generator(
@@ -137,28 +161,23 @@ def latent_consistency_generator(
         TypeError, ValueError: if an argument is none of the above.
     """
     op = "latent_consistency_generator"
+    calls = Calls(op, G, args, kwargs, own=("weight", "std", "generator"), passes=2, what="G")
     near = _neighbour(op, z, weight, std, generator)
-    return -weight * _distance(op, "G", G(z, *args, **kwargs), G(near, *args, **kwargs), len(z))
+    first, second = (_outputs(calls, calls(x)) for x in (z, near))
+    return -weight * _distance(op, "G", first, second, len(z))
 
 
 def _inconsistency(
-    op: str,
-    D: Callable[..., Samples],
-    name: str,
-    x: Samples,
-    augment: Callable[[Any], Any],
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
+    calls: Calls, name: str, x: Samples, augment: Callable[[Any], Any], weight: float
 ) -> Tensor:
-    if not isinstance(x, Tensor) and not (is_tensors(x) and len(x) > 0):
-        raise TypeError(f"{op}: expected {name} to be a tensor or a list of tensors, got {kind(x)}")
-    members = [x] if isinstance(x, Tensor) else list(x)
-    for member in members:
-        check_samples(op, name, member, "(B, ...)", 1)
+    op = calls.op
+    members = listed(op, name, x)
     detached = [member.detach() for member in members]
-    point = detached[0] if isinstance(x, Tensor) else detached
-    scores = D(point, *args, **kwargs)
-    return _distance(op, "D", scores, D(augment(point), *args, **kwargs), len(members[0]))
+    point: Any = detached[0] if isinstance(x, Tensor) else detached
+    first = _outputs(calls, calls(point))
+    # A copy, so that neither an augmentation nor a critic in place changes the caller's samples.
+    changed = augment(copied(point))
+    return weight * _distance(op, "D", first, _outputs(calls, calls(changed)), len(members[0]))
 
 
 def _neighbour(
@@ -167,13 +186,13 @@ def _neighbour(
     check_number(op, "weight", weight)
     check_number(op, "std", std)
     check_samples(op, "z", z, "(B, ...)", 1)
-    dz = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-    return z + std * dz
+    return z + std * draw_like(op, torch.randn, z, z.shape, generator)
 
 
-def _distance(op: str, network: str, a: Samples, b: Samples, batch: int) -> Tensor:
+def _distance(
+    op: str, network: str, firsts: list[Tensor], seconds: list[Tensor], batch: int
+) -> Tensor:
     """E ||a - b||^2 of what a network returned for either version of the samples."""
-    firsts, seconds = _returned(op, network, a), _returned(op, network, b)
     for x in (*firsts, *seconds):
         if x.dim() == 0 or x.shape[0] != batch:
             raise ValueError(
@@ -193,12 +212,20 @@ def _distance(op: str, network: str, a: Samples, b: Samples, batch: int) -> Tens
     return total
 
 
-def _returned(op: str, network: str, outputs: Samples) -> list[Tensor]:
-    if not isinstance(outputs, Tensor) and not (is_tensors(outputs) and len(outputs) > 0):
-        raise TypeError(
-            f"{op}: expected {network} to return a tensor or a list of tensors, got {kind(outputs)}"
-        )
-    found = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+def _outputs(calls: Calls, outputs: Any) -> list[Tensor]:
+    """The scores that a critic returned, or the samples that a generator did."""
+    op, network = calls.op, calls.what
+    cure = 'say which are the scores: scores=0, scores="logits" or a function'
+    if network == "G":
+        cure = "wrap it, to return the samples alone"
+    found = listed_scores(
+        op,
+        f"{network} to return a tensor or a list of tensors",
+        pick_scores(op, outputs, calls.pick),
+        cure,
+    )
     for x in found:
-        check_real(op, f"the output of {network}", x)
+        check_floats(op, f"the output of {network}", x)
+    if network == "D" and calls.pick is None:
+        check_alike(op, "the critic's scores", found, cure)
     return found

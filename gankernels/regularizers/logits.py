@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankernels._checks import check_number, check_real, is_tensors, kind
+from gankernels._checks import check_floats, check_number
+from gankernels._scores import listed_scores
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 Logits = Tensor | Sequence[Tensor]
@@ -153,13 +154,17 @@ def drift_penalty(real_logits: Logits, *, weight: float = 0.001) -> Tensor:
 
 def _flat(op: str, name: str, logits: Logits) -> Tensor:
     """All scores as one vector, in float32 at least."""
-    if not isinstance(logits, Tensor) and not (is_tensors(logits) and len(logits) > 0):
-        raise TypeError(
-            f"{op}: expected {name} to be a tensor or a list of tensors, got {kind(logits)}"
-        )
-    scores = [logits] if isinstance(logits, Tensor) else list(logits)
+    expected = f"{name} to be a tensor or a list of tensors"
+    if isinstance(logits, (list, tuple)) and not logits:
+        raise TypeError(f"{op}: expected {expected}, got an empty list")
+    cure = "pass only the scores, one tensor a scale"
+    scores = listed_scores(op, expected, logits, cure)
     for x in scores:
-        check_real(op, name, x)
+        check_floats(op, name, x)
+        if x.device != scores[0].device:
+            raise ValueError(
+                f"{op}: expected {name} on one device, got {scores[0].device} and {x.device}"
+            )
         if x.numel() == 0:
             raise ValueError(f"{op}: expected {name} with elements, got shape {tuple(x.shape)}")
     flat = [x.to(accumulation_dtype(x.dtype)).reshape(-1) for x in scores]

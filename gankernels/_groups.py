@@ -1,0 +1,99 @@
+"""Rows of samples that share a score: CTGAN's packs of 10, the nodes of a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankernels import ops
+from gankernels._checks import kind
+
+#: How many consecutive rows have one score, or the index of its score for every row.
+Groups = int | Tensor | None
+
+_INDICES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+
+
+def check_groups(op: str, groups: Groups, rows: int, device: torch.device) -> None:
+    if groups is None:
+        return
+    if isinstance(groups, Tensor):
+        if groups.dtype not in _INDICES:
+            raise TypeError(f"{op}: expected groups to be a tensor of integers, got {groups.dtype}")
+        if tuple(groups.shape) != (rows,) or groups.device != device:
+            raise ValueError(
+                f"{op}: expected groups to have the index of its score for each of the {rows} rows "
+                f"on {device}, got shape {tuple(groups.shape)} on {groups.device}"
+            )
+        if groups.device.type == "cpu" and not torch.compiler.is_compiling() and groups.min() < 0:
+            raise ValueError(f"{op}: expected groups from 0 on, got {int(groups.min())}")
+        return
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(
+            f"{op}: expected groups to be an integer, how many consecutive rows share a score, or "
+            f"a tensor of integers, the score of each row, got {kind(groups)}"
+        )
+    if groups < 1 or rows % groups:
+        raise ValueError(
+            f"{op}: expected groups to be a number of rows that {rows} can be divided by, got "
+            f"{groups}"
+        )
+
+
+def score_count(groups: Groups, rows: int, scores: list[Tensor]) -> int:
+    """How many scores there have to be: with a tensor of groups, as many as there are."""
+    if isinstance(groups, Tensor):
+        return next((len(x) for x in scores if x.dim() > 0), rows)
+    return rows if groups is None else rows // groups
+
+
+def penalty(
+    op: str,
+    grads: list[Tensor],
+    groups: Groups,
+    count: int,
+    *,
+    center: float = 0.0,
+    one_sided: bool = False,
+    weight: float,
+    sample_weight: Tensor | None = None,
+    inv_scale: Tensor | None = None,
+) -> Tensor:
+    """The mean over all scores, with norms over all the rows of each."""
+    if not isinstance(groups, Tensor):
+        if groups is not None:
+            grads = [g.unflatten(0, (count, groups)) for g in grads]
+        return ops.gradient_penalty(
+            grads,
+            center=center,
+            one_sided=one_sided,
+            weight=weight,
+            sample_weight=sample_weight,
+            inv_scale=inv_scale,
+        )
+    index = groups.long()
+    if index.device.type == "cpu" and not torch.compiler.is_compiling() and index.max() >= count:
+        raise ValueError(
+            f"{op}: expected groups below the number of scores, {count}, got {int(index.max())}"
+        )
+    rows = ops.gradient_penalty(grads, inv_scale=inv_scale, reduction="none")
+    squares = _sums(rows, index, count)
+    values: Any = squares
+    if center != 0:
+        # The square root has no derivative at zero; the norm there is the constant 0.
+        some = squares > 0
+        norms = torch.where(some, torch.where(some, squares, 1).sqrt(), 0)
+        distance = torch.where(squares.isnan(), squares, norms) - center
+        values = (distance.relu() if one_sided else distance).square()
+    if sample_weight is not None:
+        values = values * sample_weight.to(values.dtype)
+    return weight * values.mean()
+
+
+def _sums(x: Tensor, index: Tensor, count: int) -> Tensor:
+    zeros = x.new_zeros(count)
+    if x.device.type == "cpu":
+        return zeros.index_add(0, index, x)
+    return zeros.index_put((index,), x, accumulate=True)  # sorts: no atomics, unlike index_add
