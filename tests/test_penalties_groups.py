@@ -264,7 +264,8 @@ SCALED = {
     "wgan_gp": (lambda D, x, **k: gk.wgan_gp_penalty(D, x, x, weight=1.0, center=0.0, **k), SQUARE),
     "wgan_lp": (lambda D, x, **k: gk.wgan_lp_penalty(D, x, x, weight=1.0, center=0.0, **k), SQUARE),
     "zero_centered": (lambda D, x, **k: gk.zero_centered_penalty(D, x, x, weight=1.0, **k), SQUARE),
-    "dragan": (lambda D, x, **k: gk.dragan_penalty(D, x, weight=1.0, k=0.0, **k), SQUARE),
+    "dragan": (lambda D, x, **k: gk.dragan_penalty(
+        D, x, weight=1.0, k=0.0, generator=seeded(), **k), SQUARE),
     "R1Penalty": (lambda D, x, **k: gnn.R1Penalty(2.0)(D(x), x, **k), SQUARE),
     "RothPenalty": (lambda D, x, **k: gnn.RothPenalty(2.0)(D(x), D(x), x, x, **k), SQUARE / 2),
     "R1R2Penalty": (lambda D, x, **k: gnn.R1R2Penalty(2.0)(D, x, x, **k), 2 * SQUARE),
