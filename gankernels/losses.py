@@ -13,8 +13,7 @@ Differentiable to any order. Deterministic, but for random labels, which come fr
 Nothing waits for the device. ``D`` below are the logits, ``s`` the sigmoid, ``E`` the mean.
 
 All raise TypeError for logits that are not floating-point tensors or lists of them, and ValueError
-for an empty tensor, an empty list, and lists of different lengths; ``generator`` also where of both
-only the real logits require a gradient, as when they are in the place of the others.
+for an empty tensor, an empty list, and lists of different lengths.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def _minimax_generator(fake_logits: Logits, real_logits: Logits | None = None) -
 
     Goodfellow et al. 2014 (arXiv 1406.2661), equation 1. ``real_logits`` is not used.
     """
-    return _mean(F.logsigmoid(-fake) for fake in _read_fakes("minimax", fake_logits, real_logits))
+    return _mean(F.logsigmoid(-fake) for fake in _read("minimax", "fake_logits", fake_logits))
 
 
 minimax = Loss(_minimax_discriminator, _minimax_generator)
@@ -104,7 +103,7 @@ def _non_saturating_generator(fake_logits: Logits, real_logits: Logits | None = 
     is that of KL(fake || real) - 2 JS (Arjovsky and Bottou 2017, arXiv 1701.04862, theorem 2.5).
     ``real_logits`` is not used.
     """
-    fakes = _read_fakes("non_saturating", fake_logits, real_logits)
+    fakes = _read("non_saturating", "fake_logits", fake_logits)
     return _mean(-F.logsigmoid(fake) for fake in fakes)
 
 
@@ -149,7 +148,7 @@ def _least_squares_generator(fake_logits: Logits, real_logits: Logits | None = N
     LSGAN, Mao et al. 2017 (arXiv 1611.04076), equation 9, without the paper's factor of 1/2.
     ``real_logits`` is not used.
     """
-    fakes = _read_fakes("least_squares", fake_logits, real_logits)
+    fakes = _read("least_squares", "fake_logits", fake_logits)
     return _mean((fake - 1).square() for fake in fakes)
 
 
@@ -176,7 +175,7 @@ def _hinge_generator(fake_logits: Logits, real_logits: Logits | None = None) -> 
     Lim and Ye 2017 (arXiv 1705.02894), as in Miyato et al. 2018 (arXiv 1802.05957), equation 17.
     ``real_logits`` is not used.
     """
-    return _mean(-fake for fake in _read_fakes("hinge", fake_logits, real_logits))
+    return _mean(-fake for fake in _read("hinge", "fake_logits", fake_logits))
 
 
 hinge = Loss(_hinge_discriminator, _hinge_generator)
@@ -201,7 +200,7 @@ def _wasserstein_generator(fake_logits: Logits, real_logits: Logits | None = Non
 
     WGAN, Arjovsky et al. 2017 (arXiv 1701.07875), theorem 3. ``real_logits`` is not used.
     """
-    return _mean(-fake for fake in _read_fakes("wasserstein", fake_logits, real_logits))
+    return _mean(-fake for fake in _read("wasserstein", "fake_logits", fake_logits))
 
 
 wasserstein = Loss(_wasserstein_discriminator, _wasserstein_generator)
@@ -239,7 +238,6 @@ def _relativistic_generator(fake_logits: Logits, real_logits: Logits | None = No
             "generator(fake_logits, real_logits)"
         )
     pairs = _read_pairs(real_logits, fake_logits)
-    _refuse_swapped("relativistic", [fake for _, fake in pairs], [real for real, _ in pairs])
     return _mean(-F.logsigmoid(fake - real) for real, fake in pairs)
 
 
@@ -314,24 +312,6 @@ def _read(op: str, name: str, logits: Logits) -> list[Tensor]:
                 f"{tuple(x.shape)}"
             )
     return [x if x.dtype == torch.float64 else x.float() for x in found]
-
-
-def _read_fakes(op: str, fake_logits: Logits, real_logits: Logits | None) -> list[Tensor]:
-    """For the generator's loss, which takes no other logits; refuses those that are swapped."""
-    fakes = _read(op, "fake_logits", fake_logits)
-    if real_logits is not None:
-        reals = _read(op, "real_logits", real_logits)
-        _refuse_swapped(op, fakes, reals)
-    return fakes
-
-
-def _refuse_swapped(op: str, fakes: list[Tensor], reals: list[Tensor]) -> None:
-    trains = [any(x.requires_grad for x in logits) for logits in (fakes, reals)]
-    if torch.is_grad_enabled() and trains == [False, True]:
-        raise ValueError(
-            f"{op}: expected fake_logits with a graph to the generator, got ones that need no "
-            "gradient, and real_logits that do; the order is generator(fake_logits, real_logits)"
-        )
 
 
 def _read_both(

@@ -5,6 +5,7 @@ import torch
 from conftest import DTYPES, drawer
 from torch import nn
 
+from gankernels import clip
 from gankernels.clip import clip_weights_
 
 
@@ -55,14 +56,14 @@ def test_mixed_dtypes_and_layouts():
 
 def test_one_call_for_each_dtype(monkeypatch):
     calls = []
-    for name in ("_foreach_clamp_max_", "_foreach_clamp_min_"):
-        original = getattr(torch, name)
+    for name in ("foreach_clamp_max_", "foreach_clamp_min_"):
+        original = getattr(clip, name)
 
         def counting(tensors, bound, original=original):
             calls.append((len(tensors), bound))
             original(tensors, bound)
 
-        monkeypatch.setattr(torch, name, counting)
+        monkeypatch.setattr(clip, name, counting)
     clip_weights_([torch.ones(2) for _ in range(9)] + [torch.ones(2).double() for _ in range(3)])
     assert sorted(calls) == [(3, -0.01), (3, 0.01), (9, -0.01), (9, 0.01)]
 

@@ -134,7 +134,7 @@ def gradient_penalty(
         got, cure = kind(grads), "; pass list(grads)" if is_lazy_iterable(grads) else ""
         if isinstance(grads, (list, tuple)):
             others = [kind(g) for g in grads if not isinstance(g, Tensor)]
-            got, cure = f"a list with {others[0]}" if others else "an empty list", ""
+            got, cure = f"{got} with {others[0]}" if others else "an empty list", ""
         raise TypeError(
             "gradient_penalty: expected grads to be a tensor or a list of tensors, with at least "
             f"one, got {got}{cure}"
