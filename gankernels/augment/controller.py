@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gankernels._checks import check_count, check_real, describe, kind
+from gankernels._checks import check_count, check_real, check_strided, describe, kind
 from gankernels._critics import warn
 from gankernels.augment._strength import Strength, loadable, number_of, single
 
@@ -405,6 +405,7 @@ def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Te
     if not found:
         raise ValueError(f"{op}: expected {name} of at least one scale, got none")
     for x in found:
+        check_strided(op, name, x)
         check_real(op, name, x)
         if x.dim() == 0:
             raise ValueError(
