@@ -346,7 +346,7 @@ class ADASchedule(_Controller):
             raise ValueError(f"{op}: expected p to be at most {self.p_max:g}, got {p}")
         self.shape = shape
         self.p_end = p
-        self.pipe.set_p(p if shape == "fixed" else 0.0)
+        self.pipe.p = p if shape == "fixed" else 0.0
 
     @torch.no_grad()
     def update(
