@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Iterable
 
 import torch
@@ -28,10 +28,13 @@ def check_number(op: str, name: str, value: object, *, positive: bool = False) -
     """Refuse what is not a finite number of at least 0, or above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: expected {name} to be a number, got {kind(value)}")
-    # Dynamo traces no isfinite; an integer may be finite and yet no float.
-    if not 0 <= value <= sys.float_info.max or (positive and value == 0):
+    if not 0 <= value < math.inf or (positive and value == 0):  # Dynamo traces no isfinite
         wanted = "positive" if positive else "not negative"
         raise ValueError(f"{op}: expected {name} to be finite and {wanted}, got {value}")
+    if isinstance(value, int) and value > LARGEST:
+        raise ValueError(
+            f"{op}: expected {name} to be at most 2^63 - 1 as an integer, got more; give a float"
+        )
 
 
 def check_count(op: str, name: str, value: object) -> None:
@@ -41,7 +44,7 @@ def check_count(op: str, name: str, value: object) -> None:
     if value < 1:
         raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")
     if value > LARGEST:
-        raise ValueError(f"{op}: expected {name} to be at most 2^63 - 1, got {value}")
+        raise ValueError(f"{op}: expected {name} to be at most 2^63 - 1, got more")
 
 
 def check_bool(op: str, name: str, value: object) -> None:
@@ -59,8 +62,8 @@ def check_strided(op: str, name: str, x: Tensor) -> None:
 
 
 def check_real(op: str, name: str, x: Tensor) -> None:
-    """Refuse tensors of integers and of complex numbers."""
-    if not x.is_floating_point():
+    """Refuse tensors of integers, of complex numbers, and of 8 bits, which torch only stores."""
+    if not x.is_floating_point() or x.dtype.itemsize == 1:
         raise TypeError(
             f"{op}: expected {name} of a floating-point dtype, got {x.dtype}; convert it first"
         )

@@ -138,8 +138,8 @@ def test_bad_lists(error, said, views):
 @pytest.mark.parametrize(
     ("error", "said", "pair"),
     [
-        (TypeError, "real to be a tensor, as fake is, got list", ([torch.ones(2)], torch.ones(2))),
-        (TypeError, "fake to be a tensor, as real is, got list", (torch.ones(2), [torch.ones(2)])),
+        (TypeError, "real to be a tensor, got list", ([torch.ones(2)], torch.ones(2))),
+        (TypeError, "fake to be a tensor, got list", (torch.ones(2), [torch.ones(2)])),
         (ValueError, "of one length, got 2 and 1", ([torch.ones(2)] * 2, [torch.ones(2)])),
         (ValueError, "of one shape and dtype", ([torch.ones(2)], [torch.ones(2, 1)])),
         (ValueError, "same samples, got real of shapes", ([torch.ones(2), torch.ones(3)],) * 2),

@@ -960,7 +960,11 @@ def test_instance_noise_state():
             ValueError,
             "expected no steps but with a linear or cosine schedule, got 5",
         ),
-        (lambda: InstanceNoise(steps=1)([1.0]), TypeError, "expected x to be a tensor, got list"),
+        (
+            lambda: InstanceNoise(steps=1)([1.0]),
+            TypeError,
+            "expected x to be a tensor or a list of",
+        ),
         (
             lambda: InstanceNoise(steps=1)(torch.ones(2, dtype=torch.uint8)),
             TypeError,

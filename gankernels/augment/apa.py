@@ -59,9 +59,9 @@ class APA(Strength):
         op = type(self).__name__
         one = isinstance(real, Tensor)
         if one and not isinstance(fake, Tensor):
-            raise TypeError(f"{op}: expected fake to be a tensor, as real is, got {kind(fake)}")
+            raise TypeError(f"{op}: expected fake to be a tensor, got {kind(fake)}")
         if isinstance(fake, Tensor) and not one:
-            raise TypeError(f"{op}: expected real to be a tensor, as fake is, got {kind(real)}")
+            raise TypeError(f"{op}: expected real to be a tensor, got {kind(real)}")
         reals = [real] if isinstance(real, Tensor) else check_views(op, "real", real)
         fakes = [fake] if isinstance(fake, Tensor) else check_views(op, "fake", fake)
         if len(reals) != len(fakes):

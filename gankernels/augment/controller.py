@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gankernels._checks import check_count, check_real, describe, kind
+from gankernels._checks import check_count, check_real, check_strided, describe, kind
 from gankernels._critics import warn
 from gankernels.augment._strength import Strength, loadable, number_of, single
 
@@ -346,7 +346,7 @@ class ADASchedule(_Controller):
             raise ValueError(f"{op}: expected p to be at most {self.p_max:g}, got {p}")
         self.shape = shape
         self.p_end = p
-        self.pipe.set_p(p if shape == "fixed" else 0.0)
+        self.pipe.p = p if shape == "fixed" else 0.0
 
     @torch.no_grad()
     def update(
@@ -405,6 +405,7 @@ def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Te
     if not found:
         raise ValueError(f"{op}: expected {name} of at least one scale, got none")
     for x in found:
+        check_strided(op, name, x)
         check_real(op, name, x)
         if x.dim() == 0:
             raise ValueError(

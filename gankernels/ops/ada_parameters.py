@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gankernels import reference
-from gankernels._checks import check_count, check_number, describe, kind
+from gankernels._checks import check_count, check_generator, check_number, describe, kind
 from gankernels._library import LIBRARY, takes_reference
 from gankernels._torch import below_autograd
 from gankernels.reference.ada_parameters import (
@@ -290,8 +290,9 @@ def draw_compat(
         raise ValueError(f"{op}: expected batch to be an integer, not negative, got {batch!r}")
     if colour_channels not in (1, 3):
         raise ValueError(f"{op}: expected 1 or 3 colour_channels, got {colour_channels!r}")
-    if device is None and generator is not None:
+    if device is None and isinstance(generator, torch.Generator):
         device = generator.device
+    check_generator(op, generator, torch.device("cpu" if device is None else device))
     m, b = multipliers, batch
     uniforms = torch.zeros(b, UNIFORMS, dtype=torch.float64, device=device)
     normals = torch.zeros(b, NORMALS, dtype=torch.float64, device=device)

@@ -381,8 +381,10 @@ def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
         raise ValueError(f"{wanted}, got {value!r}")
     if any(not isinstance(n, (int, torch.SymInt, Integral)) or isinstance(n, bool) for n in value):
         raise TypeError(f"{wanted}, two integers, got {value!r}")
-    if any(n < 1 or n > _LARGEST_SIDE for n in value):
-        raise ValueError(f"{wanted}, of 1 to {_LARGEST_SIDE}, got {value}")
+    if any(n < 1 for n in value):
+        raise ValueError(f"{wanted} of at least 1, got {value}")
+    if any(n > _LARGEST_SIDE for n in value):
+        raise ValueError(f"{wanted} below 2^31, got {value}")
     return value[0], value[1]
 
 

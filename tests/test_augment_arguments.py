@@ -1,0 +1,181 @@
+"""What augmentations and regularizers refuse, in the name of the function that was called."""
+
+import math
+import re
+from functools import partial
+
+import pytest
+import torch
+
+import gankernels
+from gankernels import ops, regularizers
+from gankernels._checks import kind
+from gankernels.augment import ADAController, ADAPipe, ADASchedule, DiffAugment, Transform
+from gankernels.ops.ada_parameters import (
+    NORMALS,
+    UNIFORMS,
+    AdaConstants,
+    AdaMultipliers,
+    draw_compat,
+)
+
+IMAGE = torch.ones(1, 3, 8, 8)
+MAPS = torch.eye(2, 3)[None]
+
+
+def refused(error, name, call, said=""):
+    with pytest.raises(error, match=f"^{re.escape(name)}: expected .*{said}"):
+        call()
+
+
+NO_BOOLS = ("no", 1, 0, None, 1.0, torch.tensor(True))
+
+
+@pytest.mark.parametrize("value", NO_BOOLS, ids=str)
+def test_options_are_true_or_false(value):
+    said = "to be True or False, got"
+    for name in ("affine_resample", "affine_resample_transpose", "affine_augment"):
+        call = partial(getattr(ops, name), IMAGE, MAPS, lossless_blits=value)
+        refused(TypeError, name, call, said)
+    refused(TypeError, "centred_maps", lambda: gankernels.centred_maps(MAPS, (2, 2), value), said)
+    for option in ("lossless_blits", "seed_compat"):
+        refused(TypeError, "ADAPipe", partial(ADAPipe, "bgc", **{option: value}), said)
+    state = ADAPipe("bgc").sample(1).state_dict() | {"lossless_blits": value}
+    refused(TypeError, "Transform.from_state_dict", lambda: Transform.from_state_dict(state), said)
+
+
+SIZES = [
+    (TypeError, (2.5, 2)),
+    (TypeError, (math.nan, 2)),
+    (TypeError, ("2", "2")),
+    (TypeError, (True, 2)),
+    (TypeError, (torch.tensor(2.0), 2)),
+    (ValueError, "22"),
+    (ValueError, 2),
+    (ValueError, (2,)),
+    (ValueError, {2, 3}),
+    (ValueError, (0, 2)),
+    (ValueError, (2, -1)),
+    (ValueError, (2**63, 2)),
+    (ValueError, (2, 10**30)),
+]
+
+
+@pytest.mark.parametrize(("error", "size"), SIZES, ids=str)
+def test_sizes_are_two_positive_integers(error, size):
+    for name, call in {
+        "centred_maps": lambda: gankernels.centred_maps(MAPS, size),
+        "affine_resample": lambda: ops.affine_resample(IMAGE, MAPS, output_size=size),
+        "affine_resample_transpose": lambda: ops.affine_resample_transpose(
+            IMAGE, MAPS, input_size=size
+        ),
+    }.items():
+        refused(error, name, call, r"size to be \(height, width\)")
+    call = partial(gankernels.centred_maps, MAPS, (2, 2), output_size=size)
+    refused(error, "centred_maps", call, "output_size")
+
+
+@pytest.mark.parametrize("maps", [None, "x", 5, [[1.0]], MAPS.to_sparse(), MAPS.int()], ids=kind)
+def test_maps_are_real_tensors(maps):
+    for name in ("affine_resample", "affine_resample_transpose", "affine_augment"):
+        if maps is not None or name != "affine_augment":
+            refused(TypeError, name, partial(getattr(ops, name), IMAGE, maps), "inverse_maps")
+    if not isinstance(maps, torch.Tensor):
+        refused(ValueError, "centred_maps", lambda: gankernels.centred_maps(maps, (2, 2)), "theta")
+    refused(TypeError, "centred_maps", lambda: gankernels.centred_maps(MAPS.cfloat(), (2, 2)))
+
+
+OTHERS = {
+    "sparse": IMAGE.to_sparse(),
+    "mkldnn": IMAGE.to_mkldnn(),
+    "nested": torch.nested.nested_tensor([torch.ones(3, 4, 4)], layout=torch.jagged),
+    "float8": IMAGE.to(torch.float8_e4m3fn),
+    "complex": IMAGE.cfloat(),
+    "integer": IMAGE.byte(),
+    "generator": (x for x in [IMAGE]),
+    "nothing": None,
+}
+CALLS = {
+    "affine_resample": lambda x: ops.affine_resample(x, MAPS),
+    "affine_resample_transpose": lambda x: ops.affine_resample_transpose(x, MAPS),
+    "affine_augment": lambda x: ops.affine_augment(x, MAPS),
+    "image_filter": lambda x: ops.image_filter(x, torch.ones(1, 4)),
+    "image_filter_transpose": lambda x: ops.image_filter_transpose(x, torch.ones(1, 4)),
+    "rotate_batch": regularizers.rotate_batch,
+    "minibatch_stddev": regularizers.minibatch_stddev,
+    "MinibatchDiscrimination": regularizers.MinibatchDiscrimination(8),
+    "InstanceNoise": regularizers.InstanceNoise(0.1, "constant"),
+    "ADAController.update": ADAController().update,
+    "ADASchedule.update": ADASchedule(p=0.1, kimg=1).update,
+    "ADAPipe": ADAPipe("bgc"),
+    "DiffAugment": DiffAugment(),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("name", CALLS)
+def test_images_and_scores_are_dense_real_tensors(name, other):
+    # To the controller, None is a missing argument.
+    refused((TypeError, ValueError), name, lambda: CALLS[name](OTHERS[other]))
+
+
+@pytest.mark.parametrize("generator", ["x", 5, torch.ones(2)], ids=kind)
+def test_generators(generator):
+    said = "generator to be a torch.Generator or None"
+    for name, call in {
+        "ADAPipe": lambda: ADAPipe("bgc")(IMAGE, generator=generator),
+        "ADAPipe.sample": lambda: ADAPipe("bgc").sample(2, generator=generator),
+        "DiffAugment": lambda: DiffAugment()(IMAGE, generator=generator),
+        "InstanceNoise": lambda: CALLS["InstanceNoise"](IMAGE, generator),
+        "draw_compat": lambda: draw_compat(2, AdaMultipliers(xflip=1.0), generator),
+    }.items():
+        refused(TypeError, name, call, said)
+    call = partial(ADAPipe("bgc").sample, 2, percentile=0.3, generator=generator)
+    refused(TypeError, "ADAPipe.sample", call, said)
+
+
+@pytest.mark.parametrize("number", [2**63, 10**400], ids=["int64", "float64"])
+def test_integers_that_no_tensor_holds(number):
+    for name, call in {
+        "ADAPipe": lambda: ADAPipe(xflip=number),
+        "ADAPipe.sample": lambda: ADAPipe("bgc").sample(number),
+        "ADAController": lambda: ADAController(kimg=number),
+        "InstanceNoise": lambda: regularizers.InstanceNoise(steps=number),
+        "MinibatchStdDev": lambda: regularizers.MinibatchStdDev(number),
+        "rotation_loss": lambda: regularizers.rotation_loss(
+            torch.ones(1, 4), torch.zeros(1, dtype=torch.int64), weight=number
+        ),
+    }.items():
+        refused(ValueError, name, call, r"at most 2\^63 - 1")
+
+
+def test_strengths_that_overflow():
+    uniforms, normals = (torch.zeros(2, n, dtype=torch.float64) for n in (UNIFORMS, NORMALS))
+    for constants, said in (
+        (AdaConstants(scale_std=1e30), "scale_std to be at most 8"),
+        (AdaConstants(imgfilter_std=8.5), "imgfilter_std to be at most 8"),
+        (AdaConstants(noise_std=2e6), "noise_std to be at most"),
+        (AdaConstants(hue_max="1"), "hue_max to be a number"),
+    ):
+        for backend in ("native", "reference"):
+            with gankernels.backend(backend):
+                refused(
+                    (TypeError, ValueError),
+                    "ada_parameters",
+                    lambda c=constants: ops.ada_parameters(
+                        torch.tensor(1.0),
+                        AdaMultipliers(scale=1.0),
+                        uniforms=uniforms,
+                        normals=normals,
+                        constants=c,
+                    ),
+                    said,
+                )
+
+
+def test_channels_are_integers():
+    colour = torch.ones(1, 1, 2)
+    for channels in (5, "0", (0.0,), (True,)):
+        options = {"colour": colour, "colour_channels": channels}
+        call = partial(ops.affine_augment, IMAGE, MAPS, **options)
+        refused(TypeError, "affine_augment", call, "colour_channels")
