@@ -77,9 +77,9 @@ def spectral_norms(
     ``lipschitz`` of the result is a bound of the Lipschitz constant (of the 2-norm) of a **chain**:
     a model, such as an ``nn.Sequential``, that applies its modules one after the other. Common
     activations, pooling, dropout and BatchNorm in ``eval()`` count with their constants; modules
-    for which there is none (attention, LayerNorm, Embedding, recurrent layers, BatchNorm
-    without running statistics, a class of your own that holds parameters or has no submodules) are listed in
-    ``unbounded`` and make it infinite. What ``forward`` methods of your own do besides calling
+    for which there is none (attention, LayerNorm, Embedding, recurrent layers, BatchNorm without
+    running statistics, a class of your own that holds parameters or has no submodules) are listed
+    in ``unbounded`` and make it infinite. What ``forward`` methods of your own do besides calling
     submodules cannot be seen: it is no bound for residual connections (each block is 1 plus its
     branch), branches, or modules that are called more than once.
 
@@ -192,13 +192,14 @@ def _rule(table: dict[type, Any], module: Module) -> Any:
     """The table's entry for the class whose ``forward`` the module has."""
     for cls in type(module).__mro__:
         if cls in table:
-            return table[cls] if type(module).forward is cls.forward else None
+            known: Any = cls
+            return table[cls] if type(module).forward is known.forward else None
     return None
 
 
 def _sizes(model: Module, input_size: Sequence[int]) -> dict[Module, tuple[int, ...]]:
     """The spatial sizes of the inputs of convolutions, of a forward of zeros."""
-    if isinstance(input_size, (str, Tensor)) or not all(
+    if not isinstance(input_size, (tuple, list)) or not all(
         isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in input_size
     ):
         raise TypeError(

