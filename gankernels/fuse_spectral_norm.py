@@ -502,10 +502,10 @@ def _handle_of(model: Module) -> FusedSpectralNorm | None:
 
 @dataclasses.dataclass(frozen=True)
 class Sigmas:
-    """The spectral norms of a model's weights, as their u and v see them."""
+    """The norms of a model's weights, as matrices, as their u and v see them."""
 
     layers: dict[str, Tensor]
-    product: Tensor  # a bound of the Lipschitz constant of the linear layers, before normalisation
+    product: Tensor  # bounds no network that has convolutions: see gankernels.spectral_norms
 
 
 @torch.no_grad()
