@@ -126,7 +126,8 @@ def spectral_norms(
 
     plain = fold(model).eval()
     sizes = {} if input_size is None else _sizes(plain, input_size)
-    before = {site.label: site for site in sites(model)}
+    # Of several normalizations of a weight, the first is given what there was before all of them.
+    before = {(site.module, site.name): site for site in reversed(list(sites(model)))}
     layers: dict[str, Tensor] = {}
     applied: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
@@ -140,8 +141,9 @@ def spectral_norms(
                 continue
             size = sizes.get(module)
             applied[label] = layers[label] = measure(module, module.weight, size)
-            if label in before:
-                layers[label] = measure(module, _before(before[label]), size)
+            site = before.get((model.get_submodule(path), "weight"))
+            if site is not None:
+                layers[label] = measure(module, site.input(), size)
             continue
         constant = _rule(_CONSTANTS, module)
         if constant is None:
@@ -160,13 +162,6 @@ def spectral_norms(
     bound = _product(applied) * math.prod(factors.values())
     lipschitz = torch.full_like(bound, math.inf) if unbounded else bound
     return SpectralNorms(layers, _product(layers), applied, factors, unbounded, lipschitz)
-
-
-def _before(site: Any) -> Tensor:
-    """The weight that a spectral normalization is given."""
-    if site.chain is None:
-        return getattr(site.module, f"{site.name}_orig")
-    return site.chain.original
 
 
 def _product(norms: dict[str, Tensor]) -> Tensor:

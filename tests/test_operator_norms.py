@@ -399,6 +399,19 @@ def test_a_module_in_two_places_counts_twice():
     assert float(twice.lipschitz) == pytest.approx(float(once.lipschitz) ** 2)
 
 
+def test_a_chain_of_parametrizations():
+    """The weight before the spectral normalization is what weight normalization made."""
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(5, 4, bias=False).double())
+    with torch.no_grad():
+        layer.parametrizations.weight.original0.mul_(10)
+        before = float(torch.linalg.matrix_norm(layer.weight, 2))
+    WAYS["ours_parametrization"](layer)
+    found = spectral_norms(nn.Sequential(layer), "operator")
+    assert list(found.layers) == ["0.weight"]
+    assert float(found.product) == pytest.approx(before)
+    assert float(found.lipschitz) == pytest.approx(1, rel=0.1)
+
+
 def test_mistakes():
     linear, normalized = nn.Linear(2, 2), WAYS["torch_hook"](nn.Linear(2, 2))
     for call, error, words in [
