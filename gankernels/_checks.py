@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from torch import Tensor
+from torch.nn import Module
 
 
 def kind(value: object) -> str:
@@ -41,6 +42,12 @@ def check_flag(op: str, name: str, value: object) -> None:
     """Refuse what is not True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be True or False, got {kind(value)}")
+
+
+def check_module(op: str, value: object) -> None:
+    """Refuse what is not a network."""
+    if not isinstance(value, Module):
+        raise TypeError(f"{op}: expected a torch.nn.Module, got {kind(value)}")
 
 
 def check_real(op: str, name: str, x: Tensor) -> None:

@@ -60,6 +60,11 @@ def traces_autograd_ops() -> bool:
     return torch._dynamo.config.trace_autograd_ops
 
 
+def is_tracing() -> bool:
+    """Whether torch.jit.trace is recording."""
+    return torch._C._get_tracing_state() is not None
+
+
 def is_fake(x: Tensor) -> bool:
     """Whether a tensor has a shape but no memory: of the meta device, or a FakeTensor."""
     return x.device.type == "meta" or isinstance(x, FakeTensor)

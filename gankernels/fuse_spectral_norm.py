@@ -14,6 +14,7 @@ from torch.nn import Module
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
+from gankernels._checks import check_flag, check_module
 from gankernels._torch import TorchParametrization, is_compiled
 from gankernels.nn.utils._deposits import (
     Arguments,
@@ -413,6 +414,7 @@ def fuse_spectral_norm(
     guard: bool = False,
     coefficient: float | None = None,
     cache_eval: bool = False,
+    trust_versions: bool = False,
 ) -> FusedSpectralNorm:
     """Normalise all spectrally normalised weights of ``model`` by one call at each of its forwards.
 
@@ -421,8 +423,13 @@ def fuse_spectral_norm(
     order of iteration and its ``train()`` or ``eval()``. A submodule that is called by itself,
     outside ``model``'s forward, normalises itself.
 
-    It differs from layer by layer where a weight is used more than once in a forward: a layer that
-    is called twice, or a parametrised weight that is read twice, is iterated once.
+    Outputs, gradients, u and v are those of layer by layer, in training and in ``eval()``. A layer
+    that a forward calls twice is iterated twice, and one that it does not call is not. Where a
+    layer cannot be normalised ahead it normalises itself: the second call of a forward, within
+    ``torch.utils.checkpoint`` without reentrance or other hooks on saved tensors, within
+    ``torch.compile`` of a part, below a forward pre-hook of the user's, a later link of a chain of
+    parametrizations, complex and foreign tensors. One thing is not seen: a write through ``.data``
+    by the model's own ``forward``, between its start and the call of the layer.
 
     Calling it again finds what was added since; where the options are others, they replace the old.
 
@@ -431,29 +438,45 @@ def fuse_spectral_norm(
         step_scoped: move u and v once a step of the optimiser, not once a forward. D(real),
             D(fake), penalties and accumulated batches then share one W / sigma and, within one
             ``backward()``, one pass through it; recomputing activations (checkpointing) is exact.
-            The step is announced by ``step()`` of the handle or by ``optimizer``; a weight that
-            changed without an announcement is iterated as well, and never used stale.
+            A step is whatever changes W, and what is announced by ``step()`` of the handle or by
+            ``optimizer``. W, u and v are compared with copies of what W / sigma was computed from,
+            at every forward, so that it is never used stale. That takes memory for a copy of W,
+            about a third of the time of normalising, and on a GPU one wait a forward; within the
+            capture of a CUDA graph nothing is remembered.
         optimizer: announces its steps by itself; needs ``step_scoped=True``. Copies and pickles of
             the model are not announced to; fuse them again with an optimiser of theirs.
         guard: see :func:`gankernels.nn.utils.spectral_norm`; the handle's ``skipped`` counts.
         coefficient: likewise.
         cache_eval: likewise.
+        trust_versions: compare no contents for ``step_scoped`` and ``cache_eval``, as weights, u
+            and v are written only by steps of torch's optimisers, fused ones among them, and by
+            writes that torch counts (``add_``, ``load_state_dict``), not through ``.data``. Takes
+            no copies and waits for nothing. Where that is not so, W / sigma will be stale.
 
     Returns:
         A handle with ``unfuse()``, ``step()`` and ``skipped``.
 
     Raises:
-        TypeError: if ``model`` is not a module, or ``optimizer`` not an optimiser.
+        TypeError: if ``model`` is not a module, ``optimizer`` not an optimiser, or an option not
+            True or False.
         ValueError: if it has no spectrally normalised weight, for ``optimizer`` without
             ``step_scoped=True``, or a coefficient that is not positive and finite.
 
     Differentiable twice. Deterministic. To compile, fuse first; ``step_scoped`` and ``cache_eval``
     have no effect within ``torch.compile``.
     """
-    if not isinstance(model, Module):
-        raise TypeError(
-            f"fuse_spectral_norm: expected a torch.nn.Module, got {type(model).__name__}"
-        )
+    options = {
+        "step_scoped": step_scoped,
+        "guard": guard,
+        "coefficient": coefficient,
+        "cache_eval": cache_eval,
+        "trust_versions": trust_versions,
+    }
+    check_module("fuse_spectral_norm", model)
+    for name, value in options.items():
+        if name != "coefficient":
+            check_flag("fuse_spectral_norm", name, value)
+    _check_coefficient(coefficient)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             "fuse_spectral_norm: expected optimizer to be a torch.optim.Optimizer, "
@@ -470,16 +493,6 @@ def fuse_spectral_norm(
             f"{type(model).__name__} with none; apply gankernels.nn.utils.parametrizations."
             "spectral_norm to its layers first"
         )
-    options = {
-        "step_scoped": step_scoped,
-        "guard": guard,
-        "coefficient": coefficient,
-        "cache_eval": cache_eval,
-    }
-    probe = next(sites(model)).norm
-    dataclasses.replace(
-        _settings(probe), coefficient=coefficient
-    )  # refuses before anything changes
     handle = _handle_of(model)
     if handle is None:
         handle = FusedSpectralNorm(model, options)
@@ -490,6 +503,14 @@ def fuse_spectral_norm(
     if optimizer is not None:
         handle._watch(optimizer)
     return handle
+
+
+def _check_coefficient(c: float | None) -> None:
+    if c is None:
+        return
+    number = isinstance(c, (int, float)) and not isinstance(c, bool)
+    if not number or not 0 < c <= sys.float_info.max:
+        raise ValueError(f"fuse_spectral_norm: expected a positive, finite coefficient, got {c!r}")
 
 
 def _handle_of(model: Module) -> FusedSpectralNorm | None:
@@ -516,9 +537,15 @@ def sigma(model: Module) -> Sigmas:
     normalisation; torch's and our ``spectral_norm`` count, fused or not. Scalars of the weights'
     dtype, in a dict by name (``"conv1.weight"``).
 
+    In a chain of parametrizations each spectral norm counts, with what the links before it make of
+    the weight; a second one of a chain has its place for a suffix (``"conv1.weight.1"``).
+
     Raises:
+        TypeError: if ``model`` is not a module.
         ValueError: if there is none.
     """
+    check_module("sigma", model)
+    close_what_was_left()
     found = {}
     for site in sites(model):
         weight, (u, v) = site.input(), site.vectors()
@@ -534,17 +561,21 @@ def fold(model: M, *, inplace: bool = False) -> M:
     """``model`` with plain weights W / sigma, for export or for averaging weights.
 
     u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys.
-    Other parametrizations of a spectrally normalised weight are folded with it.
+    Other parametrizations of a spectrally normalised weight are folded with it. A folded weight is
+    a new parameter: whoever shares the old one, with or without a normalisation, keeps it as it is.
 
     Args:
         model: with torch's or our ``spectral_norm``, fused or not.
-        inplace: change ``model`` itself instead of a copy.
+        inplace: change ``model`` itself instead of a copy. An optimiser goes on to have the old
+            parameters.
+
+    Raises:
+        TypeError: if ``model`` is not a module, or ``inplace`` not True or False.
     """
+    check_module("fold", model)
+    check_flag("fold", "inplace", inplace)
     if not inplace:
-        for site in sites(model):
-            if site.chain is None:
-                make_copyable(site.module, site.name)
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(model, _copies_of_computed(model))
     for module in model.modules():
         handle = _handle_of(module)
         if handle is not None:
@@ -552,23 +583,54 @@ def fold(model: M, *, inplace: bool = False) -> M:
     for module in list(model.modules()):
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, TorchHook):
-                wanted = getattr(module, f"{hook.name}_orig").requires_grad
-                remove_spectral_norm(module, hook.name)
-                getattr(module, hook.name).requires_grad_(wanted)
+                _fold_hook(module, hook)
         if parametrize.is_parametrized(module):
-            _fold_parametrizations(module)
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                chain = module.parametrizations[name]  # type: ignore[index]
+                if any(isinstance(link, NORMS) for link in chain):
+                    _bake(module, name)
     return model
 
 
-def _fold_parametrizations(module: Module) -> None:
-    chains: Any = module.parametrizations
-    for name in list(chains):
-        norms = [p for p in chains[name] if isinstance(p, (TorchParametrization, Parametrization))]
-        if norms:
-            for norm in norms:
-                norm.eval()  # removing in training mode would iterate once more
-            _own_class(module)
-            parametrize.remove_parametrizations(module, name)
+def _copies_of_computed(model: Module) -> dict[int, Any]:
+    """For deepcopy: what hooks have stored, of weight_norm for instance, as plain tensors. Autograd
+    refuses to copy tensors with a history."""
+    return {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in [*vars(module).values(), *module._buffers.values()]
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+
+
+def _fold_hook(module: Module, hook: TorchHook) -> None:
+    original = f"{hook.name}_orig"
+    if parametrize.is_parametrized(module, original):
+        _bake(module, original)
+    wanted = getattr(module, original).requires_grad
+    remove_spectral_norm(module, hook.name)
+    getattr(module, hook.name).requires_grad_(wanted)
+
+
+def _bake(module: Module, name: str) -> None:
+    """Make a parametrized tensor a plain one of its own, with its value of ``eval()``."""
+    chain: Any = module.parametrizations[name]  # type: ignore[index]
+    value = evaluated(chain).detach().clone()
+    tensors = [p for p in chain._parameters.values() if p is not None]
+    wanted = any(p.requires_grad for p in tensors)
+    is_parameter = bool(tensors)
+    for link in chain:
+        if isinstance(link, NORMS):
+            link.eval()  # removing reads the weight
+    _own_class(module)
+    if not chain.is_tensor:
+        parametrize.remove_parametrizations(module, name)
+    else:
+        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    if is_parameter:
+        setattr(module, name, torch.nn.Parameter(value, wanted))
+    else:
+        setattr(module, name, value)
 
 
 def _own_class(module: Module) -> None:

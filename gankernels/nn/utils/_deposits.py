@@ -21,6 +21,7 @@ from gankernels._torch import (
     in_dispatch_mode,
     in_forward_ad,
     in_functorch,
+    is_tracing,
     saves_through_hooks,
 )
 from gankernels.nn.utils._normalize import (
@@ -260,7 +261,7 @@ def can_deposit() -> bool:
         or in_dispatch_mode()
         or in_functorch()
         or in_forward_ad()
-        or torch.jit.is_tracing()
+        or is_tracing()
     )
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize as unit_vector
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gankernels import ops
-from gankernels._torch import in_functorch, is_fake
+from gankernels._torch import in_functorch, is_fake, is_tracing
 from gankernels.ops.spectral_norm import Order
 
 
@@ -268,7 +268,7 @@ def rows_first(weight: Tensor, dim: int) -> Tensor:
     return weight if dim == 0 else weight.movedim(dim, 0)
 
 
-def _finish(layers: list[Layer], outputs: Sequence[Tensor]) -> list[Tensor]:
+def _finish(layers: Sequence[Layer], outputs: Sequence[Tensor]) -> list[Tensor]:
     dims = [layer.settings.dim for layer in layers]
     return [w if d == 0 else w.movedim(0, d) for w, d in zip(outputs, dims, strict=True)]
 
@@ -299,7 +299,7 @@ def _key(layer: Layer) -> tuple:
 
 def _can_remember(layer: Layer) -> bool:
     weight, trusted = layer.weight, layer.settings.trust_versions
-    if torch.compiler.is_compiling() or in_functorch() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or in_functorch() or is_tracing():
         return False
     if is_fake(weight) or weight.is_inference() or layer.u.is_inference():
         return False
