@@ -11,6 +11,7 @@ from gankernels.fuse_spectral_norm import (
     fuse_spectral_norm,
     sigma,
 )
+from gankernels.operator_norms import SpectralNorms, spectral_norms
 from gankernels.ops import affine_resample, affine_resample_transpose, gradient_penalty
 from gankernels.ops.affine_resample import centred_maps
 from gankernels.penalties import (
@@ -32,6 +33,7 @@ from gankernels.penalties import (
 __all__ = [
     "FusedSpectralNorm",
     "Sigmas",
+    "SpectralNorms",
     "__version__",
     "affine_resample",
     "affine_resample_transpose",
@@ -60,6 +62,7 @@ __all__ = [
     "roth_penalty",
     "sigma",
     "spectral_norm_regularization",
+    "spectral_norms",
     "wgan_gp_penalty",
     "wgan_lp_penalty",
     "zero_centered_penalty",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 #: Of int64.
 LARGEST = 2**63 - 1
@@ -59,6 +60,18 @@ def check_strided(op: str, name: str, x: Tensor) -> None:
     if x.is_nested or x.layout != torch.strided:
         cure = "give its tensors one by one" if x.is_nested else f"pass {name}.to_dense()"
         raise TypeError(f"{op}: expected {name} to be a dense tensor, got {layout}; {cure}")
+
+
+def check_flag(op: str, name: str, value: object) -> None:
+    """Refuse what is not True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be True or False, got {kind(value)}")
+
+
+def check_module(op: str, value: object) -> None:
+    """Refuse what is not a network."""
+    if not isinstance(value, Module):
+        raise TypeError(f"{op}: expected a torch.nn.Module, got {kind(value)}")
 
 
 def check_real(op: str, name: str, x: Tensor) -> None:

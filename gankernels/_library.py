@@ -141,6 +141,16 @@ def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
     return True
 
 
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether a plain tensor is one that the compiled kernels take, and nothing is in their way."""
+    return (
+        type(tensor) in (torch.nn.Parameter, Tensor)
+        and tensor.dtype in NATIVE_DTYPES
+        and tensor.device.type in _NATIVE_DEVICES
+        and _backend == "native"
+    )
+
+
 def _foreign(tensor: Tensor) -> bool:
     if type(tensor) in (Tensor, torch.nn.Parameter) or not isinstance(tensor, Tensor):
         return False

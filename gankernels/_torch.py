@@ -26,6 +26,8 @@ foreach_clamp_min_ = torch._foreach_clamp_min_
 TENSOR_ATTRIBUTES = ("_version",)
 MODULE_ATTRIBUTES = (
     "_apply",
+    "_backward_hooks",
+    "_backward_pre_hooks",
     "_buffers",
     "_forward_pre_hooks",
     "_load_from_state_dict",
@@ -58,6 +60,21 @@ def traces_autograd_ops() -> bool:
     return torch._dynamo.config.trace_autograd_ops
 
 
+def is_tracing() -> bool:
+    """Whether torch.jit.trace is recording."""
+    return torch._C._get_tracing_state() is not None
+
+
 def is_fake(x: Tensor) -> bool:
     """Whether a tensor has a shape but no memory: of the meta device, or a FakeTensor."""
     return x.device.type == "meta" or isinstance(x, FakeTensor)
+
+
+def saves_through_hooks() -> bool:
+    """Whether autograd hands what it saves to hooks: non-reentrant checkpointing, offloading."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether calling a module runs code of torch.compile: by ``compile()``, or as a wrapper."""
+    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"

@@ -12,10 +12,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gankernels._checks import check_number, kind
-from gankernels._torch import TorchParametrization
-from gankernels.fuse_spectral_norm import fold
-from gankernels.nn.utils.parametrizations import SpectralNorm as Parametrization
+from gankernels._checks import check_module, check_number, kind
+from gankernels.fuse_spectral_norm import NORMS, evaluated, fold
+from gankernels.nn.utils._deposits import close_what_was_left
 
 
 def averaged_model(
@@ -24,6 +23,7 @@ def averaged_model(
     *,
     half_life: float | None = None,
     batch: int | None = None,
+    rampup: float | None = None,
 ) -> AveragedModel:
     """The exponential moving average of ``model``'s weights, of W / sigma where it is normalised.
 
@@ -45,20 +45,24 @@ def averaged_model(
         decay: between 0 and 1; 0.999 where ``half_life`` is not given either.
         half_life: instead of decay, the number of images after which a weight counts half.
         batch: the images of a step; with ``half_life``, see :func:`decay_for_half_life`.
+        rampup: let the half-life grow with training, ``min(half_life, rampup * images)`` with the
+            images seen so far, so that the average does not go on to hold the random weights of the
+            beginning: ``batch`` times the calls of ``update_parameters`` before this one.
+            StyleGAN2-ADA's (arXiv 2006.06676) is 0.05. Only with ``half_life``.
 
     Returns:
         A torch ``AveragedModel``, in ``eval()`` and without gradients; ``.module`` is the network.
 
     Raises:
         TypeError: if ``model`` is not a module, or a number not one.
-        ValueError: for a decay outside [0, 1], ``half_life`` without ``batch`` or with ``decay``;
-            by ``update_parameters`` for a model without one of the weights, or of another shape.
+        ValueError: for a decay outside [0, 1], ``half_life`` without ``batch`` or with ``decay``,
+            ``rampup`` without ``half_life``; by ``update_parameters`` for a model without one of
+            the weights, or of another shape.
 
     Not differentiated. Deterministic. Moving averages of generators: Yazici et al. 2018 (arXiv
     1806.04498); Karras et al. 2017 (arXiv 1710.10196), appendix A.
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"averaged_model: expected a torch.nn.Module, got {kind(model)}")
+    check_module("averaged_model", model)
     if (half_life is None) != (batch is None):
         raise ValueError(
             "averaged_model: expected half_life, in images, together with batch, got only one of "
@@ -72,10 +76,20 @@ def averaged_model(
         decay = decay_for_half_life(half_life, batch)
     elif decay is None:
         decay = 0.999
+    if rampup is not None:
+        if half_life is None or batch is None:
+            raise ValueError(
+                "averaged_model: expected rampup together with half_life and batch, got it alone; "
+                "pass half_life instead of decay"
+            )
+        check_number("averaged_model", "rampup", rampup, positive=True)
     check_number("averaged_model", "decay", decay)
     if decay > 1:
         raise ValueError(f"averaged_model: expected decay to be at most 1, got {decay}")
-    return _FoldedAverage(model, decay)
+    schedule = None
+    if rampup is not None and half_life is not None and batch is not None:
+        schedule = _Rampup(half_life, batch, rampup)
+    return _FoldedAverage(model, decay, schedule)
 
 
 def decay_for_half_life(half_life_images: float, batch: float) -> float:
@@ -93,13 +107,26 @@ def decay_for_half_life(half_life_images: float, batch: float) -> float:
     return 0.5 ** (batch / half_life_images)
 
 
+class _Rampup:
+    """How the weights are averaged while the half-life grows."""
+
+    def __init__(self, half_life: float, batch: float, rampup: float) -> None:
+        self.half_life, self.batch, self.rampup = half_life, batch, rampup
+
+    def __call__(self, averages: Any, weights: Any, updates: Any) -> None:
+        n = int(updates)
+        half_life = min(self.half_life, self.rampup * self.batch * n)
+        get_ema_multi_avg_fn(decay_for_half_life(half_life, self.batch))(averages, weights, n)
+
+
 class _FoldedAverage(AveragedModel):
-    def __init__(self, model: Module, decay: float) -> None:
-        super().__init__(fold(model), multi_avg_fn=get_ema_multi_avg_fn(decay))
+    def __init__(self, model: Module, decay: float, schedule: _Rampup | None) -> None:
+        super().__init__(fold(model), multi_avg_fn=schedule or get_ema_multi_avg_fn(decay))
         self.eval().requires_grad_(False)
 
     def update_parameters(self, model: Module) -> None:
         """Average the weights of ``model`` in; see :func:`averaged_model`."""
+        check_module("averaged_model", model)
         tensors = _folded_tensors(model)
         for name, average in [*self.module.named_parameters(), *self.module.named_buffers()]:
             if name not in tensors:
@@ -120,41 +147,37 @@ class _FoldedAverage(AveragedModel):
         super().update_parameters(folded)  # type: ignore[arg-type]
 
 
+@torch.no_grad()
 def _folded_tensors(model: Module) -> dict[str, Tensor]:
     """The parameters and buffers of ``fold(model)``, by name, and those that folding takes away."""
+    close_what_was_left()
     tensors: dict[str, Tensor] = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, TorchHook):
-                device = getattr(module, f"{hook.name}_orig").device.type
-                with torch.no_grad(), torch.autocast(device, enabled=False):
-                    tensors[prefix + hook.name] = hook.compute_weight(module, False)
         if parametrize.is_parametrized(module):
             for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
-                kinds = (TorchParametrization, Parametrization)
-                norms: list[Module] = [p for p in chain if isinstance(p, kinds)]
-                if norms:
-                    tensors[prefix + name] = _evaluated(chain, norms)
+                if any(isinstance(link, NORMS) for link in chain):
+                    tensors[prefix + name] = evaluated(chain)
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, TorchHook):
+                tensors[prefix + hook.name] = _normalised_by(hook, module)
     return tensors
 
 
-@torch.no_grad()
-def _evaluated(chain: Any, norms: list[Module]) -> Tensor:
-    """What a parametrized weight is with its spectral normalisations in ``eval()``."""
-    modes = [norm.training for norm in norms]
-    device = [*chain.parameters(), *chain.buffers()][0].device.type
-    try:
-        for norm in norms:
-            norm.training = False
-        with torch.autocast(device, enabled=False):
-            return chain()
-    finally:
-        for norm, mode in zip(norms, modes, strict=True):
-            norm.training = mode
+def _normalised_by(hook: TorchHook, module: Module) -> Tensor:
+    original = f"{hook.name}_orig"
+    device = getattr(module, f"{hook.name}_u").device.type
+    with torch.autocast(device, enabled=False):
+        if not parametrize.is_parametrized(module, original):
+            return hook.compute_weight(module, False)
+        # Reading the parametrized weight in training mode would iterate.
+        value = evaluated(module.parametrizations[original])  # type: ignore[index]
+        state: dict[str, Any] = {**module._buffers, original: value}
+        there = SimpleNamespace(**state, _parameters={original: value}, _buffers=module._buffers)
+        return hook.compute_weight(there, False)  # type: ignore[arg-type]
 
 
 __all__ = ["averaged_model", "decay_for_half_life"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,16 +14,25 @@ from torch.nn import Module
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
-from gankernels._torch import TorchParametrization
+from gankernels._checks import check_flag, check_module
+from gankernels._torch import TorchParametrization, is_compiled
+from gankernels.nn.utils._deposits import (
+    Arguments,
+    Frame,
+    Token,
+    can_deposit,
+    close_all_of,
+    close_last_of,
+    close_what_was_left,
+    deposit,
+    is_deposited,
+)
 from gankernels.nn.utils._normalize import (
-    Deposit,
+    CompiledDeposit,
     Layer,
     Settings,
-    Slot,
     normalize,
     rows_first,
-    version_of,
-    withdraw,
 )
 from gankernels.nn.utils.parametrizations import SpectralNorm as Parametrization
 from gankernels.nn.utils.spectral_norm import SpectralNorm as Hook
@@ -40,10 +50,12 @@ class Site(NamedTuple):
     chain: Any  # the ParametrizationList; None for a hook
     holder: dict  # the dict that has the hook or parametrization
     key: Any  # under this key
+    again: bool  # not the first spectral normalisation of its chain
 
     @property
     def label(self) -> str:
-        return f"{self.path}.{self.name}" if self.path else self.name
+        label = f"{self.path}.{self.name}" if self.path else self.name
+        return f"{label}.{self.key}" if self.again else label
 
     @property
     def norm(self) -> Any:
@@ -57,48 +69,95 @@ class Site(NamedTuple):
     def replace(self, value: Any) -> None:
         self.holder[self.key] = value
 
-    def layer(self, norm: Any = None) -> Layer:
-        """What there is to normalise now; the site's norm is one of ours."""
-        norm = self.norm if norm is None else norm
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is normalised is a tensor that is there, and not computed when it is read.
+
+        A later link of a chain, or a hook's weight that is parametrized, normalises itself.
+        """
+        if self.chain is not None:
+            return bool(self.key == "0" and self.chain.is_tensor)
+        original = f"{self.name}_orig"
+        return original in self.module._parameters or original in vars(self.module)
+
+    def layer(self, norm: Any) -> Layer:
+        """What there is to normalise now, of a plain site; its norm is one of ours."""
         if self.chain is None:
             return norm.layer(self.module, self.module.training)
         return norm.layer(self.chain.original)
+
+    def input(self) -> Tensor:
+        """The weight before this normalisation, with the others of its chain in ``eval()``."""
+        if self.chain is not None:
+            return evaluated(self.chain, int(self.key))
+        original = f"{self.name}_orig"
+        if parametrize.is_parametrized(self.module, original):
+            return evaluated(self.module.parametrizations[original])  # type: ignore[union-attr, index]
+        return getattr(self.module, original)
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        if self.chain is not None:
+            return self.norm._u, self.norm._v
+        return getattr(self.module, f"{self.name}_u"), getattr(self.module, f"{self.name}_v")
 
     def counter(self, norm: Any) -> tuple[Module, str]:
         """Where the guard's counter is: the module, and the name of the buffer."""
         return (self.module, f"{self.name}_skipped") if self.chain is None else (norm, "_skipped")
 
-    # The module's weight for the time of a forward; written past Module.__setattr__, which is slow.
-
-    def deposit(self, norm: Any, deposit: Deposit | None) -> None:
+    def deposit_compiled(self, norm: Any, deposit: CompiledDeposit | None) -> None:
         holder, name = (self.module, norm.deposit) if self.chain is None else (norm, "_fused")
-        if torch.compiler.is_compiling():
-            setattr(holder, name, deposit)
-        else:
-            vars(holder)[name] = deposit
+        setattr(holder, name, deposit)
 
-    def deposited(self, norm: Any) -> Deposit | None:
+    def compiled_deposit(self, norm: Any) -> CompiledDeposit | None:
         if self.chain is None:
-            return vars(self.module).get(norm.deposit)
+            return getattr(self.module, norm.deposit, None)
         return norm._fused
 
 
 def sites(model: Module) -> Iterator[Site]:
     """Every spectrally normalised weight of a model, torch's or ours, by its first name in it.
 
-    Of several parametrizations of a weight, spectral normalisation counts where it is the first;
-    vectors, which are simply divided by their norm, do not.
+    Vectors under a parametrization, which are simply divided by their norm, do not count.
     """
     for path, module in model.named_modules():
         for key, hook in module._forward_pre_hooks.items():
             if isinstance(hook, TorchHook):
-                yield Site(path, hook.name, module, None, module._forward_pre_hooks, key)
+                yield Site(path, hook.name, module, None, module._forward_pre_hooks, key, False)
         if parametrize.is_parametrized(module):
             for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
-                first = chain[0]
-                ours = isinstance(first, (TorchParametrization, Parametrization))
-                if ours and chain.is_tensor and hasattr(first, "_u"):
-                    yield Site(path, name, module, chain, chain._modules, "0")
+                again = False
+                for key, norm in chain._modules.items():
+                    if isinstance(norm, NORMS) and hasattr(norm, "_u"):
+                        yield Site(path, name, module, chain, chain._modules, key, again)
+                        again = True
+
+
+NORMS = (TorchParametrization, Parametrization)
+
+
+@torch.no_grad()
+def evaluated(chain: Any, links: int | None = None) -> Tensor:
+    """What a parametrized weight is, or its first links make of it, with its spectral
+    normalisations in ``eval()``; they are left as they are."""
+    norms = [link for link in chain if isinstance(link, NORMS)]
+    modes = [norm.training for norm in norms]
+    if chain.is_tensor:
+        originals = [chain.original]
+    else:
+        originals = [getattr(chain, f"original{i}") for i in range(chain.ntensors)]
+    if links == 0:
+        return originals[0]
+    try:
+        for norm in norms:
+            norm.training = False
+        with torch.autocast(originals[0].device.type, enabled=False):
+            result = chain[0](*originals)
+            for link in list(chain)[1:links]:
+                result = link(result)
+            return result
+    finally:
+        for norm, mode in zip(norms, modes, strict=True):
+            norm.training = mode
 
 
 def _settings(norm: Any) -> Settings:
@@ -115,15 +174,26 @@ class FusedSpectralNorm:
         self.options = options
         self.sites: list[Site] = []
         self._swaps: list[tuple[Any, Any]] = []  # a site's norm as it was, and ours
+        self._state_hooks: list[Any] = []  # handles, one a site
         self._optimizers: list[tuple[Any, Any]] = []  # with the handle of the hook
+        # Modules from the model to its sites, each with the indices of the sites below it.
+        self._on_the_way: list[tuple[Module, list[int]]] = []
+        self._seen: dict[int, tuple[Any, bool]] = {}  # of a module: its hooks, any foreign ones
+        # After the user's hooks, which may write weights; before the model's own normalisation.
+        own = any(isinstance(hook, TorchHook) for hook in model._forward_pre_hooks.values())
         self._handles = [
-            model.register_forward_pre_hook(self._before, prepend=True),
+            model.register_forward_pre_hook(self._before, prepend=own),
             model.register_forward_hook(self._after, always_call=True),
+            model.register_state_dict_pre_hook(self._before_state_dict),
         ]
 
     def __getstate__(self) -> dict[str, Any]:
+        close_all_of(self.model)  # a copy that is made within a forward has the u and v of today
         # A copy or pickle of the model does not take the optimiser, of other parameters, along.
-        return {**vars(self), "_optimizers": []}
+        return {**vars(self), "_optimizers": [], "_on_the_way": [], "_seen": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def __repr__(self) -> str:
         return f"FusedSpectralNorm({len(self.sites)} weights)"
@@ -131,13 +201,17 @@ class FusedSpectralNorm:
     @property
     def skipped(self) -> dict[str, Tensor]:
         """How often the guard kept u and v, by weight; empty without ``guard=True``."""
-        layers = {site.label: site.layer(norm).skipped for site, norm in self._present()}
-        return {label: n for label, n in layers.items() if n is not None}
+        found = {}
+        for site, norm in self._present():
+            if norm.guard:
+                holder, name = site.counter(norm)
+                found[site.label] = getattr(holder, name)
+        return found
 
     def step(self, *_: Any) -> None:
         """Announce an optimiser's step: the next forward moves u and v (``step_scoped=True``)."""
         for _original, ours in self._swaps:
-            ours.memory.step = Slot()
+            ours.memory.step = None
 
     def unfuse(self) -> Module:
         """Give the model back as it was, with the u and v of today; returns it."""
@@ -162,6 +236,19 @@ class FusedSpectralNorm:
             site.replace(ours)
             self.sites.append(site)
             self._swaps.append((original, ours))
+            hook = site.module.register_state_dict_pre_hook(ours.before_state_dict)
+            self._state_hooks.append(hook)
+        self._find_the_way()
+
+    def _find_the_way(self) -> None:
+        places: dict[int, list[int]] = {}
+        for i, site in enumerate(self.sites):
+            places.setdefault(id(site.module), []).append(i)
+        self._on_the_way, self._seen = [], {}
+        for module in self.model.modules():
+            below = [i for part in module.modules() for i in places.get(id(part), ())]
+            if below:
+                self._on_the_way.append((module, below))
 
     def _restore(self) -> None:
         for site, (original, ours) in zip(self.sites, self._swaps, strict=True):
@@ -180,7 +267,9 @@ class FusedSpectralNorm:
                 holder, name = site.counter(ours)
                 delattr(holder, name)
             site.replace(original)
-        self.sites, self._swaps = [], []
+        for hook in self._state_hooks:
+            hook.remove()
+        self.sites, self._swaps, self._state_hooks = [], [], []
 
     def _ours(self, site: Site, norm: Any) -> Any:
         wanted = {k: v for k, v in self.options.items() if k != "guard" and v}
@@ -208,32 +297,113 @@ class FusedSpectralNorm:
         pairs = [(site, site.norm) for site in self.sites]
         return [pair for pair in pairs if isinstance(pair[1], (Hook, Parametrization))]
 
-    def _before(self, model: Module, args: Any) -> None:
-        self._take_back(model)  # what an interrupted forward has left
+    def _foreign(self, module: Module) -> bool:
+        """Whether somebody may write weights when a module on the way is called: by a hook that is
+        not ours, through ``.data`` perhaps, which torch does not count; or by compiled code, which
+        normalises for itself."""
+        hooks = module._forward_pre_hooks
+        state = tuple(hooks), is_compiled(module)
+        known = self._seen.get(id(module))
+        if known is not None and known[0] == state:
+            return known[1]
+        later = list(hooks.items())
+        if module is self.model:  # what has run before this has been seen
+            mine = [i for i, (key, _) in enumerate(later) if key == self._handles[0].id]
+            later = later[mine[0] + 1 :] if mine else later
+        foreign = [hook for _, hook in later if not _is_known(hook)]
+        if module is self.model and foreign and len(foreign) == len(later):
+            hooks.move_to_end(self._handles[0].id)  # type: ignore[attr-defined]
+        found = bool(foreign) or (state[1] and module is not self.model)
+        self._seen[id(module)] = state, found
+        return found
+
+    def _free(self) -> set[int]:
+        """The sites that a deposit can be made for."""
+        free = set(range(len(self.sites)))
+        for module, below in self._on_the_way:
+            if (module._forward_pre_hooks or is_compiled(module)) and self._foreign(module):
+                free.difference_update(below)
+        return free
+
+    def _before(self, model: Module, args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            self._before_compiled(model)
+            return None
+        close_what_was_left()
+        if not can_deposit():
+            return None
+        if not self._on_the_way:  # a copy
+            self._find_the_way()
+        free = self._free()
         if model is self.model:
-            present = self._present()
-        else:  # a replica of DataParallel comes with this hook, and with modules of its own
-            present = [(site, site.norm) for site in sites(model)]
-        wanted, layers = [], []
+            present = [
+                (site, site.norm)
+                for i, site in enumerate(self.sites)
+                if i in free and site.is_plain
+            ]
+        elif len(free) == len(self.sites):
+            # A replica of DataParallel comes with this hook, and with modules of its own.
+            present = [(site, site.norm) for site in sites(model) if site.is_plain]
+        else:
+            return None
+        norms, layers = [], []
         for site, norm in present:
-            layer = site.layer(norm)
-            if withdraw(site.deposited(norm), layer.weight) is None:  # else a model around this did
-                wanted.append((site, norm))
-                layers.append(layer)
-        for (site, norm), layer, output in zip(wanted, layers, normalize(layers), strict=True):
-            site.deposit(norm, Deposit(layer.weight, version_of(layer.weight), output))
-        model._gankernels_deposits = id(model), wanted  # type: ignore[assignment]
+            if isinstance(norm, (Hook, Parametrization)):
+                layer = site.layer(norm)
+                if not is_deposited(norm, layer.weight):  # by a model around this one
+                    norms.append(norm)
+                    layers.append(layer)
+        frame = Frame(model, sys._getframe(1))
+        deposit(frame, norms, layers)
+        if model._backward_hooks or model._backward_pre_hooks:
+            return None  # they replace the arguments
+        arguments = Arguments(args)
+        arguments.token = Token(frame)
+        return arguments
 
     def _after(self, model: Module, args: Any, output: Any) -> None:
-        self._take_back(model)
+        if torch.compiler.is_compiling():
+            self._after_compiled(model)
+        else:
+            close_last_of(model)
 
-    def _take_back(self, model: Module) -> None:
-        # A replica has a copy of the attribute, with the sites of the model it was made from.
-        owner, deposited = getattr(model, "_gankernels_deposits", (None, []))
-        if owner == id(model):
-            for site, norm in deposited:
-                site.deposit(norm, None)
-            model._gankernels_deposits = None, []  # type: ignore[assignment]
+    def _before_state_dict(self, *_: Any) -> None:
+        close_what_was_left()
+
+    # Dynamo traces attributes of modules, and no frames of threads.
+
+    def _before_compiled(self, model: Module) -> None:
+        wanted, layers = [], []
+        for site in self.sites:
+            norm = site.norm
+            if isinstance(norm, (Hook, Parametrization)) and site.is_plain:
+                layer = site.layer(norm)
+                if site.compiled_deposit(norm) is None:  # else a model around this has made one
+                    wanted.append((site, norm))
+                    layers.append(layer)
+        before = [(layer.u.clone(), layer.v.clone()) for layer in layers]
+        outputs = normalize(layers)
+        for (site, norm), layer, output, (u, v) in zip(
+            wanted, layers, outputs, before, strict=True
+        ):
+            site.deposit_compiled(norm, CompiledDeposit(layer.weight, output, u, v))
+        model._gankernels_deposits = wanted  # type: ignore[assignment]
+
+    def _after_compiled(self, model: Module) -> None:
+        for site, norm in model._gankernels_deposits:  # type: ignore[union-attr, operator]
+            deposit = site.compiled_deposit(norm)
+            if deposit is not None:  # the layer was not called
+                layer = site.layer(norm)
+                layer.u.copy_(deposit.u)
+                layer.v.copy_(deposit.v)
+                site.deposit_compiled(norm, None)
+        model._gankernels_deposits = []  # type: ignore[assignment]
+
+
+def _is_known(hook: Any) -> bool:
+    return isinstance(hook, TorchHook) or isinstance(
+        getattr(hook, "__self__", None), FusedSpectralNorm
+    )
 
 
 def fuse_spectral_norm(
@@ -244,6 +414,7 @@ def fuse_spectral_norm(
     guard: bool = False,
     coefficient: float | None = None,
     cache_eval: bool = False,
+    trust_versions: bool = False,
 ) -> FusedSpectralNorm:
     """Normalise all spectrally normalised weights of ``model`` by one call at each of its forwards.
 
@@ -252,8 +423,13 @@ def fuse_spectral_norm(
     order of iteration and its ``train()`` or ``eval()``. A submodule that is called by itself,
     outside ``model``'s forward, normalises itself.
 
-    It differs from layer by layer where a weight is used more than once in a forward: a layer that
-    is called twice, or a parametrised weight that is read twice, is iterated once.
+    Outputs, gradients, u and v are those of layer by layer, in training and in ``eval()``. A layer
+    that a forward calls twice is iterated twice, and one that it does not call is not. Where a
+    layer cannot be normalised ahead it normalises itself: the second call of a forward, within
+    ``torch.utils.checkpoint`` without reentrance or other hooks on saved tensors, within
+    ``torch.compile`` of a part, below a forward pre-hook of the user's, a later link of a chain of
+    parametrizations, complex and foreign tensors. One thing is not seen: a write through ``.data``
+    by the model's own ``forward``, between its start and the call of the layer.
 
     Calling it again finds what was added since; where the options are others, they replace the old.
 
@@ -262,29 +438,45 @@ def fuse_spectral_norm(
         step_scoped: move u and v once a step of the optimiser, not once a forward. D(real),
             D(fake), penalties and accumulated batches then share one W / sigma and, within one
             ``backward()``, one pass through it; recomputing activations (checkpointing) is exact.
-            The step is announced by ``step()`` of the handle or by ``optimizer``; a weight that
-            changed without an announcement is iterated as well, and never used stale.
+            A step is whatever changes W, and what is announced by ``step()`` of the handle or by
+            ``optimizer``. W, u and v are compared with copies of what W / sigma was computed from,
+            at every forward, so that it is never used stale. That takes memory for a copy of W,
+            about a third of the time of normalising, and on a GPU one wait a forward; within the
+            capture of a CUDA graph nothing is remembered.
         optimizer: announces its steps by itself; needs ``step_scoped=True``. Copies and pickles of
             the model are not announced to; fuse them again with an optimiser of theirs.
         guard: see :func:`gankernels.nn.utils.spectral_norm`; the handle's ``skipped`` counts.
         coefficient: likewise.
         cache_eval: likewise.
+        trust_versions: compare no contents for ``step_scoped`` and ``cache_eval``, as weights, u
+            and v are written only by steps of torch's optimisers, fused ones among them, and by
+            writes that torch counts (``add_``, ``load_state_dict``), not through ``.data``. Takes
+            no copies and waits for nothing. Where that is not so, W / sigma will be stale.
 
     Returns:
         A handle with ``unfuse()``, ``step()`` and ``skipped``.
 
     Raises:
-        TypeError: if ``model`` is not a module, or ``optimizer`` not an optimiser.
+        TypeError: if ``model`` is not a module, ``optimizer`` not an optimiser, or an option not
+            True or False.
         ValueError: if it has no spectrally normalised weight, for ``optimizer`` without
             ``step_scoped=True``, or a coefficient that is not positive and finite.
 
     Differentiable twice. Deterministic. To compile, fuse first; ``step_scoped`` and ``cache_eval``
     have no effect within ``torch.compile``.
     """
-    if not isinstance(model, Module):
-        raise TypeError(
-            f"fuse_spectral_norm: expected a torch.nn.Module, got {type(model).__name__}"
-        )
+    options = {
+        "step_scoped": step_scoped,
+        "guard": guard,
+        "coefficient": coefficient,
+        "cache_eval": cache_eval,
+        "trust_versions": trust_versions,
+    }
+    check_module("fuse_spectral_norm", model)
+    for name, value in options.items():
+        if name != "coefficient":
+            check_flag("fuse_spectral_norm", name, value)
+    _check_coefficient(coefficient)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             "fuse_spectral_norm: expected optimizer to be a torch.optim.Optimizer, "
@@ -301,16 +493,6 @@ def fuse_spectral_norm(
             f"{type(model).__name__} with none; apply gankernels.nn.utils.parametrizations."
             "spectral_norm to its layers first"
         )
-    options = {
-        "step_scoped": step_scoped,
-        "guard": guard,
-        "coefficient": coefficient,
-        "cache_eval": cache_eval,
-    }
-    probe = next(sites(model)).norm
-    dataclasses.replace(
-        _settings(probe), coefficient=coefficient
-    )  # refuses before anything changes
     handle = _handle_of(model)
     if handle is None:
         handle = FusedSpectralNorm(model, options)
@@ -323,6 +505,14 @@ def fuse_spectral_norm(
     return handle
 
 
+def _check_coefficient(c: float | None) -> None:
+    if c is None:
+        return
+    number = isinstance(c, (int, float)) and not isinstance(c, bool)
+    if not number or not 0 < c <= sys.float_info.max:
+        raise ValueError(f"fuse_spectral_norm: expected a positive, finite coefficient, got {c!r}")
+
+
 def _handle_of(model: Module) -> FusedSpectralNorm | None:
     for hook in model._forward_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
@@ -333,10 +523,10 @@ def _handle_of(model: Module) -> FusedSpectralNorm | None:
 
 @dataclasses.dataclass(frozen=True)
 class Sigmas:
-    """The spectral norms of a model's weights, as their u and v see them."""
+    """The norms of a model's weights, as matrices, as their u and v see them."""
 
     layers: dict[str, Tensor]
-    product: Tensor  # a bound of the Lipschitz constant of the linear layers, before normalisation
+    product: Tensor  # bounds no network that has convolutions: see gankernels.spectral_norms
 
 
 @torch.no_grad()
@@ -347,16 +537,18 @@ def sigma(model: Module) -> Sigmas:
     normalisation; torch's and our ``spectral_norm`` count, fused or not. Scalars of the weights'
     dtype, in a dict by name (``"conv1.weight"``).
 
+    In a chain of parametrizations each spectral norm counts, with what the links before it make of
+    the weight; a second one of a chain has its place for a suffix (``"conv1.weight.1"``).
+
     Raises:
+        TypeError: if ``model`` is not a module.
         ValueError: if there is none.
     """
+    check_module("sigma", model)
+    close_what_was_left()
     found = {}
     for site in sites(model):
-        if site.chain is None:
-            parts = tuple(getattr(site.module, site.name + s) for s in ("_orig", "_u", "_v"))
-        else:
-            parts = (site.chain.original, site.norm._u, site.norm._v)
-        weight, u, v = parts
+        weight, (u, v) = site.input(), site.vectors()
         matrix = rows_first(weight, _settings(site.norm).dim)
         with torch.autocast(u.device.type, enabled=False):
             found[site.label] = torch.vdot(u, matrix.reshape(matrix.shape[0], -1) @ v)
@@ -369,17 +561,21 @@ def fold(model: M, *, inplace: bool = False) -> M:
     """``model`` with plain weights W / sigma, for export or for averaging weights.
 
     u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys.
-    Other parametrizations of a spectrally normalised weight are folded with it.
+    Other parametrizations of a spectrally normalised weight are folded with it. A folded weight is
+    a new parameter: whoever shares the old one, with or without a normalisation, keeps it as it is.
 
     Args:
         model: with torch's or our ``spectral_norm``, fused or not.
-        inplace: change ``model`` itself instead of a copy.
+        inplace: change ``model`` itself instead of a copy. An optimiser goes on to have the old
+            parameters.
+
+    Raises:
+        TypeError: if ``model`` is not a module, or ``inplace`` not True or False.
     """
+    check_module("fold", model)
+    check_flag("fold", "inplace", inplace)
     if not inplace:
-        for site in sites(model):
-            if site.chain is None:
-                make_copyable(site.module, site.name)
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(model, _copies_of_computed(model))
     for module in model.modules():
         handle = _handle_of(module)
         if handle is not None:
@@ -387,23 +583,54 @@ def fold(model: M, *, inplace: bool = False) -> M:
     for module in list(model.modules()):
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, TorchHook):
-                wanted = getattr(module, f"{hook.name}_orig").requires_grad
-                remove_spectral_norm(module, hook.name)
-                getattr(module, hook.name).requires_grad_(wanted)
+                _fold_hook(module, hook)
         if parametrize.is_parametrized(module):
-            _fold_parametrizations(module)
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                chain = module.parametrizations[name]  # type: ignore[index]
+                if any(isinstance(link, NORMS) for link in chain):
+                    _bake(module, name)
     return model
 
 
-def _fold_parametrizations(module: Module) -> None:
-    chains: Any = module.parametrizations
-    for name in list(chains):
-        norms = [p for p in chains[name] if isinstance(p, (TorchParametrization, Parametrization))]
-        if norms:
-            for norm in norms:
-                norm.eval()  # removing in training mode would iterate once more
-            _own_class(module)
-            parametrize.remove_parametrizations(module, name)
+def _copies_of_computed(model: Module) -> dict[int, Any]:
+    """For deepcopy: what hooks have stored, of weight_norm for instance, as plain tensors. Autograd
+    refuses to copy tensors with a history."""
+    return {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in [*vars(module).values(), *module._buffers.values()]
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+
+
+def _fold_hook(module: Module, hook: TorchHook) -> None:
+    original = f"{hook.name}_orig"
+    if parametrize.is_parametrized(module, original):
+        _bake(module, original)
+    wanted = getattr(module, original).requires_grad
+    remove_spectral_norm(module, hook.name)
+    getattr(module, hook.name).requires_grad_(wanted)
+
+
+def _bake(module: Module, name: str) -> None:
+    """Make a parametrized tensor a plain one of its own, with its value of ``eval()``."""
+    chain: Any = module.parametrizations[name]  # type: ignore[index]
+    value = evaluated(chain).detach().clone()
+    tensors = [p for p in chain._parameters.values() if p is not None]
+    wanted = any(p.requires_grad for p in tensors)
+    is_parameter = bool(tensors)
+    for link in chain:
+        if isinstance(link, NORMS):
+            link.eval()  # removing reads the weight
+    _own_class(module)
+    if not chain.is_tensor:
+        parametrize.remove_parametrizations(module, name)
+    else:
+        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    if is_parameter:
+        setattr(module, name, torch.nn.Parameter(value, wanted))
+    else:
+        setattr(module, name, value)
 
 
 def _own_class(module: Module) -> None:

@@ -350,6 +350,21 @@ def test_average_by_half_life():
     assert average.module.weight.item() == pytest.approx(0.5)
 
 
+def test_rampup_of_the_half_life():
+    """StyleGAN2-ADA's schedule (training_loop.py), by its own formula."""
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.zeros_(model.weight)
+    average = averaged_model(model, half_life=100, batch=32, rampup=0.05)
+    average.update_parameters(model)
+    expected = 0.0
+    for step in range(1, 101):  # the half-life of 100 images is reached in step 63
+        nn.init.constant_(model.weight, 1 + 0.01 * step)
+        average.update_parameters(model)
+        beta = 0.5 ** (32 / max(min(100, 0.05 * 32 * step), 1e-8))
+        expected = beta * expected + (1 - beta) * (1 + 0.01 * step)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-12)
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -363,6 +378,9 @@ def test_average_by_half_life():
         ({"half_life": 100}, ValueError, "half_life, in images, together with batch, got only"),
         ({"batch": 100}, ValueError, "half_life, in images, together with batch, got only"),
         ({"decay": 0.9, "half_life": 9, "batch": 1}, ValueError, "decay or half_life, got both"),
+        ({"rampup": 0.05}, ValueError, "rampup together with half_life and batch, got it alone"),
+        ({"half_life": 9, "batch": 1, "rampup": "1"}, TypeError, "rampup to be a number, got str"),
+        ({"half_life": 9, "batch": 1, "rampup": 0}, ValueError, "rampup to be finite and positive"),
     ],
 )
 def test_refuses_options(options, error, message):

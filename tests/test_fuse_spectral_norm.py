@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 import gankernels
 from gankernels import fuse_spectral_norm, ops
 from gankernels.fuse_spectral_norm import FusedSpectralNorm, sites
+from gankernels.nn.utils import _deposits
 
 #: Who normalises the layers of a critic, in turn; and torch's own for the same numbers.
 MIXES = {
@@ -68,11 +69,8 @@ def norms(model):
     return [site.norm for site in sites(model)]
 
 
-def nothing_deposited(model):
-    for site in sites(model):
-        holder = vars(site.module) if site.chain is None else vars(site.norm)
-        left = [k for k in holder if k.endswith("_fused") and holder[k] is not None]
-        assert not left, f"{site.label}: {left}"
+def nothing_deposited():
+    assert not _deposits._open.frames
 
 
 # --- the same as layer by layer ----------------------------------------------------------------
@@ -84,7 +82,7 @@ def test_trains_as_layer_by_layer(pair):
     assert isinstance(handle, FusedSpectralNorm)
     assert repr(handle) == "FusedSpectralNorm(7 weights)"
     assert_same(train(model), train(expected), factor=10)
-    nothing_deposited(model)
+    nothing_deposited()
     model.eval(), expected.eval()
     assert_same(model(batch()), expected(batch()), factor=10)
     assert_same(states(model), states(expected), factor=10)
@@ -413,26 +411,6 @@ def test_a_module_under_two_names(way):
     assert_same(model, expected)
 
 
-def test_a_layer_called_twice_in_a_forward_moves_once():
-    class Calls(Shared):
-        def forward(self, x):
-            return self.a(x) + self.a(2 * x)
-
-    layer, alone = (
-        make(WAYS["torch_hook"], lambda: nn.Linear(4, 3), torch.float64) for _ in (0, 1)
-    )
-    model = Calls(layer)
-    fuse_spectral_norm(model)
-    x = torch.linspace(-1, 1, 8, dtype=torch.float64).view(2, 4)
-    loss(model(x)).backward()
-    alone(x)  # one iteration
-    assert_same([b for _, b in layer.named_buffers()], [b for _, b in alone.named_buffers()])
-    weight = alone.weight_orig / (alone.weight_u @ alone.weight_orig @ alone.weight_v)
-    expected = [nn.functional.linear(k * x, weight, alone.bias) for k in (1, 2)]
-    loss(sum(expected)).backward()
-    assert_same(layer.weight_orig.grad, alone.weight_orig.grad)
-
-
 @pytest.mark.parametrize("way", list(WAYS))
 def test_one_parameter_in_two_modules(way):
     def build():
@@ -487,7 +465,7 @@ def test_an_exception_leaves_nothing_deposited(way, error):
     with pytest.raises(type(error)):
         model(batch())
     if not isinstance(error, KeyboardInterrupt):
-        nothing_deposited(model)
+        nothing_deposited()
     model.error = None
     expected.critic.load_state_dict(model.critic.state_dict())
     with torch.no_grad():
@@ -496,7 +474,7 @@ def test_an_exception_leaves_nothing_deposited(way, error):
                 parameter.mul_(1.5)
     assert_same(model.critic.first(batch()), expected.critic.first(batch()))
     assert_same(train(model, 2), train(expected, 2), factor=10)
-    nothing_deposited(model)
+    nothing_deposited()
 
 
 def test_an_exception_in_a_pre_hook_of_the_model():
@@ -624,35 +602,6 @@ def test_a_pickle_is_independent(way, when):
         assert_same(train(twin, 2), train(other, 2))
     assert_same(train(model, 2), train(expected, 2), factor=10)
     assert_same(train(twin, 2, 2), train(model, 2, 2), factor=50)
-
-
-@pytest.mark.parametrize("gradient", [True, False])
-@pytest.mark.parametrize("way", ["ours_hook", "torch_parametrization"])
-def test_a_copy_made_in_a_forward_takes_no_deposit(way, gradient):
-    class Copies(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.critic = critic(way)
-            self.twins = []
-
-        def forward(self, x):
-            if not self.twins:
-                self.twins += copy.deepcopy(self.critic), pickle.dumps(sites_of(self.critic))
-            return self.critic(x)
-
-    def sites_of(model):
-        return [site.deposited(site.norm) for site in sites(model)]
-
-    model = Copies()
-    fuse_spectral_norm(model)
-    with torch.set_grad_enabled(gradient):
-        model(batch())
-    twin, pickled = model.twins
-    nothing_deposited(twin)
-    assert pickle.loads(pickled) == [None] * 7
-    expected = critic(f"torch_{way.partition('_')[2]}")
-    expected.load_state_dict(twin.state_dict())
-    assert_same(train(twin, 2), train(expected, 2), factor=10)
 
 
 def test_replicas(pair):

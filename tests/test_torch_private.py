@@ -131,3 +131,35 @@ def test_the_switch_of_dynamo():
         assert _torch.traces_autograd_ops()
     with torch._dynamo.config.patch(trace_autograd_ops=False):
         assert not _torch.traces_autograd_ops()
+
+
+def test_hooks_on_saved_tensors_are_seen():
+    """If it goes: look at what torch.autograd.graph.saved_tensors_hooks pushes to; without a
+    successor return True, and fused models leave their layers to normalise themselves."""
+    assert not _torch.saves_through_hooks()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        assert _torch.saves_through_hooks()
+    assert not _torch.saves_through_hooks()
+
+
+def test_compiled_modules_are_seen():
+    """If it goes: look at what Module.compile() sets, and at the class that torch.compile returns
+    for a module."""
+    module = nn.Linear(1, 1)
+    assert not _torch.is_compiled(module)
+    assert _torch.is_compiled(torch.compile(module))
+    module.compile()
+    assert _torch.is_compiled(module)
+
+
+def test_tracing_is_seen():
+    """If it goes: torch.jit.is_tracing()."""
+    seen = []
+
+    def f(x):
+        seen.append(_torch.is_tracing())
+        return 2 * x
+
+    torch.jit.trace(f, torch.ones(1))
+    assert seen[0]
+    assert not _torch.is_tracing()

@@ -292,9 +292,15 @@ def _gradients(ctx, saved, grads, grad_sigma, needed) -> Sequence[Tensor | None]
         grad_sigma = grad_sigma.contiguous()
     result: list[Tensor | None] = [None] * count
     index = [i for i in range(count) if grads[i] is not None and needed[i]]
-    if len(index) == count:
+    if ctx.kept is not None and _builds_graph():
+        # One graph a weight: parts of it may be gone through apart, and weights change in between.
+        for i in index:
+            lists = ([x[i]] for x in (grads, weights, u, v))
+            part = [None if x is None else x[i : i + 1] for x in (sigma, grad_sigma)]
+            (result[i],) = _backward_op(*lists, *part, ctx.coefficient)
+    elif len(index) == count:
         return _backward_op(grads, weights, u, v, sigma, grad_sigma, ctx.coefficient)
-    if index:
+    elif index:
         chosen = [[x[i] for i in index] for x in (grads, weights, u, v)]
         part = [
             None if x is None else torch.stack([x[i] for i in index]) for x in (sigma, grad_sigma)
@@ -308,6 +314,10 @@ def _gradients(ctx, saved, grads, grad_sigma, needed) -> Sequence[Tensor | None]
                 outer = torch.outer(grad_sigma[i] * u[i], v[i])
                 result[i] = outer.view(weights[i].shape).to(weights[i].dtype)
     return result
+
+
+def _builds_graph() -> bool:
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _backward_op(*args) -> list[Tensor]:
@@ -334,7 +344,8 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_sigma, *grads):
-        saved, n = _kept(ctx), len(grads)
+        n = len(grads)
+        saved = _kept(ctx, None if grad_sigma is not None else grads)
         parts = saved[:n], saved[n : 2 * n], saved[2 * n : 3 * n], saved[-1]
         result = _gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[5:])
         return None, None, None, None, None, *result
@@ -353,7 +364,7 @@ class _SpectralNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_sigma, *grads):
-        *weights, packed = _kept(ctx)
+        *weights, packed = _kept(ctx, None if grad_sigma is not None else grads)
         parts = weights, *unpack(packed, weights)
         return None, None, *_gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[2:])
 
@@ -401,12 +412,14 @@ def _keep(ctx, tensors, retain: bool) -> None:
         ctx.save_for_backward(*tensors)
 
 
-def _kept(ctx) -> Sequence[Tensor]:
+def _kept(ctx, grads: Sequence[Tensor | None] | None = None) -> Sequence[Tensor]:
+    # The first of what is kept are the weights: one without a gradient may have been changed since.
     if ctx.kept is None:
         return ctx.saved_tensors
     tensors, versions = ctx.kept
-    for tensor, version in zip(tensors, versions, strict=True):
-        if tensor._version != version:
+    unused = () if grads is None else [i for i, g in enumerate(grads) if g is None]
+    for i, (tensor, version) in enumerate(zip(tensors, versions, strict=True)):
+        if tensor._version != version and i not in unused:
             raise RuntimeError(
                 "spectral_normalize: one of the variables needed for gradient computation has been "
                 f"modified by an inplace operation: a tensor of shape {tuple(tensor.shape)} is at "

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_vector
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gankernels import ops
-from gankernels._torch import in_functorch
+from gankernels._torch import in_functorch, is_fake, is_tracing
 from gankernels.ops.spectral_norm import Order
 
 
@@ -26,6 +27,7 @@ class Settings:
     coefficient: float | None = None
     cache_eval: bool = False
     step_scoped: bool = False
+    trust_versions: bool = False
 
     def __post_init__(self) -> None:
         c = self.coefficient
@@ -33,32 +35,58 @@ class Settings:
             raise ValueError(f"spectral_norm: expected a positive, finite coefficient, got {c!r}")
 
 
-class Slot:
-    """What was computed last from a weight, for as long as it is valid.
+class Kept:
+    """What was computed last from a weight, u and v, for as long as they are what they were.
 
-    Replaced as a whole, and tied to the very tensor it was computed from, so that the replicas of
-    DataParallel, which share it, never take each other's.
+    They are so where torch's counters and addresses say it, and, as both miss writes through
+    ``.data`` and those of fused optimisers, where their contents equal copies. Replaced as a whole,
+    never changed, and tied to the very tensors, so that the replicas of DataParallel, which share
+    it, never take each other's.
     """
 
-    def __init__(self) -> None:
-        self.entry: tuple[Any, ...] | None = None
+    def __init__(
+        self, layer: Layer, vectors: Any, with_grad: Tensor | None, without: Tensor | None
+    ) -> None:
+        self.weight = layer.weight
+        self.key = _key(layer)
+        self.copies: list[Tensor] | None = None
+        if not layer.settings.trust_versions:
+            self.copies = [x.detach().clone() for x in (layer.weight, layer.u, layer.v)]
+        self.vectors = vectors  # u, v and sigma that the step found; None in evaluation
+        self.with_grad = with_grad
+        self.without = without
+        self.versions = [None if x is None else version_of(x) for x in (with_grad, without)]
 
-    def find(self, key: tuple) -> tuple[Any, ...] | None:
-        entry = self.entry
-        if entry is None or entry[0]() is not key[0] or entry[1] != key[1:]:
-            return None
-        return entry[2:]
+    def matches(self, layer: Layer) -> bool:
+        """Whether nothing was written that torch counts; what was computed included."""
+        if self.weight is not layer.weight or self.key != _key(layer):
+            return False
+        outputs = self.with_grad, self.without
+        return all(
+            x is None or version_of(x) == n for x, n in zip(outputs, self.versions, strict=True)
+        )
 
-    def keep(self, key: tuple, *values: Any) -> None:
-        self.entry = (weakref.ref(key[0]), key[1:], *values)
+    def output(self, layer: Layer) -> Tensor | None:
+        if needs_grad(layer):
+            return self.with_grad
+        return self.without if self.with_grad is None else self.with_grad.detach()
 
 
 class Memory:
-    """For ``step_scoped`` and ``cache_eval``. Copies and pickles of a module start without it."""
+    """For ``step_scoped`` and ``cache_eval``, and what a fused model knows of a layer. Copies and
+    pickles of a module start without it."""
 
     def __init__(self) -> None:
-        self.step = Slot()
-        self.evaluation = Slot()
+        self.step: Kept | None = None
+        self.evaluation: Kept | None = None
+        self.declined = False  # the last deposit was not used: do not make one in vain again
+        self.depth = 0  # how far up the stack the fused model's call was, the last time
+
+    def forget(self, kept: Kept) -> None:
+        if self.step is kept:
+            self.step = None
+        if self.evaluation is kept:
+            self.evaluation = None
 
     def __deepcopy__(self, memo: dict) -> Memory:
         return Memory()
@@ -67,37 +95,37 @@ class Memory:
         return Memory, ()
 
 
-class Deposit(NamedTuple):
-    """A weight that a fused model normalised for one of its modules, for the time of a forward.
+#: Memories under ``trust_versions=True``, which the steps of all optimisers are announced to.
+_trusting: weakref.WeakSet[Memory] = weakref.WeakSet()
+_announced: list[Any] = []  # the handle of the hook, once there is one
 
-    A copy or pickle of the module that is made in that time comes without.
-    """
+
+def _announce(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    written = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for memory in list(_trusting):
+        for kept in (memory.step, memory.evaluation):
+            if kept is not None and id(kept.weight) in written:
+                memory.forget(kept)
+
+
+def _trust(memory: Memory) -> None:
+    _trusting.add(memory)
+    if not _announced:
+        _announced.append(register_optimizer_step_post_hook(_announce))
+
+
+def version_of(tensor: Tensor) -> int:
+    """What changes with every write; constant where torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class CompiledDeposit(NamedTuple):
+    """A weight that a compiled fused model normalised for one of its modules, in its trace."""
 
     weight: Tensor  # what it was computed from
-    version: int
     output: Tensor
-
-    def __deepcopy__(self, memo: dict) -> None:
-        return None
-
-    def __reduce__(self) -> tuple:
-        return type(None), ()
-
-
-def version_of(weight: Tensor) -> int:
-    """What changes with every write; constant where torch does not count."""
-    return 0 if torch.compiler.is_compiling() or weight.is_inference() else weight._version
-
-
-def withdraw(deposit: Deposit | None, weight: Tensor) -> Tensor | None:
-    """The deposit's output if it belongs to this weight as it is; a replica has one of its own."""
-    if deposit is None or deposit.weight is not weight:
-        return None
-    if deposit.version != version_of(weight):
-        return None
-    if torch.is_grad_enabled() and weight.requires_grad and not deposit.output.requires_grad:
-        return None  # made without a gradient, and now there is to be one
-    return deposit.output
+    u: Tensor  # as they were, for a layer that is not called
+    v: Tensor
 
 
 class Layer(NamedTuple):
@@ -121,15 +149,16 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
     """
     outputs: list[Any] = [None] * len(layers)
     groups: dict[tuple, list[int]] = {}
-    for i, layer in enumerate(layers):
+    remembered = recall(layers)
+    for i, (layer, kept) in enumerate(zip(layers, remembered, strict=True)):
         outputs[i] = _without_operators(layer)
+        if outputs[i] is None and kept is not None:
+            outputs[i] = kept.output(layer)
         if outputs[i] is None:
-            outputs[i] = _remembered(layer)
-        if outputs[i] is None:
-            groups.setdefault(_group(layer), []).append(i)
+            groups.setdefault(group_of(layer, kept), []).append(i)
     for index in groups.values():
-        members = [layers[i] for i in index]
-        for i, output in zip(index, _normalize_group(members), strict=True):
+        found, _ = normalize_group([layers[i] for i in index], [remembered[i] for i in index])
+        for i, output in zip(index, found, strict=True):
             outputs[i] = output
     return outputs
 
@@ -184,55 +213,62 @@ def _empty(layer: Layer) -> Tensor:
     return layer.weight.clone()
 
 
-def _needs_grad(layer: Layer) -> bool:
+def needs_grad(layer: Layer) -> bool:
     return layer.weight.requires_grad and torch.is_grad_enabled()
 
 
-def _group(layer: Layer) -> tuple:
+def group_of(layer: Layer, kept: Kept | None) -> tuple:
+    """What layers have to agree in to share a call."""
     weight, s = layer.weight, layer.settings
-    iterates = layer.training and not _moved(layer)
-    same = (weight.dtype, weight.device, _needs_grad(layer), s.coefficient, _is_step_scoped(layer))
+    iterates = layer.training and kept is None
+    same = (weight.dtype, weight.device, needs_grad(layer), s.coefficient, _is_step_scoped(layer))
     return (*same, iterates, layer.n, layer.eps, s.order, layer.skipped is None)
 
 
-def _normalize_group(layers: list[Layer]) -> list[Tensor]:
+def normalize_group(
+    layers: Sequence[Layer], remembered: Sequence[Kept | None], *, retain: bool = False
+) -> tuple[list[Tensor], Tensor | None]:
+    """W / sigma of layers of a group, and how often the guard kept u and v of each.
+
+    With ``retain`` several backward passes may go through the results, as they may through those of
+    layers that were normalised one by one.
+    """
     s = layers[0].settings
     weights = [rows_first(layer.weight, layer.settings.dim) for layer in layers]
     u, v = [layer.u for layer in layers], [layer.v for layer in layers]
-    grad, iterates = _needs_grad(layers[0]), layers[0].training and not _moved(layers[0])
-    scoped = _is_step_scoped(layers[0])
+    grad, scoped = needs_grad(layers[0]), _is_step_scoped(layers[0])
+    retain = grad and (retain or scoped)
     vectors: tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]
-    if iterates:
+    skipped = None
+    if layers[0].training and remembered[0] is None:
         skipped = _counters(layers)
         step = layers[0].n, layers[0].eps, s.order
         if not scoped:
             outputs, _ = ops.spectral_norm(
-                weights, u, v, *step, skipped=skipped, coefficient=s.coefficient
+                weights, u, v, *step, skipped=skipped, coefficient=s.coefficient, retain=retain
             )
             _count(layers, skipped)
-            return _finish(layers, outputs)
+            return _finish(layers, outputs), skipped
         vectors = ops.unpack(ops.power_iteration_(weights, u, v, *step, skipped=skipped), weights)
         _count(layers, skipped)
     elif layers[0].training:  # of a step whose iteration is done
-        kept = [layer.memory.step.find(_step_key(layer))[0] for layer in layers]  # type: ignore[index]
-        vectors = [k[0] for k in kept], [k[1] for k in kept], torch.stack([k[2] for k in kept])
+        known: list[Any] = [kept.vectors for kept in remembered if kept is not None]
+        vectors = [k[0] for k in known], [k[1] for k in known], torch.stack([k[2] for k in known])
     elif grad:  # the gradient must not see what later iterations make of the buffers
         vectors = [x.clone() for x in u], [x.clone() for x in v], None
     else:
         vectors = u, v, None
-    outputs, _ = ops.spectral_normalize(
-        weights, *vectors, coefficient=s.coefficient, retain=scoped and grad
-    )
+    outputs, _ = ops.spectral_normalize(weights, *vectors, coefficient=s.coefficient, retain=retain)
     outputs = _finish(layers, outputs)
     _remember(layers, vectors, outputs)
-    return outputs
+    return outputs, skipped
 
 
 def rows_first(weight: Tensor, dim: int) -> Tensor:
     return weight if dim == 0 else weight.movedim(dim, 0)
 
 
-def _finish(layers: list[Layer], outputs: Sequence[Tensor]) -> list[Tensor]:
+def _finish(layers: Sequence[Layer], outputs: Sequence[Tensor]) -> list[Tensor]:
     dims = [layer.settings.dim for layer in layers]
     return [w if d == 0 else w.movedim(0, d) for w, d in zip(outputs, dims, strict=True)]
 
@@ -240,15 +276,13 @@ def _finish(layers: list[Layer], outputs: Sequence[Tensor]) -> list[Tensor]:
 # --- guard -------------------------------------------------------------------------------------
 
 
-def _counters(layers: list[Layer]) -> Tensor | None:
+def _counters(layers: Sequence[Layer]) -> Tensor | None:
     first = layers[0].skipped
-    if first is None or len(layers) == 1:
-        return first
-    return first.new_zeros(len(layers))
+    return None if first is None else first.new_zeros(len(layers))
 
 
-def _count(layers: list[Layer], skipped: Tensor | None) -> None:
-    if skipped is not None and len(layers) > 1:
+def _count(layers: Sequence[Layer], skipped: Tensor | None) -> None:
+    if skipped is not None:
         for layer, new in zip(layers, skipped.split(1), strict=True):
             assert layer.skipped is not None
             layer.skipped.add_(new)
@@ -257,19 +291,22 @@ def _count(layers: list[Layer], skipped: Tensor | None) -> None:
 # --- memory ------------------------------------------------------------------------------------
 
 
-def _step_key(layer: Layer) -> tuple:
-    return layer.weight, layer.weight._version, layer.weight.data_ptr()
-
-
-def _eval_key(layer: Layer) -> tuple:
-    vectors = [(x._version, x.data_ptr()) for x in (layer.u, layer.v)]
-    return *_step_key(layer), *vectors, layer.weight.dtype
+def _key(layer: Layer) -> tuple:
+    weight = layer.weight
+    parts = [(version_of(x), x.data_ptr()) for x in (weight, layer.u, layer.v)]
+    return *parts, weight.dtype, weight.device
 
 
 def _can_remember(layer: Layer) -> bool:
-    if torch.compiler.is_compiling() or in_functorch():
+    weight, trusted = layer.weight, layer.settings.trust_versions
+    if torch.compiler.is_compiling() or in_functorch() or is_tracing():
         return False
-    return not (layer.weight.is_inference() or layer.u.is_inference())
+    if is_fake(weight) or weight.is_inference() or layer.u.is_inference():
+        return False
+    if not trusted and not isinstance(weight, torch.nn.Parameter) and type(weight) is not Tensor:
+        return False  # what equality of a foreign tensor means is not known
+    # A captured comparison cannot decide anything.
+    return trusted or not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _is_step_scoped(layer: Layer) -> bool:
@@ -278,40 +315,66 @@ def _is_step_scoped(layer: Layer) -> bool:
     return not torch.is_inference_mode_enabled()
 
 
-def _moved(layer: Layer) -> bool:
-    """Whether this step's iteration is done."""
-    return _is_step_scoped(layer) and layer.memory.step.find(_step_key(layer)) is not None
-
-
 def _caches_eval(layer: Layer) -> bool:
-    if not layer.settings.cache_eval or layer.training or _needs_grad(layer):
+    if not layer.settings.cache_eval or layer.training or needs_grad(layer):
         return False
     return _can_remember(layer)
 
 
-def _remembered(layer: Layer) -> Tensor | None:
+def kept_of(layer: Layer) -> Kept | None:
+    """What is remembered of a layer, if it is asked to remember in its present mode."""
     if _is_step_scoped(layer):
-        entry = layer.memory.step.find(_step_key(layer))
-        if entry is None:
-            return None
-        _, with_grad, without = entry
-        if _needs_grad(layer):
-            return with_grad
-        return without if with_grad is None else with_grad.detach()
-    if _caches_eval(layer):
-        entry = layer.memory.evaluation.find(_eval_key(layer))
-        return None if entry is None else entry[0]
-    return None
+        return layer.memory.step
+    return layer.memory.evaluation if _caches_eval(layer) else None
 
 
-def _remember(layers: list[Layer], vectors: tuple, outputs: list[Tensor]) -> None:
+def recall(layers: Sequence[Layer]) -> list[Kept | None]:
+    """What is remembered of each layer, and still holds; what does not is forgotten."""
+    found: list[Kept | None] = [None] * len(layers)
+    compared: list[int] = []
+    for i, layer in enumerate(layers):
+        s = layer.settings
+        kept = kept_of(layer) if s.step_scoped or s.cache_eval else None
+        if kept is None:
+            continue
+        if not kept.matches(layer):
+            layer.memory.forget(kept)
+            continue
+        found[i] = kept
+        if kept.copies is not None:
+            compared.append(i)
+    pairs = [(found[i].copies, layers[i]) for i in compared]  # type: ignore[union-attr]
+    same = _all_equal([zip(c, (x.weight, x.u, x.v), strict=True) for c, x in pairs])  # type: ignore[arg-type]
+    for i, equal in zip(compared, same, strict=True):
+        kept = found[i]
+        if kept is not None and not equal:
+            layers[i].memory.forget(kept)
+            found[i] = None
+    return found
+
+
+@torch.no_grad()
+def _all_equal(groups: Sequence[Iterable[tuple[Tensor, Tensor]]]) -> list[bool]:
+    """Whether all pairs of each group are equal; waits for a GPU once, not for every tensor."""
+    lists = [list(pairs) for pairs in groups]
+    if not any(a.is_cuda for pairs in lists for a, _ in pairs):
+        return [all(torch.equal(a, b) for a, b in pairs) for pairs in lists]
+    flags = [torch.stack([(a == b).all() for a, b in pairs]).all().view(1) for pairs in lists]
+    return torch.cat([flag.to(flags[0].device) for flag in flags]).tolist()
+
+
+def _remember(layers: Sequence[Layer], vectors: tuple, outputs: Sequence[Tensor]) -> None:
     for i, (layer, output) in enumerate(zip(layers, outputs, strict=True)):
         if _is_step_scoped(layer):
-            values = (output, None) if _needs_grad(layer) else (None, output)
+            values = (output, None) if needs_grad(layer) else (None, output)
             own = vectors[0][i], vectors[1][i], vectors[2][i]
-            layer.memory.step.keep(_step_key(layer), own, *values)
+            layer.memory.step = Kept(layer, own, *values)
         elif _caches_eval(layer) and not torch.is_inference_mode_enabled():
-            layer.memory.evaluation.keep(_eval_key(layer), output)
+            layer.memory.evaluation = Kept(layer, None, None, output)
+        else:
+            continue
+        if layer.settings.trust_versions:
+            _trust(layer.memory)
 
 
 def checked_init_iterations(n: int) -> int:

@@ -11,15 +11,15 @@ from torch.nn import Module
 from torch.nn.functional import normalize as unit_vector
 from torch.nn.utils import parametrize
 
+from gankernels.nn.utils._deposits import give_back, take
 from gankernels.nn.utils._normalize import (
-    Deposit,
+    CompiledDeposit,
     Layer,
     Memory,
     Settings,
     checked_init_iterations,
     normalize_one,
     warm_up,
-    withdraw,
 )
 from gankernels.nn.utils.spectral_norm import default_dim
 
@@ -32,7 +32,7 @@ class SpectralNorm(Module):
     _u: Tensor
     _v: Tensor
     _skipped: Tensor
-    _fused: Deposit | None = None  # the weight during the forward of a fused model
+    _fused: CompiledDeposit | None = None  # the weight in the trace of a compiled fused model
 
     def __init__(self, n: int, eps: float, settings: Settings, *, guard: bool = False) -> None:
         super().__init__()
@@ -88,8 +88,23 @@ class SpectralNorm(Module):
     def forward(self, weight: Tensor) -> Tensor:
         if weight.ndim == 1:
             return unit_vector(weight, dim=0, eps=self.eps)
-        fused = withdraw(self._fused, weight)
-        return normalize_one(self.layer(weight)) if fused is None else fused
+        layer = self.layer(weight)
+        if torch.compiler.is_compiling():
+            deposit = self._fused
+            if deposit is not None and deposit.weight is weight:
+                self._fused = None
+                return deposit.output
+            return normalize_one(layer)
+        fused = take(self, layer)
+        return normalize_one(layer) if fused is None else fused
+
+    def __getstate__(self) -> dict[str, Any]:
+        give_back(self)  # a copy that is made within a forward has the u and v of today
+        return super().__getstate__()  # type: ignore[no-any-return]
+
+    def before_state_dict(self, *_: Any) -> None:
+        """For a module whose state is read within a forward: u and v that it has not used yet."""
+        give_back(self)
 
     def right_inverse(self, value: Tensor) -> Tensor:
         return value
@@ -102,6 +117,7 @@ class SpectralNorm(Module):
             "guard": self.guard,
             "cache_eval": s.cache_eval,
             "step_scoped": s.step_scoped,
+            "trust_versions": s.trust_versions,
         }
         return ", ".join(f"{key}={value}" for key, value in given.items() if value)
 
@@ -118,6 +134,7 @@ def spectral_norm(
     init_iterations: int = 15,
     cache_eval: bool = False,
     step_scoped: bool = False,
+    trust_versions: bool = False,
 ) -> M:
     """Normalise ``module.weight`` by its spectral norm whenever it is accessed.
 
@@ -139,10 +156,15 @@ def spectral_norm(
             ``_skipped``, a buffer that is not in the state_dict, counts.
         init_iterations: steps to take at once.
         cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
-            W, u and v stay what they are. Not for tensors of inference mode, and blind to writes
-            through ``.data``.
+            W, u and v stay what they are: their contents are compared with copies, which takes a
+            third of the time of normalising, and once waits for a GPU. Not for tensors of inference
+            mode, nor within the capture of a CUDA graph.
         step_scoped: move u and v, and compute W / sigma, only once after every change of W, which
-            is once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`.
+            is once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`. W, u and v
+            are compared as for ``cache_eval``.
+        trust_versions: compare no contents for ``cache_eval`` and ``step_scoped``. W, u and v must
+            then be written only by steps of torch's optimisers, and by writes that torch counts:
+            not through ``.data``.
 
     Returns:
         ``module``.
@@ -170,7 +192,7 @@ def spectral_norm(
             "Expected n_power_iterations to be positive, but "
             f"got n_power_iterations={n_power_iterations}"
         )
-    settings = Settings(dim % ndim, "u_first", coefficient, cache_eval, step_scoped)
+    settings = Settings(dim % ndim, "u_first", coefficient, cache_eval, step_scoped, trust_versions)
     first = checked_init_iterations(init_iterations)
     spectral = SpectralNorm.of(
         weight, n_power_iterations, eps, settings, guard=guard, init_iterations=first

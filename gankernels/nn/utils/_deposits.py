@@ -1,0 +1,304 @@
+"""Weights that a fused model normalises for its modules, for the time of a forward.
+
+A fused model's pre-hook opens a frame, normalises all layers in one call, and deposits a weight for
+each. A layer takes what is deposited for it once, if all is as it was then; else it normalises
+itself, from the u and v that it would have had: what was deposited and not used is taken back.
+Outputs, gradients, u and v thus are those of layer by layer.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankernels._library import has_kernels
+from gankernels._torch import (
+    in_dispatch_mode,
+    in_forward_ad,
+    in_functorch,
+    is_tracing,
+    saves_through_hooks,
+)
+from gankernels.nn.utils._normalize import (
+    Kept,
+    Layer,
+    Memory,
+    group_of,
+    kept_of,
+    needs_grad,
+    normalize_group,
+    recall,
+    version_of,
+)
+
+
+class _Open(threading.local):
+    """The frames of this thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+
+_open = _Open()
+
+
+class Group:
+    """What one call has moved: u and v as they were, in case that they are wanted back."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.vectors = [x for layer in layers for x in (layer.u, layer.v)]
+        self.before = torch.cat(self.vectors)
+        self.skipped: Tensor | None = None  # what the guard counted in this call
+        self.versions: list[int] = []
+
+    def moved(self, skipped: Tensor | None) -> None:
+        self.skipped = skipped
+        self.versions = [version_of(x) for x in self.vectors]
+
+    def is_moved(self, i: int) -> bool:
+        """Whether u and v are as this call left them."""
+        return all(version_of(self.vectors[k]) == self.versions[k] for k in (2 * i, 2 * i + 1))
+
+    def restore(self, i: int, layer: Layer) -> None:
+        """Put u and v of a layer back, unless somebody has written them since."""
+        if not self.is_moved(i):
+            return
+        parts = self.before.split([x.numel() for x in self.vectors])
+        with torch.no_grad():
+            layer.u.copy_(parts[2 * i])
+            layer.v.copy_(parts[2 * i + 1])
+            if self.skipped is not None and layer.skipped is not None:
+                layer.skipped.sub_(self.skipped[i])
+
+
+class Deposit:
+    """A layer's normalised weight; without one where the layer is only watched."""
+
+    __slots__ = ("group", "index", "kept", "layer", "norm", "output", "pointer", "used", "version")
+
+    def __init__(self, norm: Any, layer: Layer) -> None:
+        self.norm, self.layer = norm, layer
+        self.version, self.pointer = version_of(layer.weight), layer.weight.data_ptr()
+        self.output: Tensor | None = None
+        self.kept: Kept | None = None  # where it is also remembered, and may be used again
+        self.group: Group | None = None  # where u and v were moved for it
+        self.index = 0
+        self.used = False
+
+    def fits(self, layer: Layer, frame: Frame) -> bool:
+        """Whether what was computed then is what the layer would compute now."""
+        mine = self.layer
+        weight = layer.weight
+        if (
+            weight is not mine.weight
+            or layer.u is not mine.u
+            or layer.v is not mine.v
+            or layer.training is not mine.training
+            or version_of(weight) != self.version
+            or weight.data_ptr() != self.pointer
+            or torch.is_inference_mode_enabled() is not frame.inference
+        ):
+            return False
+        if self.group is not None and not self.group.is_moved(self.index):
+            return False
+        # What saves tensors in a way of its own (non-reentrant checkpointing) has to see this
+        # layer's, and to see the same when it computes it again. What is remembered saves nothing.
+        return self.kept is not None or not saves_through_hooks()
+
+    def take_back(self) -> None:
+        """As if it had never been computed."""
+        if self.output is None or self.used:
+            return
+        self.output = None
+        self.norm.memory.declined = True
+        if self.group is not None:
+            self.group.restore(self.index, self.layer)
+            if self.kept is not None:
+                self.norm.memory.forget(self.kept)
+
+
+class Frame:
+    """The deposits of a model's forward, while that runs."""
+
+    def __init__(self, model: Any, caller: Any) -> None:
+        self.model = model
+        self.caller = id(caller)  # the Python frame that calls the model's forward
+        self.inference = torch.is_inference_mode_enabled()
+        self.deposits: dict[int, Deposit] = {}  # by id(norm), which the deposit keeps alive
+        self.owner = _open.frames  # another thread may collect the token
+        self.owner.append(self)
+
+    def close(self) -> None:
+        if self in self.owner:
+            self.owner.remove(self)
+        deposits, self.deposits = self.deposits, {}
+        for deposit in deposits.values():
+            deposit.take_back()
+
+
+class Token:
+    """Held by the arguments of a forward, and with them gone when that ends, however it ends: the
+    hooks that torch always calls are not called after a KeyboardInterrupt."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    def __del__(self) -> None:
+        if self.frame.deposits and not in_dispatch_mode() and not in_functorch():
+            self.frame.close()
+
+
+class Arguments(tuple):
+    """The arguments of a forward, with a token."""
+
+    token: Token
+
+
+def _runs(frame: Frame, memory: Memory) -> bool:
+    """Whether the forward of a frame is still running, and not just held by a traceback.
+
+    Looks first where it was the last time, which is as good as free.
+    """
+    try:
+        if id(sys._getframe(memory.depth)) == frame.caller:
+            return True
+    except ValueError:  # there are not so many
+        pass
+    n, at = 0, sys._getframe()
+    while at is not None and id(at) != frame.caller:
+        n, at = n + 1, at.f_back  # type: ignore[assignment]
+    if at is not None:
+        memory.depth = n
+    return at is not None
+
+
+def close_what_was_left() -> None:
+    """Close the frames of this thread whose forward has been interrupted."""
+    for frame in reversed(_open.frames[:]):
+        if not _runs(frame, Memory()):
+            frame.close()
+
+
+def close_last_of(model: Any) -> None:
+    """Close the innermost frame of a model, whose forward ends, and what was left within it."""
+    for i in reversed(range(len(_open.frames))):
+        if _open.frames[i].model is model:
+            for frame in reversed(_open.frames[i:]):
+                frame.close()
+            return
+
+
+def close_all_of(model: Any) -> None:
+    """Close this thread's frames of a model; layers that are still to come normalise themselves."""
+    for frame in reversed(_open.frames[:]):
+        if frame.model is model:
+            frame.close()
+
+
+def give_back(norm: Any) -> list[Layer]:
+    """Undo what was deposited and not used for a norm, for who reads u and v within a forward."""
+    found = []
+    for frame in _open.frames:
+        deposit = frame.deposits.get(id(norm))
+        if deposit is not None and deposit.output is not None and not deposit.used:
+            deposit.take_back()
+            found.append(deposit.layer)
+    return found
+
+
+def take(norm: Any, layer: Layer) -> Tensor | None:
+    """What a running forward has deposited for this layer as it is now, or None."""
+    for frame in reversed(_open.frames):
+        deposit = frame.deposits.get(id(norm))
+        if deposit is None or deposit.layer.weight is not layer.weight:
+            continue
+        memory: Memory = norm.memory
+        if not _runs(frame, memory):
+            frame.close()
+            continue
+        if deposit.fits(layer, frame):
+            if deposit.output is None:
+                memory.declined = False  # it would have been used: worth computing the next time
+            else:
+                output = deposit.output
+                if output.requires_grad:
+                    usable = True
+                    if not torch.is_grad_enabled():
+                        output = output.detach()
+                else:
+                    usable = not needs_grad(layer)
+                if usable:
+                    deposit.used = True
+                    if deposit.kept is None:
+                        del frame.deposits[id(norm)]
+                    return output
+                if deposit.kept is not None:  # its u and v serve for the gradient as well
+                    deposit.used = True
+        deposit.take_back()
+        del frame.deposits[id(norm)]
+        return None
+    return None
+
+
+def is_deposited(norm: Any, weight: Tensor) -> bool:
+    """Whether a model around this one has already a deposit for a layer."""
+    for frame in _open.frames:
+        deposit = frame.deposits.get(id(norm))
+        if deposit is not None and deposit.layer.weight is weight:
+            return True
+    return False
+
+
+def can_deposit() -> bool:
+    """Whether layers may be normalised ahead: not where somebody watches what each one does."""
+    return not (
+        saves_through_hooks()
+        or in_dispatch_mode()
+        or in_functorch()
+        or in_forward_ad()
+        or is_tracing()
+    )
+
+
+def deposit(frame: Frame, norms: Sequence[Any], layers: Sequence[Layer]) -> None:
+    """Normalise the layers, in as few calls as can be, and deposit what comes out."""
+    wanted: list[Deposit] = []
+    for norm, layer in zip(norms, layers, strict=True):
+        if not has_kernels(layer.weight) or layer.weight.numel() == 0:
+            continue
+        one = Deposit(norm, layer)
+        frame.deposits[id(norm)] = one
+        if not norm.memory.declined:
+            wanted.append(one)
+    if not wanted:
+        return
+    remembered = recall([one.layer for one in wanted])
+    groups: dict[tuple, list[int]] = {}
+    for i, (one, kept) in enumerate(zip(wanted, remembered, strict=True)):
+        output = None if kept is None else kept.output(one.layer)
+        if output is None:
+            groups.setdefault(group_of(one.layer, kept), []).append(i)
+        else:
+            one.output, one.kept = output, kept
+    for index in groups.values():
+        _deposit_group([wanted[i] for i in index], [remembered[i] for i in index])
+
+
+def _deposit_group(members: list[Deposit], remembered: list[Kept | None]) -> None:
+    layers = [one.layer for one in members]
+    moves = layers[0].training and remembered[0] is None
+    try:
+        group = Group(layers) if moves else None
+        outputs, skipped = normalize_group(layers, remembered, retain=True)
+    except (RuntimeError, TypeError, ValueError):
+        return  # nothing has moved, and the layer that is at fault will say so when it is called
+    if group is not None:
+        group.moved(skipped)
+    for i, (one, output) in enumerate(zip(members, outputs, strict=True)):
+        one.output, one.group, one.index = output, group, i
+        one.kept = kept_of(one.layer)
