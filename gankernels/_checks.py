@@ -37,6 +37,12 @@ def check_count(op: str, name: str, value: object) -> None:
         raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")
 
 
+def check_bool(op: str, name: str, value: object) -> None:
+    """Refuse what is neither True nor False: "no" would be true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be True or False, got {value!r}")
+
+
 def check_real(op: str, name: str, x: Tensor) -> None:
     """Refuse tensors of integers and of complex numbers."""
     if not x.is_floating_point():

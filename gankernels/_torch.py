@@ -43,6 +43,22 @@ def in_functorch() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_batched(x: Tensor) -> bool:
+    """Whether torch.func.vmap sees a dimension in a tensor that it hides."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
+
+
+def in_jit_trace() -> bool:
+    """Whether torch.jit.trace, or the older ONNX export, records."""
+    # Dynamo, which is never traced itself, knows nothing of it.
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
 def in_forward_ad() -> bool:
     """Whether a level of forward-mode AD is open."""
     return forward_ad._current_level >= 0

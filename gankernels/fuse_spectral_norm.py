@@ -188,7 +188,14 @@ class FusedSpectralNorm:
         guard = self.options["guard"] or getattr(norm, "guard", False)
         ours: Any
         if site.chain is None:
-            ours = Hook(site.name, norm.n_power_iterations, norm.eps, settings, guard=guard)
+            ours = Hook(
+                site.name,
+                norm.n_power_iterations,
+                norm.dim,
+                norm.eps,
+                settings=settings,
+                guard=guard,
+            )
             make_copyable(site.module, site.name)
             u = getattr(site.module, f"{site.name}_u")
         else:

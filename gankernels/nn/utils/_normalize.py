@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize as unit_vector
 
 from gankernels import ops
-from gankernels._torch import in_functorch
+from gankernels._torch import in_functorch, in_jit_trace
+from gankernels.ops._spectral_norm_checks import check_steps
 from gankernels.ops.spectral_norm import Order
+from gankernels.ops.spectral_norm import warm_up as take_steps
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         c = self.coefficient
-        if c is not None and not (isinstance(c, (int, float)) and 0 < c < float("inf")):
+        number = isinstance(c, (int, float)) and not isinstance(c, bool)
+        if c is not None and not (number and 0 < c <= sys.float_info.max):
             raise ValueError(f"spectral_norm: expected a positive, finite coefficient, got {c!r}")
 
 
@@ -122,7 +125,7 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
     outputs: list[Any] = [None] * len(layers)
     groups: dict[tuple, list[int]] = {}
     for i, layer in enumerate(layers):
-        outputs[i] = _without_operators(layer)
+        outputs[i] = _empty(layer) if layer.weight.numel() == 0 else None
         if outputs[i] is None:
             outputs[i] = _remembered(layer)
         if outputs[i] is None:
@@ -138,7 +141,7 @@ def normalize_one(layer: Layer) -> Tensor:
     """The same for a layer alone; the common case without what only groups need."""
     s = layer.settings
     weight = layer.weight
-    if not layer.training or s.step_scoped or weight.numel() == 0 or weight.is_complex():
+    if not layer.training or s.step_scoped or weight.numel() == 0:
         return normalize([layer])[0]
     outputs, _ = ops.spectral_norm(
         (rows_first(weight, s.dim),),
@@ -151,29 +154,6 @@ def normalize_one(layer: Layer) -> Tensor:
         coefficient=s.coefficient,
     )
     return outputs[0] if s.dim == 0 else outputs[0].movedim(0, s.dim)
-
-
-def _without_operators(layer: Layer) -> Tensor | None:
-    weight, s = layer.weight, layer.settings
-    if weight.numel() == 0:
-        return _empty(layer)
-    options = s.step_scoped or s.coefficient is not None or layer.skipped is not None
-    if weight.is_complex() and s.order == "v_first" and not options:
-        return _bilinear(layer)
-    return None
-
-
-def _bilinear(layer: Layer) -> Tensor:
-    # torch's hook conjugates nothing: its sigma of a complex weight is complex, and u, v are not
-    # singular vectors. A drop-in gives what it gives.
-    u, v = layer.u, layer.v
-    weight = rows_first(layer.weight, layer.settings.dim).flatten(1)
-    if layer.training:
-        with torch.no_grad():
-            for _ in range(layer.n):
-                v.copy_(unit_vector(weight.mT @ u, dim=0, eps=layer.eps))
-                u.copy_(unit_vector(weight @ v, dim=0, eps=layer.eps))
-    return layer.weight / torch.dot(u.clone(), weight @ v.clone())
 
 
 def _empty(layer: Layer) -> Tensor:
@@ -216,16 +196,25 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
     elif layers[0].training:  # of a step whose iteration is done
         kept = [layer.memory.step.find(_step_key(layer))[0] for layer in layers]  # type: ignore[index]
         vectors = [k[0] for k in kept], [k[1] for k in kept], torch.stack([k[2] for k in kept])
-    elif grad:  # the gradient must not see what later iterations make of the buffers
-        vectors = [x.clone() for x in u], [x.clone() for x in v], None
+    elif grad or in_jit_trace():
+        # The gradient must not see what later iterations make of the buffers; and a trace is
+        # checked without a gradient, against one that was made with it.
+        vectors = [x.clone() for x in _left(u, s)], [x.clone() for x in v], None
     else:
-        vectors = u, v, None
+        vectors = _left(u, s), v, None
     outputs, _ = ops.spectral_normalize(
         weights, *vectors, coefficient=s.coefficient, retain=scoped and grad
     )
     outputs = _finish(layers, outputs)
     _remember(layers, vectors, outputs)
     return outputs
+
+
+def _left(u: list[Tensor], s: Settings) -> list[Tensor]:
+    # torch's hook conjugates nothing, and the sigma of the operators conjugates u.
+    if s.order == "v_first" and u[0].is_complex():
+        return [x.conj().resolve_conj() for x in u]
+    return u
 
 
 def rows_first(weight: Tensor, dim: int) -> Tensor:
@@ -267,7 +256,7 @@ def _eval_key(layer: Layer) -> tuple:
 
 
 def _can_remember(layer: Layer) -> bool:
-    if torch.compiler.is_compiling() or in_functorch():
+    if torch.compiler.is_compiling() or in_functorch() or in_jit_trace():
         return False
     return not (layer.weight.is_inference() or layer.u.is_inference())
 
@@ -317,6 +306,7 @@ def _remember(layers: list[Layer], vectors: tuple, outputs: list[Tensor]) -> Non
 def checked_init_iterations(n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ValueError(f"spectral_norm: expected init_iterations of 0 or more, got {n!r}")
+    check_steps("spectral_norm", "init_iterations", n, least=0)
     return n
 
 
@@ -327,4 +317,4 @@ def warm_up(layer: Layer, n: int) -> None:
     elif n > 0:
         s = layer.settings
         weight = rows_first(layer.weight.detach(), s.dim)
-        ops.power_iteration_([weight], [layer.u], [layer.v], n, layer.eps, s.order)
+        take_steps("spectral_norm", [weight], [layer.u], [layer.v], n, layer.eps, s.order)
