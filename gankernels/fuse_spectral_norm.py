@@ -206,7 +206,7 @@ class FusedSpectralNorm:
             u = norm._u
         holder, name = site.counter(ours)
         if guard and not hasattr(holder, name):
-            counter = torch.zeros(1, dtype=torch.int64, device=u.device)
+            counter = u.new_zeros(1, dtype=torch.int64)
             holder.register_buffer(name, counter, persistent=False)
         return ours
 

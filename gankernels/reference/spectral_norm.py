@@ -64,7 +64,7 @@ def move_(
     left, right, sigmas = [], [], []
     with torch.no_grad(), _own_dtype(weights[0]):
         for i, w in enumerate(weights):
-            state = _iterate(_matrix(_primal(w)), u[i], v[i], n, eps, order)
+            state = _iterate(_matrix(_constant(w)), u[i], v[i], n, eps, order)
             if skipped is not None:
                 state = _guard(state, u[i], v[i], skipped[i])
             _write(u[i], state[0])
@@ -141,9 +141,10 @@ def _own_dtype(w: Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
-def _primal(x: Tensor) -> Tensor:
-    # u and v are constants of differentiation; no_grad does not stop forward-mode AD.
-    return forward_ad.unpack_dual(x).primal if in_forward_ad() else x
+def _constant(x: Tensor) -> Tensor:
+    # u and v are constants of differentiation. no_grad does not stop forward-mode AD, and a trace
+    # does not record it.
+    return (forward_ad.unpack_dual(x).primal if in_forward_ad() else x).detach()
 
 
 def _write(x: Tensor, value: Tensor) -> None:

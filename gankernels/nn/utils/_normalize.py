@@ -125,7 +125,7 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
     outputs: list[Any] = [None] * len(layers)
     groups: dict[tuple, list[int]] = {}
     for i, layer in enumerate(layers):
-        outputs[i] = _empty(layer) if layer.weight.numel() == 0 else None
+        outputs[i] = _empty(layer) if _is_empty(layer.weight) else None
         if outputs[i] is None:
             outputs[i] = _remembered(layer)
         if outputs[i] is None:
@@ -141,7 +141,7 @@ def normalize_one(layer: Layer) -> Tensor:
     """The same for a layer alone; the common case without what only groups need."""
     s = layer.settings
     weight = layer.weight
-    if not layer.training or s.step_scoped or weight.numel() == 0:
+    if not layer.training or s.step_scoped or _is_empty(weight):
         return normalize([layer])[0]
     outputs, _ = ops.spectral_norm(
         (rows_first(weight, s.dim),),
@@ -154,6 +154,11 @@ def normalize_one(layer: Layer) -> Tensor:
         coefficient=s.coefficient,
     )
     return outputs[0] if s.dim == 0 else outputs[0].movedim(0, s.dim)
+
+
+def _is_empty(weight: Tensor) -> bool:
+    # To ask a traced tensor makes the tracer warn; the reference takes an empty one as well.
+    return not in_jit_trace() and weight.numel() == 0
 
 
 def _empty(layer: Layer) -> Tensor:
@@ -312,7 +317,7 @@ def checked_init_iterations(n: int) -> int:
 
 def warm_up(layer: Layer, n: int) -> None:
     """Move u and v by n iterations, whatever the mode."""
-    if layer.weight.numel() == 0:
+    if _is_empty(layer.weight):
         _empty(layer._replace(training=n > 0))
     elif n > 0:
         s = layer.settings

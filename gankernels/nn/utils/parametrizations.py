@@ -67,7 +67,7 @@ class SpectralNorm(Module):
         self.register_buffer("_u", unit_vector(u, eps))
         self.register_buffer("_v", unit_vector(v, eps))
         if guard:
-            skipped = torch.zeros(1, dtype=torch.int64, device=weight.device)
+            skipped = weight.new_zeros(1, dtype=torch.int64)  # of a subclass, if the weight is
             self.register_buffer("_skipped", skipped, persistent=False)
         warm_up(self.layer(weight), init_iterations)
         return self

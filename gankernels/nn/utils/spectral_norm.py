@@ -240,7 +240,7 @@ def _install(
     module.register_buffer(name + "_u", u)
     module.register_buffer(name + "_v", v)
     if fn.guard:
-        skipped = torch.zeros(1, dtype=torch.int64, device=weight.device)
+        skipped = weight.new_zeros(1, dtype=torch.int64)  # of a subclass, if the weight is
         module.register_buffer(name + "_skipped", skipped, persistent=False)
     module.register_forward_pre_hook(fn)
     module._register_state_dict_hook(SpectralNormStateDictHook(fn))
