@@ -62,12 +62,6 @@ def check_strided(op: str, name: str, x: Tensor) -> None:
         raise TypeError(f"{op}: expected {name} to be a dense tensor, got {layout}; {cure}")
 
 
-def check_flag(op: str, name: str, value: object) -> None:
-    """Refuse what is not True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{op}: expected {name} to be True or False, got {kind(value)}")
-
-
 def check_module(op: str, value: object) -> None:
     """Refuse what is not a network."""
     if not isinstance(value, Module):

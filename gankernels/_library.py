@@ -133,7 +133,7 @@ def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
         reason = "a torch.func transform is active"
     elif in_forward_ad():
         reason = "forward-mode AD is active"
-    elif any(_foreign(t) for t in tensors):
+    elif any(is_foreign(t) for t in tensors):
         reason = "a tensor subclass defines its own dispatch"
     else:
         return False
@@ -151,7 +151,8 @@ def has_kernels(tensor: Tensor) -> bool:
     )
 
 
-def _foreign(tensor: Tensor) -> bool:
+def is_foreign(tensor: Tensor) -> bool:
+    """Whether a subclass defines its own dispatch: kernels cannot look at its memory."""
     if type(tensor) in (Tensor, torch.nn.Parameter) or not isinstance(tensor, Tensor):
         return False
     own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__

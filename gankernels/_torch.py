@@ -45,6 +45,22 @@ def in_functorch() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_batched(x: Tensor) -> bool:
+    """Whether torch.func.vmap sees a dimension in a tensor that it hides."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
+
+
+def in_jit_trace() -> bool:
+    """Whether torch.jit.trace, or the older ONNX export, records."""
+    # Dynamo, which is never traced itself, knows nothing of it.
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
 def in_forward_ad() -> bool:
     """Whether a level of forward-mode AD is open."""
     return forward_ad._current_level >= 0
@@ -58,11 +74,6 @@ def in_dispatch_mode() -> bool:
 def traces_autograd_ops() -> bool:
     """Whether Dynamo traces torch.autograd.grad within a graph."""
     return torch._dynamo.config.trace_autograd_ops
-
-
-def is_tracing() -> bool:
-    """Whether torch.jit.trace is recording."""
-    return torch._C._get_tracing_state() is not None
 
 
 def is_fake(x: Tensor) -> bool:

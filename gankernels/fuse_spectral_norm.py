@@ -14,7 +14,7 @@ from torch.nn import Module
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
-from gankernels._checks import check_flag, check_module
+from gankernels._checks import check_bool, check_module
 from gankernels._torch import TorchParametrization, is_compiled
 from gankernels.nn.utils._deposits import (
     Arguments,
@@ -277,7 +277,14 @@ class FusedSpectralNorm:
         guard = self.options["guard"] or getattr(norm, "guard", False)
         ours: Any
         if site.chain is None:
-            ours = Hook(site.name, norm.n_power_iterations, norm.eps, settings, guard=guard)
+            ours = Hook(
+                site.name,
+                norm.n_power_iterations,
+                norm.dim,
+                norm.eps,
+                settings=settings,
+                guard=guard,
+            )
             make_copyable(site.module, site.name)
             u = getattr(site.module, f"{site.name}_u")
         else:
@@ -288,7 +295,7 @@ class FusedSpectralNorm:
             u = norm._u
         holder, name = site.counter(ours)
         if guard and not hasattr(holder, name):
-            counter = torch.zeros(1, dtype=torch.int64, device=u.device)
+            counter = u.new_zeros(1, dtype=torch.int64)
             holder.register_buffer(name, counter, persistent=False)
         return ours
 
@@ -475,7 +482,7 @@ def fuse_spectral_norm(
     check_module("fuse_spectral_norm", model)
     for name, value in options.items():
         if name != "coefficient":
-            check_flag("fuse_spectral_norm", name, value)
+            check_bool("fuse_spectral_norm", name, value)
     _check_coefficient(coefficient)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
@@ -573,7 +580,7 @@ def fold(model: M, *, inplace: bool = False) -> M:
         TypeError: if ``model`` is not a module, or ``inplace`` not True or False.
     """
     check_module("fold", model)
-    check_flag("fold", "inplace", inplace)
+    check_bool("fold", "inplace", inplace)
     if not inplace:
         model = copy.deepcopy(model, _copies_of_computed(model))
     for module in model.modules():

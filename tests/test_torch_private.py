@@ -104,6 +104,19 @@ def test_torchs_parametrization():
     assert type(layer.parametrizations.weight[0]) is _torch.TorchParametrization
 
 
+def test_jit_traces_are_seen():
+    """If it goes: ``torch.jit.is_tracing()``; where there is no torch.jit, return False."""
+    seen = []
+
+    def f(x):
+        seen.append(_torch.in_jit_trace())
+        return x + 1
+
+    f(torch.ones(1))
+    torch.jit.trace(f, torch.ones(1), check_trace=False)
+    assert seen == [False, True]
+
+
 def test_transforms_are_seen():
     """If it goes: whatever torch.func's own code asks for the current interpreter."""
     seen = []
@@ -116,6 +129,21 @@ def test_transforms_are_seen():
     torch.func.grad(f)(torch.ones(2))
     torch.func.vmap(f)(torch.ones(2, 2))
     assert seen == [False, True, True]
+
+
+def test_batched_tensors_are_seen():
+    """If it goes: whatever torch.func's own code asks for a tensor's level."""
+    seen = []
+
+    def f(x):
+        seen.append((_torch.is_batched(x), _torch.is_batched(outside)))
+        return x.sum()
+
+    outside = torch.ones(2)
+    torch.func.grad(f)(torch.ones(2))
+    torch.func.vmap(f)(torch.ones(2, 2))
+    torch.func.vmap(torch.func.grad(f))(torch.ones(2, 2))
+    assert seen == [(False, False), (True, False), (True, False)]
 
 
 def test_forward_mode_is_seen():
@@ -150,16 +178,3 @@ def test_compiled_modules_are_seen():
     assert _torch.is_compiled(torch.compile(module))
     module.compile()
     assert _torch.is_compiled(module)
-
-
-def test_tracing_is_seen():
-    """If it goes: torch.jit.is_tracing()."""
-    seen = []
-
-    def f(x):
-        seen.append(_torch.is_tracing())
-        return 2 * x
-
-    torch.jit.trace(f, torch.ones(1))
-    assert seen[0]
-    assert not _torch.is_tracing()

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from gankernels._checks import is_tensors, kind
-from gankernels._library import NATIVE_DTYPES
+from gankernels._checks import check_number, is_tensors, kind
+from gankernels._library import NATIVE_DTYPES, is_foreign
 from gankernels._torch import in_functorch, is_fake
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 _MAX_DIMS = 8  # kMaxColumnDims + 1 of csrc/common/matrix.h
+#: Steps of the power method in one call: it has come to rest by then, or never will.
+MAX_STEPS = 1_000_000
+#: What the reference can compute in besides.
+_COMPLEX_DTYPES = frozenset({torch.complex64, torch.complex128})
+
+
+def check_weight(op: str, name: str, w: Tensor) -> None:
+    """Refuse tensors without strides, split ones, and dtypes that nothing is computed in."""
+    if w.is_nested or w.layout is not torch.strided:
+        layout = "a nested tensor" if w.is_nested else str(w.layout)
+        cure = "make a call for each part" if w.is_nested else f"pass {name}.to_dense()"
+        raise TypeError(f"{op}: expected {name} to be a dense tensor, got {layout}; {cure}")
+    if w.dtype not in NATIVE_DTYPES and w.dtype not in _COMPLEX_DTYPES:
+        raise TypeError(
+            f"{op}: expected {name} of float32, float64, bfloat16, float16, complex64 or "
+            f"complex128, got {w.dtype}; convert it first"
+        )
+    placements = getattr(w, "placements", None)  # of a DTensor
+    if placements is not None and not all(p.is_replicate() for p in placements):
+        raise TypeError(
+            f"{op}: expected {name} to be whole on every rank, got a DTensor of placements "
+            f"{tuple(placements)}; pass {name}.full_tensor(), or redistribute it to Replicate()"
+        )
+
+
+def check_steps(op: str, name: str, n: object, least: int = 1) -> None:
+    """Refuse what is no number of steps of the power method."""
+    if isinstance(n, bool) or not (isinstance(n, int) or hasattr(n, "__index__")):
+        raise TypeError(f"{op}: expected {name} to be an int, got {kind(n)}")
+    if n < least:  # type: ignore[operator]
+        raise ValueError(f"{op}: expected {name} to be at least {least}, got {n}")
+    if n > MAX_STEPS:  # type: ignore[operator]
+        raise ValueError(f"{op}: expected {name} to be at most {MAX_STEPS:,}, got {n}")
+
+
+def check_eps(op: str, eps: object) -> None:
+    """Refuse what is not a finite number of at least 0."""
+    check_number(op, "eps", eps)
+    if eps > sys.float_info.max:  # type: ignore[operator]
+        raise ValueError(f"{op}: expected eps to be finite, got an integer that no float can hold")
 
 
 def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) -> None:
-    if not is_tensors(weights):
-        raise TypeError(f"{op}: expected weights to be a list of tensors, got {kind(weights)}")
+    _check_tensors(op, "weights", weights)
     if not weights:
         raise ValueError(f"{op}: expected at least one weight, got an empty list")
     first = weights[0]
     for i, w in enumerate(weights):
+        check_weight(op, f"weights[{i}]", w)
         if w.dim() == 0 or w.numel() == 0:
             raise ValueError(
                 f"{op}: expected weights[{i}] to have a dimension and elements, "
@@ -39,12 +79,8 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
                 f"{op}: expected all weights of one dtype and device, got {first.dtype} on "
                 f"{first.device} and weights[{i}] of {w.dtype} on {w.device}; make a call for each"
             )
-    if not (first.is_floating_point() or first.is_complex()):
-        names = ", ".join(sorted(str(d) for d in NATIVE_DTYPES))
-        raise TypeError(f"{op}: expected weights of {names} or complex, got {first.dtype}")
     for name, vectors in lists.items():
-        if not is_tensors(vectors):
-            raise TypeError(f"{op}: expected {name} to be a list of tensors, got {kind(vectors)}")
+        _check_tensors(op, name, vectors)
         if len(vectors) != len(weights):
             raise ValueError(
                 f"{op}: expected {name} to have one vector a weight, {len(weights)}, "
@@ -52,6 +88,7 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
             )
         for i, (w, x) in enumerate(zip(weights, vectors, strict=True)):
             size = w.shape[0] if name == "u" else w.numel() // w.shape[0]
+            check_weight(op, f"{name}[{i}]", x)
             if tuple(x.shape) != (size,):
                 raise ValueError(
                     f"{op}: expected {name}[{i}] of shape {(size,)} for a weight of shape "
@@ -61,19 +98,21 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
                 raise ValueError(f"{op}: expected {name}[{i}] on {w.device}, got it on {x.device}")
 
 
-def check_iteration(weights, u, v, n, eps, order, skipped) -> None:
-    op = "power_iteration_"
+def _check_tensors(op: str, name: str, values: object) -> None:
+    if isinstance(values, (list, tuple)) and is_tensors(values):
+        return
+    cure = "" if isinstance(values, (Tensor, str)) else f"; pass list({name})"
+    cure = cure if isinstance(values, Iterable) and not isinstance(values, (list, tuple)) else ""
+    raise TypeError(f"{op}: expected {name} to be a list of tensors, got {kind(values)}{cure}")
+
+
+def check_iteration(weights, u, v, n, eps, order, skipped, *, op="power_iteration_") -> None:
+    """Refuse what the power iteration cannot take, in the name of ``op``."""
     _check_lists(op, weights, u=u, v=v)
     if order not in ("u_first", "v_first"):
         raise ValueError(f'{op}: expected order "u_first" or "v_first", got {order!r}')
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"{op}: expected n to be an int, got {kind(n)}")
-    if n < 1:
-        raise ValueError(f"{op}: expected n to be at least 1, got {n}")
-    if not isinstance(eps, (int, float)):
-        raise TypeError(f"{op}: expected eps to be a number, got {kind(eps)}")
-    if not eps >= 0 or math.isinf(eps):
-        raise ValueError(f"{op}: expected eps to be finite and not negative, got {eps}")
+    check_steps(op, "n", n)
+    check_eps(op, eps)
     for name, vectors in (("u", u), ("v", v)):
         for i, x in enumerate(vectors):
             if x.dtype != weights[0].dtype:
@@ -103,8 +142,8 @@ def check_iteration(weights, u, v, n, eps, order, skipped) -> None:
 
 
 def _check_overlap(op: str, vectors: Sequence[Tensor]) -> None:
-    if is_fake(vectors[0]):
-        return
+    if any(is_fake(x) or is_foreign(x) for x in vectors):
+        return  # there is no memory that could be compared
     spans = sorted((x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()) for x in vectors)
     for (_, end), (start, _) in pairwise(spans):
         if start < end:
@@ -137,7 +176,7 @@ def check_normalize(weights, u, v, sigma, coefficient) -> None:
 def check_coefficient(op: str, coefficient: float | None) -> None:
     if coefficient is None:
         return
-    if not isinstance(coefficient, (int, float)):
+    if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)):
         raise TypeError(f"{op}: expected coefficient to be a number, got {kind(coefficient)}")
-    if not (coefficient > 0 and math.isfinite(coefficient)):
+    if not 0 < coefficient <= sys.float_info.max:  # an integer may be finite and yet no float
         raise ValueError(f"{op}: expected a positive, finite coefficient, got {coefficient}")

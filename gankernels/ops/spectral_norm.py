@@ -14,16 +14,17 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from gankernels import reference
-from gankernels._checks import third_order
+from gankernels._checks import check_bool, third_order
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
-from gankernels._torch import below_autograd
+from gankernels._torch import below_autograd, in_functorch, in_jit_trace
 from gankernels.ops._spectral_norm_checks import (
+    MAX_STEPS,
     check_coefficient,
     check_iteration,
     check_normalize,
 )
-from gankernels.reference.spectral_norm import PACK, accumulation_dtype
+from gankernels.reference.spectral_norm import PACK, accumulation_dtype, move_
 
 Order = Literal["u_first", "v_first"]
 
@@ -71,7 +72,7 @@ def power_iteration_(
             dimension times all others; a vector of n is the matrix (n, 1). Any strides; weights
             whose memory is dense (contiguous, channels_last, transposed) are read where they are.
         u, v: contiguous tensors of shapes (rows,) and (cols,), of the weights' dtype.
-        n: how many steps, at least 1.
+        n: how many steps, 1 to 1,000,000.
         eps: not negative.
         order: which of the two vectors moves first.
         skipped: int64, one element a weight, contiguous. Where given, a weight whose step ends in a
@@ -80,30 +81,49 @@ def power_iteration_(
 
     Returns:
         One tensor with fresh copies of every sigma, u and v, for :func:`unpack`; float32 for
-        bfloat16, float16 and float32 weights, else the weights' dtype. It needs no gradient.
+        bfloat16, float16 and float32 weights, else the weights' dtype. It needs no gradient. Of
+        complex weights in the order ``"v_first"``, which conjugates nothing, it has the conjugate
+        of u, so that sigma is ``u . (W v)`` as everywhere.
 
     Raises:
         TypeError, ValueError: if an argument is none of the above; u and v are then unchanged.
 
     Not differentiable. Deterministic, whatever the number of threads.
     """
-    if _needs_checks("power_iteration_", weights):
-        check_iteration(weights, u, v, n, eps, order, skipped)
+    op = "power_iteration_"
+    arguments: tuple = (weights, u, v, n, eps, order, skipped)
+    if _needs_checks(op, weights):
+        _checked_iteration(op, *arguments)
         return reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
-    u_first = order == "u_first"
-    if torch.compiler.is_compiling():
-        check_iteration(weights, u, v, n, eps, order, skipped)
-        return _ops.power_iteration_(_dense(weights), u, v, n, eps, u_first, skipped)
+    compiling = torch.compiler.is_compiling()
+    if compiling or not _is_plain(n, eps, order):
+        check_iteration(*arguments)
     try:
-        if not u_first and order != "v_first":
-            raise RuntimeError
-        packed = _ops.power_iteration_(_dense(weights), u, v, n, eps, u_first, skipped)
+        packed = _ops.power_iteration_(_dense(weights), u, v, n, eps, order == "u_first", skipped)
     except (RuntimeError, TypeError, AttributeError):
         # The kernel refused before it touched anything; find the words for what it was given.
-        check_iteration(weights, u, v, n, eps, order, skipped)
+        check_iteration(*arguments)
         raise
-    increment_version((*u, *v) if skipped is None else (*u, *v, skipped))
+    if not compiling:
+        increment_version((*u, *v) if skipped is None else (*u, *v, skipped))
     return packed
+
+
+def warm_up(
+    op: str,
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    n: int,
+    eps: float,
+    order: Order,
+) -> None:
+    """:func:`power_iteration_` without its result, and with the name ``op`` in errors."""
+    check_iteration(weights, u, v, n, eps, order, None, op=op)
+    if _needs_checks(op, weights):
+        move_(weights, u, v, n, eps, order)
+    else:
+        power_iteration_(weights, u, v, n, eps, order)
 
 
 def unpack(
@@ -154,14 +174,16 @@ def spectral_normalize(
     ``gankernels.backend("reference")`` to any order. A weight that needs no gradient costs no
     gradient. Numbers stay in the weights' dtype under autocast. Deterministic.
     """
+    check_bool("spectral_normalize", "retain", retain)
     if _needs_checks("spectral_normalize", weights):
-        check_normalize(weights, u, v, sigma, coefficient)
-        if retain and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if not in_jit_trace():
+            check_normalize(weights, u, v, sigma, coefficient)
+        if retain and torch.is_grad_enabled() and _takes_functions():
             sigma, *outputs = _RetainedReference.apply(u, v, sigma, coefficient, *weights)
             return outputs, sigma
         return reference.spectral_normalize(weights, u, v, sigma, coefficient=coefficient)
     compiling = torch.compiler.is_compiling()
-    if compiling:
+    if compiling or coefficient is not None:
         check_normalize(weights, u, v, sigma, coefficient)
     try:
         weights = _dense(weights)
@@ -201,14 +223,27 @@ def spectral_norm(
     Arguments, results, errors and gradients are those of the two; it does without the views between
     them. All weights must agree in whether they require a gradient.
     """
-    if (
-        _needs_checks("spectral_norm", weights)
-        or torch.compiler.is_compiling()
-        or order not in ("u_first", "v_first")
-    ):
+    op = "spectral_norm"
+    arguments: tuple = (weights, u, v, n, eps, order, skipped)
+    check_bool(op, "retain", retain)
+    if coefficient is not None:
+        check_coefficient(op, coefficient)
+    if _needs_checks(op, weights):
+        _checked_iteration(op, *arguments)
+        if not retain:
+            return reference.spectral_norm(*arguments[:6], skipped=skipped, coefficient=coefficient)
+        left, right, sigmas = move_(*arguments[:6], skipped=skipped)
+        sigma = torch.stack(sigmas)
+        return spectral_normalize(
+            weights, left, right, sigma, coefficient=coefficient, retain=retain
+        )
+    if torch.compiler.is_compiling():
+        check_iteration(*arguments, op=op)
         packed = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
         u, v, sigma = unpack(packed, weights)
         return spectral_normalize(weights, u, v, sigma, coefficient=coefficient, retain=retain)
+    if not _is_plain(n, eps, order):
+        check_iteration(*arguments, op=op)
     step = (u, v, n, eps, order == "u_first", skipped, coefficient)
     try:
         weights = _dense(weights)
@@ -218,8 +253,7 @@ def spectral_norm(
             with below_autograd():
                 _, sigma, outputs = _ops.spectral_norm_(weights, *step)
     except (RuntimeError, TypeError, AttributeError):
-        check_iteration(weights, u, v, n, eps, order, skipped)
-        check_coefficient("spectral_norm", coefficient)
+        check_iteration(*arguments, op=op)
         raise
     increment_version((*u, *v) if skipped is None else (*u, *v, skipped))
     return outputs, sigma
@@ -227,8 +261,27 @@ def spectral_norm(
 
 def _needs_checks(op: str, weights: Sequence[Tensor]) -> bool:
     # The call goes to the reference, or is refused: the kernel would not find the words.
-    is_list = not isinstance(weights, Tensor) and bool(weights) and isinstance(weights[0], Tensor)
-    return not is_list or takes_reference(op, weights)
+    if not isinstance(weights, (list, tuple)) or not weights or not isinstance(weights[0], Tensor):
+        return True
+    # A trace must hold for other inputs, wherever it is loaded: it gets torch's own operators.
+    return in_jit_trace() or takes_reference(op, weights)
+
+
+def _checked_iteration(op: str, *arguments: Any) -> None:
+    # To look at shapes would make the tracer warn; what is wrong, torch refuses.
+    if not in_jit_trace():
+        check_iteration(*arguments, op=op)
+
+
+def _is_plain(n: int, eps: float, order: str) -> bool:
+    # What may go to the kernel unseen: it would convert, or take for ever, and not refuse.
+    right = type(n) is int and n <= MAX_STEPS and type(eps) is float
+    return right and order in ("u_first", "v_first")
+
+
+def _takes_functions() -> bool:
+    # Whether an autograd.Function of ours does: compilers, transforms and tracers look through it.
+    return not (torch.compiler.is_compiling() or in_functorch() or in_jit_trace())
 
 
 def _split_by_gradient(
@@ -270,6 +323,11 @@ def _fake_power_iteration(weights, u, v, n, eps, u_first, skipped=None):
     return weights[0].new_empty(total, dtype=accumulation_dtype(weights[0].dtype))
 
 
+def _fake_spectral_norm(weights, u, v, n, eps, u_first, skipped, coefficient):
+    packed = _fake_power_iteration(weights, u, v, n, eps, u_first, skipped)
+    return packed, packed.new_empty(len(weights)), [torch.empty_like(w) for w in weights]
+
+
 def _fake_normalize(weights, u, v, sigma, coefficient, retain):
     _one_device(weights, *weights, *u, *v, sigma)
     dtype = accumulation_dtype(weights[0].dtype)
@@ -288,6 +346,9 @@ def _fake_double_backward(h, grads, weights, u, v, sigma, grad_sigma, coefficien
 def _gradients(ctx, saved, grads, grad_sigma, needed) -> Sequence[Tensor | None]:
     weights, u, v, sigma = saved
     count = len(weights)
+    if any(g is not None and g.layout is not torch.strided for g in grads):
+        # Of nn.Embedding(sparse=True), for one: the gradient through sigma is dense all the same.
+        grads = [g if g is None or g.layout is torch.strided else g.to_dense() for g in grads]
     if grad_sigma is not None:
         grad_sigma = grad_sigma.contiguous()
     result: list[Tensor | None] = [None] * count
@@ -476,6 +537,7 @@ def define(library: torch.library.Library) -> None:
     library.impl("power_iteration_", torch.library.fallthrough_kernel, "Autograd")
     for name, fake in (
         ("power_iteration_", _fake_power_iteration),
+        ("spectral_norm_", _fake_spectral_norm),
         ("spectral_normalize", _fake_normalize),
         ("spectral_normalize_backward", _fake_backward),
         ("spectral_normalize_double_backward", _fake_double_backward),

@@ -9,7 +9,11 @@ from gankernels.reference.affine_resample import (
 )
 from gankernels.reference.gradient_penalty import gradient_penalty
 from gankernels.reference.image_filter import image_filter, image_filter_transpose
-from gankernels.reference.spectral_norm import power_iteration_, spectral_normalize
+from gankernels.reference.spectral_norm import (
+    power_iteration_,
+    spectral_norm,
+    spectral_normalize,
+)
 
 __all__ = [
     "ada_parameters",
@@ -21,5 +25,6 @@ __all__ = [
     "image_filter",
     "image_filter_transpose",
     "power_iteration_",
+    "spectral_norm",
     "spectral_normalize",
 ]

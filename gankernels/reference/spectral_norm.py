@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.autograd import forward_ad
+from torch.nn.functional import pad
+
+from gankernels._torch import in_forward_ad, in_functorch, is_batched
 
 #: Every part of a packed result starts at a multiple of this many elements.
 PACK = 16
@@ -15,6 +19,12 @@ PACK = 16
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """What a product is summed in: float32, or the dtype itself where that is wider."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def unit_vector(x: Tensor, eps: float) -> Tensor:
+    """``x / max(||x||, eps)``, of complex vectors too: torch's ``normalize`` depends on the version
+    there."""
+    return x / x.norm(2, 0, keepdim=True).clamp_min(eps)
 
 
 def power_iteration_(
@@ -28,21 +38,42 @@ def power_iteration_(
     skipped: Tensor | None = None,
 ) -> Tensor:
     """See :func:`gankernels.ops.power_iteration_`."""
-    u_new, v_new, sigmas = [], [], []
-    with torch.no_grad(), torch.autocast(weights[0].device.type, enabled=False):
-        for i, w in enumerate(weights):
-            state = _iterate(_matrix(w), u[i], v[i], n, eps, order)
-            if skipped is not None:
-                state = _guard(state, u[i], v[i], skipped[i])
-            u[i].copy_(state[0])
-            v[i].copy_(state[1])
-            u_new.append(state[0])
-            v_new.append(state[1])
-            sigmas.append(state[2])
+    u_new, v_new, sigmas = move_(weights, u, v, n, eps, order, skipped=skipped)
+    with torch.no_grad():
         parts = [torch.stack(sigmas)]
         for pair in zip(u_new, v_new, strict=True):
             parts.extend(pair)
         return torch.cat([pad(part, (0, -part.numel() % PACK)) for part in parts])
+
+
+def move_(
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    n: int,
+    eps: float,
+    order: str,
+    *,
+    skipped: Tensor | None = None,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The power iteration; returns every left vector, right vector and sigma, all new tensors.
+
+    The left vector is the one whose conjugate sigma is the product with: u, but for complex weights
+    in the order of torch's hook, which conjugates nothing, the conjugate of u.
+    """
+    left, right, sigmas = [], [], []
+    with torch.no_grad(), _own_dtype(weights[0]):
+        for i, w in enumerate(weights):
+            state = _iterate(_matrix(_constant(w)), u[i], v[i], n, eps, order)
+            if skipped is not None:
+                state = _guard(state, u[i], v[i], skipped[i])
+            _write(u[i], state[0])
+            _write(v[i], state[1])
+            bilinear = order == "v_first" and w.is_complex()
+            left.append(state[0].conj().resolve_conj() if bilinear else state[0])
+            right.append(state[1])
+            sigmas.append(state[2])
+    return left, right, sigmas
 
 
 def spectral_normalize(
@@ -55,51 +86,113 @@ def spectral_normalize(
     retain: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """See :func:`gankernels.ops.spectral_normalize`. Differentiable to any order."""
+    values = None if sigma is None else [sigma[i] for i in range(len(weights))]
+    return _normalize(weights, u, v, values, coefficient)
+
+
+def spectral_norm(
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    n: int = 1,
+    eps: float = 1e-12,
+    order: str = "u_first",
+    *,
+    skipped: Tensor | None = None,
+    coefficient: float | None = None,
+    retain: bool = False,
+) -> tuple[list[Tensor], Tensor]:
+    """See :func:`gankernels.ops.spectral_norm`. Differentiable to any order."""
+    left, right, sigmas = move_(weights, u, v, n, eps, order, skipped=skipped)
+    # Without a guard sigma is the product that the gradient needs anyhow.
+    return _normalize(weights, left, right, None if skipped is None else sigmas, coefficient)
+
+
+def _normalize(
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    values: Sequence[Tensor] | None,
+    coefficient: float | None,
+) -> tuple[list[Tensor], Tensor]:
     outputs, sigmas = [], []
-    with torch.autocast(weights[0].device.type, enabled=False):
+    with _own_dtype(weights[0]):
         for i, w in enumerate(weights):
             matrix = _matrix(w)
-            s = _inner(u[i].detach().to(matrix.dtype), matrix @ v[i].detach().to(matrix.dtype))
-            if sigma is not None:
+            dtype = matrix.dtype
+            s = _inner(_to(u[i].detach(), dtype), matrix @ _to(v[i].detach(), dtype))
+            if values is not None:
                 # The value that the iteration found, with the gradient of u . (W v).
-                s = sigma[i] + torch.nan_to_num(s - s.detach())
+                s = values[i] + torch.where(torch.isfinite(s.detach()), s - s.detach(), 0)
+            wide = _to(w, dtype)
             if coefficient is None:
-                scale = 1 / s
+                wide = wide / s
             else:  # the identity, gradient included, where sigma is within the bound
-                scale = coefficient / torch.where(s.real <= coefficient, coefficient, s)
-            outputs.append((w.to(matrix.dtype) * scale).to(w.dtype))
+                wide = wide * (coefficient / torch.where(_size(s) <= coefficient, coefficient, s))
+            outputs.append(_to(wide, w.dtype))
             sigmas.append(s)
         return outputs, torch.stack(sigmas)
 
 
+def _own_dtype(w: Tensor) -> AbstractContextManager:
+    # There is no autocast for some devices, meta among them.
+    if torch.amp.is_autocast_available(w.device.type):
+        return torch.autocast(w.device.type, enabled=False)
+    return nullcontext()
+
+
+def _constant(x: Tensor) -> Tensor:
+    # u and v are constants of differentiation. no_grad does not stop forward-mode AD, and a trace
+    # does not record it.
+    return (forward_ad.unpack_dual(x).primal if in_forward_ad() else x).detach()
+
+
+def _write(x: Tensor, value: Tensor) -> None:
+    # Transforms of torch.func refuse to write into what they have not made, except by out=.
+    if in_functorch() and not is_batched(x):
+        torch.mul(value, 1, out=x)
+    else:
+        x.copy_(value)
+
+
 def _matrix(w: Tensor) -> Tensor:
-    return w.reshape(w.shape[0], -1).to(accumulation_dtype(w.dtype))
+    matrix = w.flatten(1) if w.dim() > 1 else w.unsqueeze(1)
+    return _to(matrix, accumulation_dtype(w.dtype))
+
+
+def _to(x: Tensor, dtype: torch.dtype) -> Tensor:
+    # A trace that converted nothing may then be converted itself.
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a.conj() * b).sum()
 
 
+def _size(s: Tensor) -> Tensor:
+    return s.abs() if s.is_complex() else s
+
+
 def _iterate(
     w: Tensor, u: Tensor, v: Tensor, n: int, eps: float, order: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    u, v = u.to(w.dtype), v.to(w.dtype)
+    u, v = _to(u, w.dtype), _to(v, w.dtype)
     for _ in range(n):
         if order == "u_first":
-            u = normalize(w @ v, dim=0, eps=eps)
-            v = normalize(w.mH @ u, dim=0, eps=eps)
+            u = unit_vector(w @ v, eps)
+            v = unit_vector(w.mH @ u, eps)
         else:
-            v = normalize(w.mT @ u, dim=0, eps=eps)
-            u = normalize(w @ v, dim=0, eps=eps)
-    return u, v, _inner(u, w @ v)
+            v = unit_vector(w.mT @ u, eps)
+            u = unit_vector(w @ v, eps)
+    return u, v, _inner(u, w @ v) if order == "u_first" else (u * (w @ v)).sum()
 
 
 def _guard(
     state: tuple[Tensor, Tensor, Tensor], u: Tensor, v: Tensor, skipped: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     u_new, v_new, sigma = state
-    good = torch.isfinite(sigma) & (sigma.real > 0)
-    skipped.add_((~good).to(skipped.dtype))
+    good = torch.isfinite(sigma) & (_size(sigma) > 0)
+    _write(skipped, skipped + (~good).to(skipped.dtype))
     return (
         torch.where(good, u_new, u.to(u_new.dtype)),
         torch.where(good, v_new, v.to(v_new.dtype)),

@@ -21,7 +21,7 @@ from gankernels._torch import (
     in_dispatch_mode,
     in_forward_ad,
     in_functorch,
-    is_tracing,
+    in_jit_trace,
     saves_through_hooks,
 )
 from gankernels.nn.utils._normalize import (
@@ -261,7 +261,7 @@ def can_deposit() -> bool:
         or in_dispatch_mode()
         or in_functorch()
         or in_forward_ad()
-        or is_tracing()
+        or in_jit_trace()
     )
 
 

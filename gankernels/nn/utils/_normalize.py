@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize as unit_vector
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gankernels import ops
-from gankernels._torch import in_functorch, is_fake, is_tracing
+from gankernels._torch import in_functorch, in_jit_trace, is_fake
+from gankernels.ops._spectral_norm_checks import check_steps
 from gankernels.ops.spectral_norm import Order
+from gankernels.ops.spectral_norm import warm_up as take_steps
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         c = self.coefficient
-        if c is not None and not (isinstance(c, (int, float)) and 0 < c < float("inf")):
+        number = isinstance(c, (int, float)) and not isinstance(c, bool)
+        if c is not None and not (number and 0 < c <= sys.float_info.max):
             raise ValueError(f"spectral_norm: expected a positive, finite coefficient, got {c!r}")
 
 
@@ -151,7 +154,7 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
     groups: dict[tuple, list[int]] = {}
     remembered = recall(layers)
     for i, (layer, kept) in enumerate(zip(layers, remembered, strict=True)):
-        outputs[i] = _without_operators(layer)
+        outputs[i] = _empty(layer) if _is_empty(layer.weight) else None
         if outputs[i] is None and kept is not None:
             outputs[i] = kept.output(layer)
         if outputs[i] is None:
@@ -167,7 +170,7 @@ def normalize_one(layer: Layer) -> Tensor:
     """The same for a layer alone; the common case without what only groups need."""
     s = layer.settings
     weight = layer.weight
-    if not layer.training or s.step_scoped or weight.numel() == 0 or weight.is_complex():
+    if not layer.training or s.step_scoped or _is_empty(weight):
         return normalize([layer])[0]
     outputs, _ = ops.spectral_norm(
         (rows_first(weight, s.dim),),
@@ -182,27 +185,9 @@ def normalize_one(layer: Layer) -> Tensor:
     return outputs[0] if s.dim == 0 else outputs[0].movedim(0, s.dim)
 
 
-def _without_operators(layer: Layer) -> Tensor | None:
-    weight, s = layer.weight, layer.settings
-    if weight.numel() == 0:
-        return _empty(layer)
-    options = s.step_scoped or s.coefficient is not None or layer.skipped is not None
-    if weight.is_complex() and s.order == "v_first" and not options:
-        return _bilinear(layer)
-    return None
-
-
-def _bilinear(layer: Layer) -> Tensor:
-    # torch's hook conjugates nothing: its sigma of a complex weight is complex, and u, v are not
-    # singular vectors. A drop-in gives what it gives.
-    u, v = layer.u, layer.v
-    weight = rows_first(layer.weight, layer.settings.dim).flatten(1)
-    if layer.training:
-        with torch.no_grad():
-            for _ in range(layer.n):
-                v.copy_(unit_vector(weight.mT @ u, dim=0, eps=layer.eps))
-                u.copy_(unit_vector(weight @ v, dim=0, eps=layer.eps))
-    return layer.weight / torch.dot(u.clone(), weight @ v.clone())
+def _is_empty(weight: Tensor) -> bool:
+    # To ask a traced tensor makes the tracer warn; the reference takes an empty one as well.
+    return not in_jit_trace() and weight.numel() == 0
 
 
 def _empty(layer: Layer) -> Tensor:
@@ -254,14 +239,23 @@ def normalize_group(
     elif layers[0].training:  # of a step whose iteration is done
         known: list[Any] = [kept.vectors for kept in remembered if kept is not None]
         vectors = [k[0] for k in known], [k[1] for k in known], torch.stack([k[2] for k in known])
-    elif grad:  # the gradient must not see what later iterations make of the buffers
-        vectors = [x.clone() for x in u], [x.clone() for x in v], None
+    elif grad or in_jit_trace():
+        # The gradient must not see what later iterations make of the buffers; and a trace is
+        # checked without a gradient, against one that was made with it.
+        vectors = [x.clone() for x in _left(u, s)], [x.clone() for x in v], None
     else:
-        vectors = u, v, None
+        vectors = _left(u, s), v, None
     outputs, _ = ops.spectral_normalize(weights, *vectors, coefficient=s.coefficient, retain=retain)
     outputs = _finish(layers, outputs)
     _remember(layers, vectors, outputs)
     return outputs, skipped
+
+
+def _left(u: list[Tensor], s: Settings) -> list[Tensor]:
+    # torch's hook conjugates nothing, and the sigma of the operators conjugates u.
+    if s.order == "v_first" and u[0].is_complex():
+        return [x.conj().resolve_conj() for x in u]
+    return u
 
 
 def rows_first(weight: Tensor, dim: int) -> Tensor:
@@ -299,7 +293,7 @@ def _key(layer: Layer) -> tuple:
 
 def _can_remember(layer: Layer) -> bool:
     weight, trusted = layer.weight, layer.settings.trust_versions
-    if torch.compiler.is_compiling() or in_functorch() or is_tracing():
+    if torch.compiler.is_compiling() or in_functorch() or in_jit_trace():
         return False
     if is_fake(weight) or weight.is_inference() or layer.u.is_inference():
         return False
@@ -380,14 +374,15 @@ def _remember(layers: Sequence[Layer], vectors: tuple, outputs: Sequence[Tensor]
 def checked_init_iterations(n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ValueError(f"spectral_norm: expected init_iterations of 0 or more, got {n!r}")
+    check_steps("spectral_norm", "init_iterations", n, least=0)
     return n
 
 
 def warm_up(layer: Layer, n: int) -> None:
     """Move u and v by n iterations, whatever the mode."""
-    if layer.weight.numel() == 0:
+    if _is_empty(layer.weight):
         _empty(layer._replace(training=n > 0))
     elif n > 0:
         s = layer.settings
         weight = rows_first(layer.weight.detach(), s.dim)
-        ops.power_iteration_([weight], [layer.u], [layer.v], n, layer.eps, s.order)
+        take_steps("spectral_norm", [weight], [layer.u], [layer.v], n, layer.eps, s.order)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.functional import normalize as unit_vector
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from gankernels.nn.utils._deposits import give_back, take
@@ -21,7 +21,9 @@ from gankernels.nn.utils._normalize import (
     normalize_one,
     warm_up,
 )
-from gankernels.nn.utils.spectral_norm import default_dim
+from gankernels.nn.utils.spectral_norm import check_arguments, default_dim
+from gankernels.ops._spectral_norm_checks import check_weight
+from gankernels.reference.spectral_norm import unit_vector
 
 M = TypeVar("M", bound=Module)
 
@@ -62,10 +64,10 @@ class SpectralNorm(Module):
         shape = list(weight.shape)
         u = weight.new_empty(shape.pop(settings.dim)).normal_(0, 1)
         v = weight.new_empty(math.prod(shape)).normal_(0, 1)
-        self.register_buffer("_u", unit_vector(u, dim=0, eps=eps))
-        self.register_buffer("_v", unit_vector(v, dim=0, eps=eps))
+        self.register_buffer("_u", unit_vector(u, eps))
+        self.register_buffer("_v", unit_vector(v, eps))
         if guard:
-            skipped = torch.zeros(1, dtype=torch.int64, device=weight.device)
+            skipped = weight.new_zeros(1, dtype=torch.int64)  # of a subclass, if the weight is
             self.register_buffer("_skipped", skipped, persistent=False)
         warm_up(self.layer(weight), init_iterations)
         return self
@@ -87,7 +89,7 @@ class SpectralNorm(Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.ndim == 1:
-            return unit_vector(weight, dim=0, eps=self.eps)
+            return unit_vector(weight, self.eps)
         layer = self.layer(weight)
         if torch.compiler.is_compiling():
             deposit = self._fused
@@ -146,8 +148,9 @@ def spectral_norm(
         module: a module with a parameter or buffer ``name``; float32, float64, bfloat16, float16,
             and, slower, complex. One-dimensional weights are divided by their norm.
         name: the parameter's name.
-        n_power_iterations: steps of the power method at every access in training mode.
-        eps: added to no norm, but their least value in a division.
+        n_power_iterations: steps of the power method at every access in training mode, 1 to
+            1,000,000.
+        eps: added to no norm, but their least value in a division; not negative.
         dim: the dimension of the output channels; 1 for transposed convolutions, else 0.
         coefficient: where given, the weight is ``W * min(1, coefficient / sigma)`` instead; for
             weights of two dimensions and more.
@@ -171,17 +174,26 @@ def spectral_norm(
 
     Raises:
         ValueError: if there is no such parameter or buffer; if ``n_power_iterations`` is not
-            positive, or the coefficient not positive and finite.
+            positive or above 1,000,000, or the coefficient not positive and finite.
+        TypeError: if an argument is of another type than these; for a weight that is sparse,
+            nested, quantized or split over ranks.
         IndexError: if ``dim`` is out of range.
         RuntimeError: for a lazy module.
 
     Differentiable twice. Deterministic. Miyato et al. 2018 (arXiv 1802.05957), algorithm 1.
     """
+    dim = default_dim(module) if dim is None else dim
+    options = {
+        "guard": guard,
+        "cache_eval": cache_eval,
+        "step_scoped": step_scoped,
+        "trust_versions": trust_versions,
+    }
+    check_arguments(module, name, n_power_iterations, eps, dim, **options)
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor):
         raise ValueError(f"Module '{module}' has no parameter or buffer with name '{name}'")
     ndim = weight.ndim
-    dim = default_dim(module) if dim is None else dim
     if not -ndim <= dim < ndim:
         raise IndexError(
             "Dimension out of range (expected to be in range of "
@@ -192,6 +204,8 @@ def spectral_norm(
             "Expected n_power_iterations to be positive, but "
             f"got n_power_iterations={n_power_iterations}"
         )
+    if not isinstance(weight, UninitializedParameter):
+        check_weight("spectral_norm", name, weight)
     settings = Settings(dim % ndim, "u_first", coefficient, cache_eval, step_scoped, trust_versions)
     first = checked_init_iterations(init_iterations)
     spectral = SpectralNorm.of(

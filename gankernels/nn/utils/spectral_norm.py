@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.functional import normalize as unit_vector
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchSpectralNorm
 from torch.nn.utils.spectral_norm import (
     SpectralNormLoadStateDictPreHook,
@@ -16,7 +15,8 @@ from torch.nn.utils.spectral_norm import (
 )
 from torch.nn.utils.spectral_norm import remove_spectral_norm as torch_remove_spectral_norm
 
-from gankernels._torch import disabled_torch_function, in_dispatch_mode
+from gankernels._checks import check_bool, kind
+from gankernels._torch import disabled_torch_function, in_dispatch_mode, in_jit_trace
 from gankernels.nn.utils._deposits import give_back, take
 from gankernels.nn.utils._normalize import (
     CompiledDeposit,
@@ -27,6 +27,8 @@ from gankernels.nn.utils._normalize import (
     normalize_one,
     warm_up,
 )
+from gankernels.ops._spectral_norm_checks import check_eps, check_steps, check_weight
+from gankernels.reference.spectral_norm import unit_vector
 
 M = TypeVar("M", bound=Module)
 
@@ -52,10 +54,17 @@ class SpectralNorm(TorchSpectralNorm):
     """
 
     def __init__(
-        self, name: str, n: int, eps: float, settings: Settings, *, guard: bool = False
+        self,
+        name: str = "weight",
+        n_power_iterations: int = 1,
+        dim: int = 0,
+        eps: float = 1e-12,
+        *,
+        settings: Settings | None = None,
+        guard: bool = False,
     ) -> None:
-        super().__init__(name, n, settings.dim, eps)
-        self.settings = settings
+        super().__init__(name, n_power_iterations, dim, eps)
+        self.settings = Settings(dim, "v_first") if settings is None else settings
         self.guard = guard
         self.memory = Memory()
         # The module's attribute that holds the weight in the trace of a compiled fused model.
@@ -77,6 +86,13 @@ class SpectralNorm(TorchSpectralNorm):
 
     def compute_weight(self, module: Module, do_power_iteration: bool) -> Tensor:
         return normalize_one(self.layer(module, do_power_iteration))
+
+    @staticmethod
+    def apply(
+        module: Module, name: str, n_power_iterations: int, dim: int, eps: float
+    ) -> SpectralNorm:
+        """Put the hook on a module, as torch's method of this name does; returns the hook."""
+        return _install(module, name, n_power_iterations, dim, eps)
 
     def remove(self, module: Module) -> None:
         super().remove(module)
@@ -117,8 +133,11 @@ class SpectralNorm(TorchSpectralNorm):
 
 
 def _copyable(weight: Tensor) -> Tensor:
-    # Modes of dispatch, tracers for instance, refuse subclasses that they do not know.
-    if weight.grad_fn is None or in_dispatch_mode():
+    # Modes of dispatch refuse subclasses that they do not know; jit.trace would take one for a
+    # constant, and a subclass of another kind must not lose what it is.
+    if weight.grad_fn is None or type(weight) is not Tensor:
+        return weight
+    if in_dispatch_mode() or in_jit_trace():
         return weight
     return weight.as_subclass(ComputedWeight)
 
@@ -131,6 +150,30 @@ def make_copyable(module: Module, name: str) -> None:
 def default_dim(module: Module) -> int:
     transposed = torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d
     return 1 if isinstance(module, transposed) else 0
+
+
+def check_arguments(
+    module: Module, name: str, n_power_iterations: int, eps: float, dim: int, **flags: bool
+) -> None:
+    """Refuse, in words, what torch's functions would go on with or trip over."""
+    op = "spectral_norm"
+    if not isinstance(module, Module):
+        raise TypeError(f"{op}: expected module to be a torch.nn.Module, got {kind(module)}")
+    if not isinstance(name, str):
+        raise TypeError(f"{op}: expected name to be a str, got {kind(name)}")
+    if isinstance(dim, bool) or not (isinstance(dim, int) or hasattr(dim, "__index__")):
+        raise TypeError(f"{op}: expected dim to be an int or None, got {kind(dim)}")
+    if not -(2**63) <= dim < 2**63:
+        raise IndexError(f"{op}: expected dim to be a dimension of the weight, got {dim}")
+    if isinstance(n_power_iterations, int) and n_power_iterations <= 0:
+        raise ValueError(  # torch's words
+            "Expected n_power_iterations to be positive, but "
+            f"got n_power_iterations={n_power_iterations}"
+        )
+    check_steps(op, "n_power_iterations", n_power_iterations)
+    check_eps(op, eps)
+    for flag, value in flags.items():
+        check_bool(op, flag, value)
 
 
 def spectral_norm(
@@ -157,8 +200,9 @@ def spectral_norm(
         module: a module with a parameter ``name`` of any shape; float32, float64, bfloat16,
             float16, and, slower, complex.
         name: the parameter's name.
-        n_power_iterations: steps of the power method in every forward in training mode.
-        eps: added to no norm, but their least value in a division.
+        n_power_iterations: steps of the power method in every forward in training mode, 1 to
+            1,000,000.
+        eps: added to no norm, but their least value in a division; not negative.
         dim: the dimension of the output channels; 1 for transposed convolutions, else 0.
         coefficient: where given, the weight is ``W * min(1, coefficient / sigma)`` instead.
         guard: keep u and v where an iteration would make them zero or not finite (a zero weight, an
@@ -181,21 +225,40 @@ def spectral_norm(
 
     Raises:
         RuntimeError: if the parameter has one already; for a negative ``dim``.
-        ValueError: if ``n_power_iterations`` is not positive, the parameter is None or of a lazy
-            module, or the coefficient is not positive and finite.
+        ValueError: if ``n_power_iterations`` is not positive or above 1,000,000, the parameter is
+            None or of a lazy module, or the coefficient is not positive and finite.
         KeyError: if there is no such parameter.
+        TypeError: if an argument is of another type than these; for a weight that is sparse,
+            nested, quantized or split over ranks.
 
     Differentiable twice. Deterministic. Miyato et al. 2018 (arXiv 1802.05957), algorithm 1.
     """
+    dim = default_dim(module) if dim is None else dim
+    options = {
+        "guard": guard,
+        "cache_eval": cache_eval,
+        "step_scoped": step_scoped,
+        "trust_versions": trust_versions,
+    }
+    check_arguments(module, name, n_power_iterations, eps, dim, **options)
+    settings = Settings(dim, "v_first", coefficient, cache_eval, step_scoped, trust_versions)
+    first = checked_init_iterations(init_iterations)
+    fn = _install(module, name, n_power_iterations, dim, eps, settings=settings, guard=guard)
+    if first > 0:
+        warm_up(fn.layer(module, True), first)
+    return module
+
+
+def _install(
+    module: Module, name: str, n_power_iterations: int, dim: int, eps: float, **options: Any
+) -> SpectralNorm:
+    check_arguments(module, name, n_power_iterations, eps, dim)
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, TorchSpectralNorm) and hook.name == name:
             raise RuntimeError(
                 f"Cannot register two spectral_norm hooks on the same parameter {name}"
             )
-    dim = default_dim(module) if dim is None else dim
-    settings = Settings(dim, "v_first", coefficient, cache_eval, step_scoped, trust_versions)
-    fn = SpectralNorm(name, n_power_iterations, eps, settings, guard=guard)
-    checked_init_iterations(init_iterations)
+    fn = SpectralNorm(name, n_power_iterations, dim, eps, **options)
     weight = module._parameters[name]
     if weight is None:
         raise ValueError(f"`SpectralNorm` cannot be applied as parameter `{name}` is None")
@@ -204,25 +267,24 @@ def spectral_norm(
             "The module passed to `SpectralNorm` can't have uninitialized parameters. "
             "Make sure to run the dummy forward before applying spectral normalization"
         )
+    check_weight("spectral_norm", name, weight)
     with torch.no_grad():
         rows, cols = fn.reshape_weight_to_matrix(weight).size()
-        u = unit_vector(weight.new_empty(rows).normal_(0, 1), dim=0, eps=eps)
-        v = unit_vector(weight.new_empty(cols).normal_(0, 1), dim=0, eps=eps)
+        u = unit_vector(weight.new_empty(rows).normal_(0, 1), eps)
+        v = unit_vector(weight.new_empty(cols).normal_(0, 1), eps)
     delattr(module, name)
     module.register_parameter(name + "_orig", weight)
     # The name must go on to exist, and as a plain tensor: as a parameter it would be one more.
     setattr(module, name, weight.data)
     module.register_buffer(name + "_u", u)
     module.register_buffer(name + "_v", v)
-    if guard:
-        skipped = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    if fn.guard:
+        skipped = weight.new_zeros(1, dtype=torch.int64)  # of a subclass, if the weight is
         module.register_buffer(name + "_skipped", skipped, persistent=False)
     module.register_forward_pre_hook(fn)
     module._register_state_dict_hook(SpectralNormStateDictHook(fn))
     module._register_load_state_dict_pre_hook(SpectralNormLoadStateDictPreHook(fn))
-    if init_iterations > 0:
-        warm_up(fn.layer(module, True), init_iterations)
-    return module
+    return fn
 
 
 def remove_spectral_norm(module: M, name: str = "weight") -> M:
@@ -246,6 +308,9 @@ def remove_spectral_norm(module: M, name: str = "weight") -> M:
 __all__ = [
     "ComputedWeight",
     "SpectralNorm",
+    "SpectralNormLoadStateDictPreHook",
+    "SpectralNormStateDictHook",
+    "check_arguments",
     "default_dim",
     "make_copyable",
     "remove_spectral_norm",
