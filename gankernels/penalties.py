@@ -230,7 +230,7 @@ def _squared(
     samples = inputs_of(op, name, x)
     rows = samples[0].shape[0]
     check_groups(op, groups, rows, samples[0].device)
-    scores = read_scores(op, logits, None, f"pass the scores alone: D({name})[0] of scores first")
+    scores = read_scores(op, logits, None, f"pass the scores alone: D({name})[0] if first")
     count = check_counts(op, scores, groups, rows)
     grads = gradients(op, scores, samples, name, inv_scale)
     return _groups.penalty(op, grads, groups, count, weight=gamma / 2, inv_scale=inv_scale)
