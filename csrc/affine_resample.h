@@ -95,15 +95,9 @@ enum class Kind : int8_t {
 struct Lattice {
   double a, b, c, d, e, f;
 
-  // Of the map [[a, b, tx], [d, e, ty]]. Beyond kFarthest it is shrunk to that, so that no offset
-  // overflows: positions are then rounded to several pixels.
+  // Of the map [[a, b, tx], [d, e, ty]].
   ALWAYS_INLINE static constexpr Lattice of(double a, double b, double tx, double d, double e,
                                             double ty, const Layout& in, const Layout& out) {
-    const double largest = larger(larger(larger(a, b), larger(d, e)), larger(tx, ty));
-    if (largest > kFarthest) {
-      const double s = kFarthest / largest;  // 0 of infinity, which makes NaN of it
-      a *= s, b *= s, tx *= s, d *= s, e *= s, ty *= s;
-    }
     const auto w = static_cast<double>(out.width - 1), h = static_cast<double>(out.height - 1);
     return {a, b, static_cast<double>(in.width - 1) + 2 * tx - a * w - b * h,
             d, e, static_cast<double>(in.height - 1) + 2 * ty - d * w - e * h};
@@ -117,13 +111,17 @@ struct Lattice {
     return reach(a, b, c, out) < kCounted && reach(d, e, f, out) < kCounted;
   }
 
-  // The same, usable, of a map that is finite. Reflection repeats itself; else all that matters of
+  // The same, usable, of a finite map that is not. Reflection repeats itself; else all that matters of
   // what is far away is on which side of the image it lies, and the lattice is shrunk about the middle
-  // of the image. (Only a map that skips thousands of images of more than 10,000 pixels stays unusable.)
-  ALWAYS_INLINE constexpr Lattice near(const Resample& r) const {
-    if (usable(r.out)) return *this;
+  // of the image. Beyond kFarthest the map itself is shrunk, lest an offset overflow: positions would
+  // be rounded to several pixels. (What stays unusable skips thousands of images of more than 10,000
+  // pixels a side.)
+  ALWAYS_INLINE static constexpr Lattice near(double a, double b, double tx, double d, double e,
+                                              double ty, const Resample& r) {
+    const double largest = larger(larger(larger(a, b), larger(d, e)), larger(tx, ty));
+    const double s = largest > kFarthest ? kFarthest / largest : 1;  // 0 of infinity: NaN
+    Lattice m = of(s * a, s * b, s * tx, s * d, s * e, s * ty, r.in, r.out);
     const bool repeats = r.padding == Padding::kReflection && !r.margins;
-    Lattice m = *this;
     near_along(m.a, m.b, m.c, r.in.width, repeats, r.out);
     near_along(m.d, m.e, m.f, r.in.height, repeats, r.out);
     return m;

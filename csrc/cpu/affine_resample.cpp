@@ -36,7 +36,8 @@ constexpr int64_t kNodes = 1 << 18;  // of a footprint; larger ones are not up-s
 Lattice lattice_of(const Resample& r, int64_t sample) {
   if (!r.maps) return Lattice::of(1, 0, 0, 0, 1, 0, r.in, r.out);
   const double* m = r.maps + 6 * sample;
-  return Lattice::of(m[0], m[1], m[2], m[3], m[4], m[5], r.in, r.out).near(r);
+  const Lattice given = Lattice::of(m[0], m[1], m[2], m[3], m[4], m[5], r.in, r.out);
+  return given.usable(r.out) ? given : Lattice::near(m[0], m[1], m[2], m[3], m[4], m[5], r);
 }
 
 Bounds bounds_of(const Resample& r, int first, int64_t size) {

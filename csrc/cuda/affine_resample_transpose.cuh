@@ -174,9 +174,13 @@ struct Gathering {
   Copies across, down;
 
   DEVICE static Gathering of(const Resample& r) {
+    const Block block = Block::of(r.in);
+    return of(r, block, lattice_of(r, block.sample));
+  }
+  DEVICE static Gathering of(const Resample& r, const Block& block, const Lattice& m) {
     Gathering g;
-    g.block = Block::of(r.in);
-    g.m = lattice_of(r, g.block.sample);
+    g.block = block;
+    g.m = m;
     g.inverse = Inverse::of(g.m);
     g.usable = g.m.usable(r.out);
     const Kind kind = g.m.kind(r);
@@ -455,8 +459,10 @@ KERNEL_FOR(kThreads, 2)
 gather(TABLE(Transpose) args) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
-  const Gathering g = Gathering::of(r);
-  if (g.usable && !g.copy && !g.few) return;  // gather_slowly has it
+  // To bring far maps near would take registers that are needed here.
+  const Block block = Block::of(r.in);
+  const Gathering g = Gathering::of(r, block, lattice_as_given(r, block.sample));
+  if (!g.copy && !g.few) return;  // gather_slowly has it
   SHARED(Acc, memory, kMemory<Acc>);
   if (g.separable) return gather_along_axes<T>(args, g, memory);
   for (int place = 0; place < r.channels; ++place) {
@@ -469,16 +475,24 @@ gather(TABLE(Transpose) args) {
   }
 }
 
-// The samples that `gather` leaves. Reads the whole output for every element.
+// The samples that `gather` leaves: far maps among them, and those that are not finite. Reads the whole output for every element.
 template <class T>
 KERNEL_FOR(kThreads, 2)
 gather_slowly(TABLE(Transpose) args) {
   const Resample& r = args.resample;
+  const Block block = Block::of(r.in);
+  const bool far = !lattice_as_given(r, block.sample).usable(r.out);
   const Gathering g = Gathering::of(r);
-  if (!g.usable || g.copy || g.few) return;
-  for (int place = 0; place < r.channels; ++place)
-    put<T>(args, g.block, place,
-           gather_all<T>(args, g.m, points_of(r), g.block.sample, place, g.block.y(), g.block.x()));
+  if (!far && (g.copy || g.few)) return;
+  for (int place = 0; place < r.channels; ++place) {
+    Accumulation<T> value = not_a_number<Accumulation<T>>();
+    if (g.copy)
+      value = gather_moved<T>(args, g, place);
+    else if (g.usable)
+      value =
+          gather_all<T>(args, g.m, points_of(r), g.block.sample, place, g.block.y(), g.block.x());
+    put<T>(args, g.block, place, value);
+  }
 }
 
 // The same of the plain filters.

@@ -164,6 +164,8 @@ def batch_margins(inverse_maps: Tensor, height: int, width: int) -> Tensor:
 
     They cover what the corners of the image reach, and 6 pixels of the filter; at most the image.
     """
+    if inverse_maps.shape[0] == 0:
+        return inverse_maps.new_zeros(4, dtype=torch.int64)
     cx, cy = (width - 1) / 2, (height - 1) / 2
     corners = inverse_maps.new_tensor([[-cx, -cy, 1], [cx, -cy, 1], [cx, cy, 1], [-cx, cy, 1]])
     reached = (inverse_maps[:, :, None] * corners).sum(3).transpose(0, 1).flatten(1)
