@@ -26,6 +26,7 @@ from gankernels.nn.utils._deposits import (
     close_what_was_left,
     deposit,
     is_deposited,
+    is_nested,
 )
 from gankernels.nn.utils._normalize import (
     CompiledDeposit,
@@ -354,10 +355,12 @@ class FusedSpectralNorm:
         else:
             return None
         norms, layers = [], []
+        nested = is_nested()
         for site, norm in present:
             if isinstance(norm, (Hook, Parametrization)):
                 layer = site.layer(norm)
-                if not is_deposited(norm, layer.weight):  # by a model around this one
+                # By a model around this one?
+                if not nested or not is_deposited(norm, layer.weight):
                     norms.append(norm)
                     layers.append(layer)
         frame = Frame(model, sys._getframe(1))

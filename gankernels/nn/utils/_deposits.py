@@ -34,6 +34,7 @@ from gankernels.nn.utils._normalize import (
     normalize_group,
     recall,
     version_of,
+    versions_of,
 )
 
 
@@ -58,11 +59,11 @@ class Group:
 
     def moved(self, skipped: Tensor | None) -> None:
         self.skipped = skipped
-        self.versions = [version_of(x) for x in self.vectors]
+        self.versions = versions_of(self.vectors)
 
     def is_moved(self, i: int) -> bool:
         """Whether u and v are as this call left them."""
-        return all(version_of(self.vectors[k]) == self.versions[k] for k in (2 * i, 2 * i + 1))
+        return versions_of(self.vectors[2 * i : 2 * i + 2]) == self.versions[2 * i : 2 * i + 2]
 
     def restore(self, i: int, layer: Layer) -> None:
         """Put u and v of a layer back, unless somebody has written them since."""
@@ -90,15 +91,13 @@ class Deposit:
         self.index = 0
         self.used = False
 
-    def fits(self, layer: Layer, frame: Frame) -> bool:
+    def fits(self, weight: Tensor, u: Tensor, v: Tensor, training: bool, frame: Frame) -> bool:
         """Whether what was computed then is what the layer would compute now."""
         mine = self.layer
-        weight = layer.weight
         if (
-            weight is not mine.weight
-            or layer.u is not mine.u
-            or layer.v is not mine.v
-            or layer.training is not mine.training
+            u is not mine.u
+            or v is not mine.v
+            or training is not mine.training
             or version_of(weight) != self.version
             or weight.data_ptr() != self.pointer
             or torch.is_inference_mode_enabled() is not frame.inference
@@ -211,17 +210,18 @@ def give_back(norm: Any) -> list[Layer]:
     return found
 
 
-def take(norm: Any, layer: Layer) -> Tensor | None:
-    """What a running forward has deposited for this layer as it is now, or None."""
-    for frame in reversed(_open.frames):
+def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:
+    """What a running forward has deposited for a layer as it is now, or None."""
+    frames = _open.frames
+    for frame in reversed(frames) if len(frames) > 1 else frames[:]:
         deposit = frame.deposits.get(id(norm))
-        if deposit is None or deposit.layer.weight is not layer.weight:
+        if deposit is None or deposit.layer.weight is not weight:
             continue
         memory: Memory = norm.memory
         if not _runs(frame, memory):
             frame.close()
             continue
-        if deposit.fits(layer, frame):
+        if deposit.fits(weight, u, v, training, frame):
             if deposit.output is None:
                 memory.declined = False  # it would have been used: worth computing the next time
             else:
@@ -231,7 +231,7 @@ def take(norm: Any, layer: Layer) -> Tensor | None:
                     if not torch.is_grad_enabled():
                         output = output.detach()
                 else:
-                    usable = not needs_grad(layer)
+                    usable = not needs_grad(deposit.layer)
                 if usable:
                     deposit.used = True
                     if deposit.kept is None:
@@ -252,6 +252,10 @@ def is_deposited(norm: Any, weight: Tensor) -> bool:
         if deposit is not None and deposit.layer.weight is weight:
             return True
     return False
+
+
+def is_nested() -> bool:
+    return bool(_open.frames)
 
 
 def can_deposit() -> bool:

@@ -122,6 +122,13 @@ def version_of(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def versions_of(tensors: Sequence[Tensor]) -> list[int]:
+    try:
+        return [x._version for x in tensors]
+    except RuntimeError:  # of inference mode
+        return [version_of(x) for x in tensors]
+
+
 class CompiledDeposit(NamedTuple):
     """A weight that a compiled fused model normalised for one of its modules, in its trace."""
 
@@ -337,6 +344,8 @@ def recall(layers: Sequence[Layer]) -> list[Kept | None]:
         found[i] = kept
         if kept.copies is not None:
             compared.append(i)
+    if not compared:
+        return found
     pairs = [(found[i].copies, layers[i]) for i in compared]  # type: ignore[union-attr]
     same = _all_equal([zip(c, (x.weight, x.u, x.v), strict=True) for c, x in pairs])  # type: ignore[arg-type]
     for i, equal in zip(compared, same, strict=True):

@@ -90,15 +90,15 @@ class SpectralNorm(Module):
     def forward(self, weight: Tensor) -> Tensor:
         if weight.ndim == 1:
             return unit_vector(weight, self.eps)
-        layer = self.layer(weight)
         if torch.compiler.is_compiling():
             deposit = self._fused
             if deposit is not None and deposit.weight is weight:
                 self._fused = None
                 return deposit.output
-            return normalize_one(layer)
-        fused = take(self, layer)
-        return normalize_one(layer) if fused is None else fused
+            return normalize_one(self.layer(weight))
+        buffers: Any = self._buffers
+        fused = take(self, weight, buffers["_u"], buffers["_v"], self.training)
+        return normalize_one(self.layer(weight)) if fused is None else fused
 
     def __getstate__(self) -> dict[str, Any]:
         give_back(self)  # a copy that is made within a forward has the u and v of today

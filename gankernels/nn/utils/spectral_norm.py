@@ -110,7 +110,7 @@ class SpectralNorm(TorchSpectralNorm):
                 setattr(module, self.name, self.compute_weight(module, module.training))
             return
         layer = self.layer(module, module.training)
-        weight = take(self, layer)
+        weight = take(self, *layer[:3], layer.training)
         if weight is None:
             weight = normalize_one(layer)
         # The name is a plain attribute: there is nothing for Module.__setattr__ to find out.
