@@ -11,6 +11,7 @@ orders of each machine, and more rules in each.
 import contextlib
 import copy
 import functools
+import gc
 import itertools
 import os
 import pickle
@@ -596,6 +597,8 @@ class SideBySide(RuleBasedStateMachine):
 
 @contextlib.contextmanager
 def swapping(on: bool):
+    if on:
+        gc.collect()  # torch refuses while garbage, of a thread or of a traceback, refers to weights
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(on)
     try:
