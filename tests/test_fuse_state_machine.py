@@ -11,6 +11,7 @@ orders of each machine, and more rules in each.
 import contextlib
 import copy
 import functools
+import gc
 import itertools
 import os
 import pickle
@@ -32,7 +33,7 @@ from gankernels import fuse_spectral_norm
 
 LONG = int(os.environ.get("GANKERNELS_STATES", "0"))
 PROFILE = settings(
-    max_examples=LONG or 25,
+    max_examples=LONG or 12,
     stateful_step_count=40 if LONG else 25,
     derandomize=not LONG,
     deadline=None,
@@ -596,6 +597,8 @@ class SideBySide(RuleBasedStateMachine):
 
 @contextlib.contextmanager
 def swapping(on: bool):
+    if on:
+        gc.collect()  # torch refuses while garbage, of a traceback perhaps, refers to weights
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(on)
     try:
@@ -761,7 +764,8 @@ class Remembering(RuleBasedStateMachine):
     def load(self, other, assign, swap):
         self.run.optimizer.zero_grad()
         strip(self.run.model, everything=True)
-        with swapping(swap):
+        # A remembered graph of a transposed convolution refers to its weight, and forbids it.
+        with swapping(swap and "step_scoped" not in self.options):
             state = copy.deepcopy(self.other if other else self.saved)
             self.run.model.load_state_dict(state, assign=assign)
         self.run.use(self.run.kind)
@@ -778,7 +782,8 @@ class Remembering(RuleBasedStateMachine):
     def to_single_and_back(self, swap):
         self.run.optimizer.zero_grad()
         strip(self.run.model, everything=True)
-        with swapping(swap):
+        # A remembered graph of a transposed convolution refers to its weight, and forbids it.
+        with swapping(swap and "step_scoped" not in self.options):
             self.run.model.to(torch.float32).to(torch.float64)
         self.run.use(self.run.kind)
 
