@@ -29,8 +29,8 @@ def check_weight(op: str, name: str, w: Tensor) -> None:
         raise TypeError(f"{op}: expected {name} to be a dense tensor, got {layout}; {cure}")
     if w.dtype not in NATIVE_DTYPES and w.dtype not in _COMPLEX_DTYPES:
         raise TypeError(
-            f"{op}: expected {name} of float32, float64, bfloat16, float16, complex64 or "
-            f"complex128, got {w.dtype}; convert it first"
+            f"{op}: expected {name} of bfloat16, float16, float32, float64 or complex (64 or 128), "
+            f"got {w.dtype}; convert it first"
         )
     placements = getattr(w, "placements", None)  # of a DTensor
     if placements is not None and not all(p.is_replicate() for p in placements):
