@@ -613,7 +613,8 @@ def test_replicas(pair):
         outputs.append((first(batch(1)), second(batch(2))))
         loss(outputs[-1][0] - outputs[-1][1]).backward()
     assert_same(outputs[0], outputs[1])
-    assert_same(model, expected)
+    # The gradient of a bias is what is left of a sum that cancels; its rounding is the processor's.
+    assert_same(model, expected, factor=10)
     assert_same(train(model, 1), train(expected, 1), factor=10)
 
 

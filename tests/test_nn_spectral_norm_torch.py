@@ -593,6 +593,56 @@ def test_bad_arguments(kind, options, error, words):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+ITERATION = [
+    ({"n": 2**31}, ValueError, "n to be at most 1,000,000, got 2147483648"),
+    ({"n": 2**70}, ValueError, "n to be at most 1,000,000"),
+    ({"n": True}, TypeError, "n to be an int, got bool"),
+    ({"eps": True}, TypeError, "eps to be a number, got bool"),
+    ({"eps": 10**400}, ValueError, "eps to be finite"),
+    ({"u": iter([torch.ones(5)])}, TypeError, r"u to be a list .*; pass list\(u\)"),
+    ({"v": iter([torch.ones(7)])}, TypeError, r"v to be a list .*; pass list\(v\)"),
+    ({"weights": iter([torch.ones(5, 7)])}, TypeError, r"weights to .*; pass list\(weights\)"),
+]
+NORMALIZATION = [
+    ({"retain": "no"}, TypeError, "retain to be True or False, got 'no'"),
+    ({"retain": 1}, TypeError, "retain to be True or False, got 1"),
+    ({"coefficient": True}, TypeError, "coefficient to be a number, got bool"),
+    ({"coefficient": 10**400}, ValueError, "positive, finite coefficient"),
+    *ITERATION[-3:],
+]
+
+
+@pytest.mark.parametrize("route", ["native", "reference"])
+@pytest.mark.parametrize(
+    "op, table",
+    [
+        ("power_iteration_", ITERATION),
+        ("spectral_norm", ITERATION + NORMALIZATION[:-3]),
+        ("spectral_normalize", NORMALIZATION),
+    ],
+)
+def test_bad_arguments_of_ops(op, table, route):
+    for change, error, words in table:
+        u, v = torch.ones(5), torch.ones(7)
+        arguments = {"weights": [torch.ones(5, 7)], "u": [u], "v": [v], **change}
+        with (
+            gankernels.backend(route),
+            pytest.raises(error, match=f"^{op}: expected (a )?{words}"),
+        ):
+            getattr(gankernels.ops, op)(**arguments)
+        assert torch.equal(u, torch.ones(5))
+        assert torch.equal(v, torch.ones(7))
+
+
+@pytest.mark.parametrize("packed", [None, torch.ones(3), torch.ones(48, 1)])
+def test_unpack_takes_what_was_packed(packed):
+    weights = [torch.ones(5, 7)]
+    with pytest.raises((TypeError, ValueError), match=r"^unpack: expected packed "):
+        gankernels.ops.unpack(packed, weights)
+    with pytest.raises(TypeError, match=r"^unpack: expected weights to be a list of tensors"):
+        gankernels.ops.unpack(torch.ones(48), iter(weights))
+
+
 @pytest.mark.parametrize("module", [None, torch.ones(2), [nn.Linear(1, 1)], nn.Linear])
 def test_what_is_no_module(kind, module):
     with pytest.raises(

@@ -29,8 +29,8 @@ def check_weight(op: str, name: str, w: Tensor) -> None:
         raise TypeError(f"{op}: expected {name} to be a dense tensor, got {layout}; {cure}")
     if w.dtype not in NATIVE_DTYPES and w.dtype not in _COMPLEX_DTYPES:
         raise TypeError(
-            f"{op}: expected {name} of float32, float64, bfloat16, float16, complex64 or "
-            f"complex128, got {w.dtype}; convert it first"
+            f"{op}: expected {name} of bfloat16, float16, float32, float64 or complex (64 or 128), "
+            f"got {w.dtype}; convert it first"
         )
     placements = getattr(w, "placements", None)  # of a DTensor
     if placements is not None and not all(p.is_replicate() for p in placements):
@@ -58,7 +58,7 @@ def check_eps(op: str, eps: object) -> None:
 
 
 def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) -> None:
-    _check_tensors(op, "weights", weights)
+    check_tensors(op, "weights", weights)
     if not weights:
         raise ValueError(f"{op}: expected at least one weight, got an empty list")
     first = weights[0]
@@ -80,7 +80,7 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
                 f"{first.device} and weights[{i}] of {w.dtype} on {w.device}; make a call for each"
             )
     for name, vectors in lists.items():
-        _check_tensors(op, name, vectors)
+        check_tensors(op, name, vectors)
         if len(vectors) != len(weights):
             raise ValueError(
                 f"{op}: expected {name} to have one vector a weight, {len(weights)}, "
@@ -98,12 +98,24 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
                 raise ValueError(f"{op}: expected {name}[{i}] on {w.device}, got it on {x.device}")
 
 
-def _check_tensors(op: str, name: str, values: object) -> None:
+def check_tensors(op: str, name: str, values: object) -> None:
+    """Refuse what is not a list or tuple of tensors; an iterator would be used up by checks."""
     if isinstance(values, (list, tuple)) and is_tensors(values):
         return
     cure = "" if isinstance(values, (Tensor, str)) else f"; pass list({name})"
     cure = cure if isinstance(values, Iterable) and not isinstance(values, (list, tuple)) else ""
     raise TypeError(f"{op}: expected {name} to be a list of tensors, got {kind(values)}{cure}")
+
+
+def check_packed(packed: object, size: int) -> None:
+    """Refuse what power_iteration_ did not return for the weights."""
+    if not isinstance(packed, Tensor):
+        raise TypeError(f"unpack: expected packed to be a tensor, got {kind(packed)}")
+    if tuple(packed.shape) != (size,):
+        raise ValueError(
+            f"unpack: expected packed of shape {(size,)}, what power_iteration_ returns for these "
+            f"weights, got {tuple(packed.shape)}"
+        )
 
 
 def check_iteration(weights, u, v, n, eps, order, skipped, *, op="power_iteration_") -> None:
@@ -165,6 +177,7 @@ def check_normalize(weights, u, v, sigma, coefficient) -> None:
         if not isinstance(sigma, Tensor) or sigma.dtype != wide:
             got = sigma.dtype if isinstance(sigma, Tensor) else kind(sigma)
             raise TypeError(f"{op}: expected sigma to be a tensor of {wide}, got {got}")
+        check_weight(op, "sigma", sigma)
         if tuple(sigma.shape) != (len(weights),) or sigma.device != weights[0].device:
             raise ValueError(
                 f"{op}: expected sigma of shape {(len(weights),)} on {weights[0].device}, "

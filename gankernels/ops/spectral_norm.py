@@ -23,6 +23,8 @@ from gankernels.ops._spectral_norm_checks import (
     check_coefficient,
     check_iteration,
     check_normalize,
+    check_packed,
+    check_tensors,
 )
 from gankernels.reference.spectral_norm import PACK, accumulation_dtype, move_
 
@@ -96,7 +98,7 @@ def power_iteration_(
         _checked_iteration(op, *arguments)
         return reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
     compiling = torch.compiler.is_compiling()
-    if compiling or not _is_plain(n, eps, order):
+    if compiling or not _is_plain(u, v, n, eps, order):
         check_iteration(*arguments)
     try:
         packed = _ops.power_iteration_(_dense(weights), u, v, n, eps, order == "u_first", skipped)
@@ -129,7 +131,12 @@ def warm_up(
 def unpack(
     packed: Tensor, weights: Sequence[Tensor]
 ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
-    """Split the result of :func:`power_iteration_` into views: every u, every v, and sigma (L,)."""
+    """Split the result of :func:`power_iteration_` into views: every u, every v, and sigma (L,).
+
+    Raises:
+        TypeError, ValueError: if it is not the result for these ``weights``.
+    """
+    check_tensors("unpack", "weights", weights)
     sizes: list[int] = []
     wanted: list[int] = []
     for size in _part_sizes(weights):
@@ -137,6 +144,7 @@ def unpack(
         sizes.append(size)
         if padding := -size % PACK:
             sizes.append(padding)
+    check_packed(packed, sum(sizes))
     views = packed.split_with_sizes(sizes)
     parts = [views[i] for i in wanted]
     return parts[1::2], parts[2::2], parts[0]
@@ -242,7 +250,7 @@ def spectral_norm(
         packed = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
         u, v, sigma = unpack(packed, weights)
         return spectral_normalize(weights, u, v, sigma, coefficient=coefficient, retain=retain)
-    if not _is_plain(n, eps, order):
+    if not _is_plain(u, v, n, eps, order):
         check_iteration(*arguments, op=op)
     step = (u, v, n, eps, order == "u_first", skipped, coefficient)
     try:
@@ -273,10 +281,11 @@ def _checked_iteration(op: str, *arguments: Any) -> None:
         check_iteration(*arguments, op=op)
 
 
-def _is_plain(n: int, eps: float, order: str) -> bool:
+def _is_plain(u: object, v: object, n: int, eps: float, order: str) -> bool:
     # What may go to the kernel unseen: it would convert, or take for ever, and not refuse.
-    right = type(n) is int and n <= MAX_STEPS and type(eps) is float
-    return right and order in ("u_first", "v_first")
+    lists = isinstance(u, (list, tuple)) and isinstance(v, (list, tuple))
+    numbers = type(n) is int and n <= MAX_STEPS and type(eps) is float
+    return lists and numbers and order in ("u_first", "v_first")
 
 
 def _takes_functions() -> bool:
