@@ -249,9 +249,13 @@ class Memory {
     std::memcpy(data + 2 * i, &half, 2);
   }
 
-  // Numbers of mean 0 and about the size of `scale`.
+  // Numbers of mean 0 and about the size of `scale`. Now and then a few are as large as all together,
+  // at the end or where work is cut: sums over many do not tell without.
   void draw(Random& random, double scale = 1) {
     for (int64_t i = 0; i < n; ++i) set(i, scale * random.uniform(-1.7, 1.7));
+    if (n > 16 && random.chance(0.5))
+      for (const int64_t i : {n - 1, random.size(n) - 1, random.size(n) - 1})
+        set(i, scale * random.pick({-0.4, 0.4}) * std::sqrt(static_cast<double>(n)));
     freeze();
   }
 

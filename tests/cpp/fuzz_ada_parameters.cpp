@@ -264,6 +264,6 @@ void test(Random& random) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  fuzz::run(argc, argv, 3000, test);
+  fuzz::run(argc, argv, 6000, test);
   return failures == 0 ? 0 : 1;
 }

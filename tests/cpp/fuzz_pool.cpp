@@ -95,6 +95,6 @@ void test(Random& random) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  fuzz::run(argc, argv, 400, test);
+  fuzz::run(argc, argv, 600, test);
   return failures == 0 ? 0 : 1;
 }
