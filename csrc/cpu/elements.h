@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <new>
-#include <vector>
 
 #include "cpu/vector_kernels.h"
 
@@ -20,19 +20,47 @@ struct Storage {
   }
 };
 
-// Memory of a thread's own that grows with use.
+// Memory of a thread's own, uninitialised. It grows with use, and a large one shrinks again to what has
+// been asked for lately. The next request for a slot ends the life of what the last one gave.
 template <class T, int kSlot>
 T* thread_scratch(int64_t count) {
-  thread_local std::vector<T> memory;
-  if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
-  return memory.data();
+  constexpr int64_t kSmall = (256 << 10) / sizeof(T);  // never worth giving back
+  constexpr int kPatience = 256;                       // requests
+  struct Slot {
+    std::unique_ptr<T[]> memory;
+    int64_t size = 0;
+    int64_t recent = 0;  // the largest of the last requests
+    int requests = 0;
+  };
+  thread_local Slot slot;
+  slot.recent = std::max(slot.recent, count);
+  bool shrink = false;
+  if (slot.size > kSmall && ++slot.requests >= kPatience) {
+    shrink = slot.recent <= slot.size / 2;
+    slot.requests = 0;
+  }
+  if (count > slot.size || shrink) {
+    const int64_t size = shrink ? slot.recent : count;
+    slot.memory.reset();
+    slot.size = 0;
+    slot.memory = std::make_unique_for_overwrite<T[]>(size);
+    slot.size = size;
+    slot.requests = 0;
+  }
+  if (slot.requests == 0) slot.recent = count;
+  return slot.memory.get();
+}
+
+// Whether elements of a dtype lie in memory as T, and need no widening.
+template <class T>
+constexpr bool stored_as(DType dtype) {
+  return item_size(dtype) == sizeof(T);
 }
 
 // n elements as T: where they lie, or widened into `scratch`.
 template <class T>
 const T* staged(const VectorKernels<T>& kernels, Storage x, int64_t offset, int64_t n, T* scratch) {
-  if (x.dtype == DType::kFloat32 || x.dtype == DType::kFloat64)
-    return static_cast<const T*>(x.at(offset));
+  if (stored_as<T>(x.dtype)) return static_cast<const T*>(x.at(offset));
   kernels.widen(x.dtype, x.at(offset), n, scratch);
   return scratch;
 }
@@ -47,8 +75,9 @@ class Elements {
   // sum(x * y) of n elements from `offset` on.
   double dot(const void* x, const void* y, int64_t offset, int64_t n) const {
     const Storage a{x, dtype_}, b{y, dtype_};
-    const int64_t step = item_size(dtype_) == sizeof(T) ? n : kPiece;
-    T* scratch = step == n ? nullptr : thread_scratch<T, 4>(2 * kPiece);
+    const bool direct = stored_as<T>(dtype_);
+    const int64_t step = direct ? n : kPiece;
+    T* scratch = direct ? nullptr : thread_scratch<T, 4>(2 * kPiece);
     double total = 0;
     for (int64_t j = 0; j < n; j += step) {
       const int64_t k = std::min(step, n - j);
@@ -65,7 +94,7 @@ class Elements {
     const T a = static_cast<T>(alpha), b = static_cast<T>(beta);
     const Storage in{x, dtype_}, other{y, dtype_}, to{out, dtype_};
     void* target = const_cast<void*>(to.at(offset));
-    if (item_size(dtype_) == sizeof(T)) {
+    if (stored_as<T>(dtype_)) {
       const T* second = static_cast<const T*>(y_stored ? other.at(offset) : y);
       kernels_.combine(a, static_cast<const T*>(in.at(offset)), b, y ? second : nullptr, n,
                        static_cast<T*>(target), stream_);

@@ -95,9 +95,9 @@ class StridedMatrix {
   // f(first unit, units, elements as T) over the range; all at once where nothing has to be widened.
   template <class F>
   void tiles(int64_t begin, int64_t end, F&& f) const {
-    const bool direct = item_size(storage_.dtype) == sizeof(T);
-    const int64_t step =
-        direct ? end - begin : std::max<int64_t>(8, kStageElements / unit_size / 8 * 8);
+    const bool direct = stored_as<T>(storage_.dtype);
+    const int64_t most = std::max<int64_t>(8, kStageElements / unit_size / 8 * 8);
+    const int64_t step = direct ? end - begin : std::min(end - begin, most);
     T* scratch = direct ? nullptr : thread_scratch<T, 0>(step * unit_size);
     for (int64_t i = begin; i < end; i += step) {
       const int64_t rows = std::min(step, end - i);
@@ -114,7 +114,7 @@ class StridedMatrix {
     T* p_rows = thread_scratch<T, 1>(2 * block + unit_size);
     T* p_sum = p_rows + block;
     T* z_sum = p_sum + block;
-    T* stage = thread_scratch<T, 0>(unit_size);
+    T* stage = stored_as<T>(storage_.dtype) ? nullptr : thread_scratch<T, 0>(unit_size);
     if (kTransposed) std::fill(z_sum, z_sum + unit_size, T(0));
     for (int64_t i = begin; i < end; ++i) {
       const T* a = staged(*kernels_, storage_, i * unit_size, unit_size, stage);
