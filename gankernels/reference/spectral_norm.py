@@ -31,6 +31,9 @@ def power_iteration_(
     u_new, v_new, sigmas = [], [], []
     with torch.no_grad(), torch.autocast(weights[0].device.type, enabled=False):
         for i, w in enumerate(weights):
+            if skipped is not None:
+                u[i].copy_(_repaired(u[i]))
+                v[i].copy_(_repaired(v[i]))
             state = _iterate(_matrix(w), u[i], v[i], n, eps, order)
             if skipped is not None:
                 state = _guard(state, u[i], v[i], skipped[i])
@@ -53,6 +56,7 @@ def spectral_normalize(
     *,
     coefficient: float | None = None,
     retain: bool = False,
+    guard: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """See :func:`gankernels.ops.spectral_normalize`. Differentiable to any order."""
     outputs, sigmas = [], []
@@ -63,11 +67,16 @@ def spectral_normalize(
             if sigma is not None:
                 # The value that the iteration found, with the gradient of u . (W v).
                 s = sigma[i] + torch.nan_to_num(s - s.detach())
+            elif guard:
+                s = torch.where(
+                    torch.isfinite(s) & (s != 0), s, 1 + torch.nan_to_num(s - s.detach())
+                )
+            wide = w.to(matrix.dtype)
             if coefficient is None:
-                scale = 1 / s
+                output = wide / s
             else:  # the identity, gradient included, where sigma is within the bound
-                scale = coefficient / torch.where(s.real <= coefficient, coefficient, s)
-            outputs.append((w.to(matrix.dtype) * scale).to(w.dtype))
+                output = wide * (coefficient / torch.where(s.real <= coefficient, coefficient, s))
+            outputs.append(output.to(w.dtype))
             sigmas.append(s)
         return outputs, torch.stack(sigmas)
 
@@ -92,6 +101,16 @@ def _iterate(
             v = normalize(w.mT @ u, dim=0, eps=eps)
             u = normalize(w @ v, dim=0, eps=eps)
     return u, v, _inner(u, w @ v)
+
+
+def _repaired(x: Tensor) -> Tensor:
+    # From a vector that is zero or not finite no iteration leads anywhere: start_of of
+    # csrc/spectral_norm.h.
+    norm = x.to(accumulation_dtype(x.dtype)).norm()
+    i = torch.arange(1, x.numel() + 1, dtype=torch.int64, device=x.device)
+    start = (i * 2654435761 & 0xFFFFFFFF).double() / 2**31 - 1
+    good = torch.isfinite(norm) & (norm > 0)
+    return torch.where(good, x, (start / start.norm()).to(x.dtype))
 
 
 def _guard(

@@ -221,7 +221,11 @@ def _normalize_group(layers: list[Layer]) -> list[Tensor]:
     else:
         vectors = u, v, None
     outputs, _ = ops.spectral_normalize(
-        weights, *vectors, coefficient=s.coefficient, retain=scoped and grad
+        weights,
+        *vectors,
+        coefficient=s.coefficient,
+        retain=scoped and grad,
+        guard=layers[0].skipped is not None,
     )
     outputs = _finish(layers, outputs)
     _remember(layers, vectors, outputs)
@@ -327,4 +331,6 @@ def warm_up(layer: Layer, n: int) -> None:
     elif n > 0:
         s = layer.settings
         weight = rows_first(layer.weight.detach(), s.dim)
-        ops.power_iteration_([weight], [layer.u], [layer.v], n, layer.eps, s.order)
+        # A guarded layer keeps its u and v here too; what counts are its forwards.
+        skipped = None if layer.skipped is None else torch.zeros_like(layer.skipped)
+        ops.power_iteration_([weight], [layer.u], [layer.v], n, layer.eps, s.order, skipped=skipped)
