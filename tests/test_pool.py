@@ -1,6 +1,6 @@
 """The CPU kernels' output buffers: what is served again, what goes back, and how memory ends.
 
-A full count takes minutes: ``GANKERNELS_MEMORY_ITERATIONS=20000 pytest tests/test_pool.py -k memory``.
+A full count takes minutes: ``GANKERNELS_MEMORY_ITERATIONS=20000`` in the environment.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""Weights whose entries are far from 1, guarded weights without a norm, and weights of many dimensions."""
+"""Weights with entries far from 1, guarded ones without a norm, and those of many dimensions."""
 
 import copy
 
