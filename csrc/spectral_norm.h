@@ -21,13 +21,15 @@ constexpr int64_t packed_size(int64_t size) {
 
 struct PowerIterationLayer {
   Matrix w;
-  void* u;           // rows, of the weight's dtype, moved in place
-  void* v;           // cols, likewise
-  void* u_out;       // rows, acc, filled up: a copy of the new u
-  void* v_out;       // cols, acc, filled up
-  int64_t* skipped;  // null: no guard. Else a weight with a zero or non-finite sigma keeps u and v,
-                     // its sigma becomes 1 and this is incremented
-  void* out;         // null, or W * scale of the new sigma, laid out as W
+  void* u;      // rows, of the weight's dtype, moved in place
+  void* v;      // cols, likewise
+  void* u_out;  // rows, acc, filled up: a copy of the new u
+  void* v_out;  // cols, acc, filled up
+  int64_t*
+      skipped;  // null: no guard. Else a u or v that is zero or not finite first becomes that of
+                // start_of; a weight with a zero or non-finite sigma keeps u and v, its sigma
+                // becomes 1 and this is incremented
+  void* out;    // null, or W * scale of the new sigma, laid out as W
 };
 
 struct PowerIteration {
@@ -59,6 +61,7 @@ struct Normalize {
   int threads;
   int64_t count;
   const NormalizeLayer* layers;
+  bool guard = false;  // a computed sigma that is zero or not finite becomes 1
 };
 
 // G is the cotangent of W * scale, s that of sigma; u and v are constants:
@@ -105,16 +108,29 @@ struct DoubleBackward {
   const DoubleBackwardLayer* layers;
 };
 
-// How the output depends on sigma: W * scale, slope = -scale', curve = -slope'.
+// How the output depends on sigma: W * scale, slope = -scale', curve = -slope'. The order of the
+// divisions keeps what is multiplied by them within range.
 struct Scale {
-  double scale, slope, curve;
+  double scale, sigma;
+  bool constant;  // scale is 1 whatever sigma is
+
+  constexpr double slope(double x) const { return constant ? 0 : scale * (x / sigma); }
+  constexpr double curve(double x, double y) const {
+    return constant ? 0 : 2 * scale * (x / sigma) * (y / sigma);
+  }
 };
 
 constexpr Scale scale_of(double sigma, double coefficient) {
-  if (coefficient > 0 && sigma <= coefficient) return {1, 0, 0};
-  const double c = coefficient > 0 ? coefficient : 1;
-  const double inverse = 1 / sigma;
-  return {c * inverse, c * inverse * inverse, 2 * c * inverse * inverse * inverse};
+  if (coefficient > 0 && sigma <= coefficient) return {1, sigma, true};
+  return {(coefficient > 0 ? coefficient : 1) / sigma, sigma, false};
+}
+
+// Where a guarded layer starts whose u or v is zero or not finite, before it is divided by its norm:
+// entry i of either, by Weyl's sequence, which is orthogonal to no row or column that people have.
+constexpr double start_of(int64_t i) {
+  return static_cast<double>((static_cast<uint64_t>(i) + 1) * 2654435761 & 0xffffffff) /
+             (1u << 31) -
+         1;
 }
 
 // Every launcher returns null, or what went wrong.
@@ -127,8 +143,8 @@ const char* double_backward(const DoubleBackward&);
 
 // On the current device. `threads` has no meaning here. A launcher uses `workspace` bytes of memory,
 // aligned to 256, until its work on the stream is done; it does not wait for it, and can be captured
-// in a graph. Launches, for every 64 layers: power_iteration 4 for one step and 2 more for each
-// further one, normalize 1, or 2 where it computes sigma, backward and double_backward 2.
+// in a graph. Launches, for every 64 layers: power_iteration 4 for one step, 2 more for each further
+// one and 1 more if any is guarded, normalize 1, or 2 where it computes sigma, backward and double_backward 2.
 namespace cuda {
 int64_t workspace(const PowerIteration&);
 int64_t workspace(const Normalize&);

@@ -347,17 +347,6 @@ def test_a_bad_weight_among_many_moves_nothing():
     )
 
 
-def test_more_dimensions_than_kernels_take():
-    """Are given to the kernel in another shape, or refused in words."""
-    w = torch.randn(2, 2, 2, 2, 2, 2, 2, 2, 2, 2)
-    u, v = torch.ones(2), torch.ones(512)
-    with pytest.raises(
-        ValueError, match=r"power_iteration_: expected weights\[0\] of at most 8 dim"
-    ):
-        ops.power_iteration_([w], [u], [v])
-    assert torch.equal(u, torch.ones(2))
-
-
 # --- fallbacks -----------------------------------------------------------------------------------
 
 

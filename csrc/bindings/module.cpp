@@ -33,10 +33,19 @@ PyObject* empty_cache(PyObject*, PyObject*) {
   return PyLong_FromSize_t(gankernels::pool::empty());
 }
 
+PyObject* pool_stats(PyObject*, PyObject*) {
+  const gankernels::pool::Stats s = gankernels::pool::stats();
+  return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n}", "used", static_cast<Py_ssize_t>(s.used), "kept",
+                       static_cast<Py_ssize_t>(s.kept), "bound", static_cast<Py_ssize_t>(s.bound),
+                       "takes", static_cast<Py_ssize_t>(s.takes), "fresh",
+                       static_cast<Py_ssize_t>(s.fresh));
+}
+
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "The instruction set of the CPU kernels."},
     {"set_isa", set_isa, METH_O, "For tests: choose it; False where the processor lacks it."},
     {"empty_cache", empty_cache, METH_NOARGS, "Free the recycled buffers; returns the bytes."},
+    {"pool_stats", pool_stats, METH_NOARGS, "Bytes and counts of the recycled buffers."},
     {nullptr, nullptr, 0, nullptr},
 };
 

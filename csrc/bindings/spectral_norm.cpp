@@ -156,7 +156,8 @@ std::vector<Layer> constant_layers(const char* op, const Tensors& weights, const
 
 std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, const Tensors& v,
                                       const std::optional<Tensor>& sigma,
-                                      std::optional<double> coefficient, bool /*retain*/) {
+                                      std::optional<double> coefficient, bool /*retain*/,
+                                      bool guard) {
   const char* op = "spectral_normalize";
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
   const double c = checked_coefficient(op, coefficient);
@@ -171,7 +172,8 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
     layers[i].sigma_out = found.at(i);
     layers[i].out = outputs[i].data_ptr();
   }
-  const sn::Normalize args{dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()};
+  const sn::Normalize args{dtype,         c,    threads(), static_cast<int64_t>(layers.size()),
+                           layers.data(), guard};
   RUN(op, sn, normalize, weights[0], args);
   return {outputs, sigma_out};
 }

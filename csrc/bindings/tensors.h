@@ -92,12 +92,18 @@ inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype, const Tens
   int64_t logical_stride = m.cols();
   for (const Dim& dim : logical) {
     if (!dim.column) continue;
-    STD_TORCH_CHECK(m.column_dims < kMaxColumnDims, op, ": expected weights of at most ",
-                    kMaxColumnDims + 1, " dimensions");
     const int64_t stride =
         m.rows > 1 && dim.stride >= m.rows * m.inner ? dim.stride / m.rows : dim.stride;
     logical_stride /= dim.size;
     same &= stride == logical_stride;
+    const int last = m.column_dims - 1;
+    if (last >= 0 && m.column_stride[last] == stride * dim.size) {  // one dimension, in effect
+      m.column_size[last] *= dim.size;
+      m.column_stride[last] = stride;
+      continue;
+    }
+    STD_TORCH_CHECK(m.column_dims < kMaxColumnDims, op, ": expected weights of at most ",
+                    kMaxColumnDims + 1, " dimensions, those that are contiguous taken as one");
     m.column_size[m.column_dims] = dim.size;
     m.column_stride[m.column_dims++] = stride;
   }

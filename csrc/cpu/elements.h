@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 
@@ -74,6 +76,13 @@ const T* staged(const VectorKernels<T>& kernels, Storage x, int64_t offset, int6
   return scratch;
 }
 
+// Whether T holds a factor without losing digits.
+template <class T>
+bool fits(double x) {
+  using Limits = std::numeric_limits<T>;
+  return x == 0 || (std::abs(x) >= Limits::min() && std::abs(x) <= Limits::max());
+}
+
 // Loops over arrays of one dtype, widened and narrowed a piece at a time.
 template <class T>
 class Elements {
@@ -100,13 +109,12 @@ class Elements {
   // out = alpha x + beta y from `offset` on, y of T or (`y_stored`) of the dtype, or null.
   void combine(double alpha, const void* x, double beta, const void* y, bool y_stored,
                int64_t offset, int64_t n, void* out) const {
-    const T a = static_cast<T>(alpha), b = static_cast<T>(beta);
     const Storage in{x, dtype_}, other{y, dtype_}, to{out, dtype_};
     void* target = const_cast<void*>(to.at(offset));
     if (stored_as<T>(dtype_)) {
       const T* second = static_cast<const T*>(y_stored ? other.at(offset) : y);
-      kernels_.combine(a, static_cast<const T*>(in.at(offset)), b, y ? second : nullptr, n,
-                       static_cast<T*>(target), stream_);
+      combine_as_T(alpha, static_cast<const T*>(in.at(offset)), beta, y ? second : nullptr, n,
+                   static_cast<T*>(target), stream_);
       return;
     }
     T* scratch = thread_scratch<T, 4>(3 * kPiece);
@@ -117,12 +125,21 @@ class Elements {
                         : y_stored ? staged(kernels_, other, offset + j, k, scratch + kPiece)
                                    : static_cast<const T*>(y) + j;
       T* result = scratch + 2 * kPiece;
-      kernels_.combine(a, first, b, second, k, result, false);
+      combine_as_T(alpha, first, beta, second, k, result, false);
       kernels_.narrow(result, k, dtype_, const_cast<void*>(to.at(offset + j)));
     }
   }
 
  private:
+  // Factors that leave the range of T, as those of tiny weights do, have products that need not.
+  void combine_as_T(double alpha, const T* x, double beta, const T* y, int64_t n, T* out,
+                    bool stream) const {
+    if (fits<T>(alpha) && fits<T>(beta))
+      return kernels_.combine(static_cast<T>(alpha), x, static_cast<T>(beta), y, n, out, stream);
+    for (int64_t i = 0; i < n; ++i)
+      out[i] = static_cast<T>(y ? alpha * x[i] + beta * y[i] : alpha * x[i]);
+  }
+
   static constexpr int64_t kStreamBytes = 32 << 20;
   static constexpr int64_t kPiece = 2048;  // elements widened at a time
 

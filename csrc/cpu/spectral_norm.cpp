@@ -181,15 +181,22 @@ class Call {
   std::unique_ptr<pool::Scratch> scratch_;
 };
 
-// ||x||; in double where the squares leave the range of T.
+// ||x||; in double where the squares leave the range of T, and of what is largest where they leave
+// that of double.
 template <class T>
 double norm_of(const VectorKernels<T>& kernels, const T* x, int64_t n) {
   double square = kernels.dot(x, x, n);
-  if (!(square > 1e-30 && square < 1e30)) {
-    square = 0;
-    for (int64_t i = 0; i < n; ++i) square += static_cast<double>(x[i]) * x[i];
+  if (square > 1e-30 && square < 1e30) return std::sqrt(square);
+  double largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max<double>(largest, std::abs(x[i]));
+  const double unit = largest > 1e-140 && largest < 1e140 ? 1 : largest;
+  if (unit == 0 || !std::isfinite(unit)) return std::sqrt(square);
+  square = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double value = x[i] / unit;
+    square += value * value;
   }
-  return std::sqrt(square);
+  return unit * std::sqrt(square);
 }
 
 // max(norm, eps), but NaN stays NaN.
@@ -230,12 +237,28 @@ void fill_up(T* x, int64_t size) {
   std::fill(x + size, x + packed_size(size), T{0});
 }
 
+// A u or v of a guarded layer from which no iteration leads anywhere.
+template <class T>
+void repair(Call<T>& call, const PowerIterationLayer& layer, DType dtype) {
+  for (const bool is_u : {true, false}) {
+    const int64_t n = is_u ? layer.w.rows : layer.w.cols();
+    T* x = thread_scratch<T, 7>(n);
+    call.kernels.widen(dtype, is_u ? layer.u : layer.v, n, x);
+    const double norm = norm_of(call.kernels, x, n);
+    if (std::isfinite(norm) && norm > 0) continue;
+    for (int64_t i = 0; i < n; ++i) x[i] = static_cast<T>(start_of(i));
+    normalize_vector(call.kernels, x, n, 0);
+    call.kernels.narrow(x, n, dtype, is_u ? layer.u : layer.v);
+  }
+}
+
 // Where the iteration ends: the new u and v, their copies, and sigma, or what the guard says.
 template <class T>
 void emit(Call<T>& call, int64_t i, const PowerIteration& args, double sigma) {
   const PowerIterationLayer& layer = args.layers[i];
   const DType dtype = args.dtype, wide = accumulation(dtype);
-  if (layer.skipped && !(std::isfinite(sigma) && sigma > 0)) {
+  const T stored = static_cast<T>(sigma);
+  if (layer.skipped && !(std::isfinite(stored) && stored > 0)) {
     call.load(i, layer.w, layer.u, layer.v, dtype);
     ++*layer.skipped;
     sigma = 1;
@@ -262,14 +285,16 @@ template <class T>
 void power_iteration(const PowerIteration& args) {
   Call<T> call(args.dtype, args.threads, args.count, args.layers, true);
   fill_up(static_cast<T*>(args.sigma_out), args.count);
-  for (int64_t i = 0; i < args.count; ++i)
+  for (int64_t i = 0; i < args.count; ++i) {
+    if (args.layers[i].skipped) repair(call, args.layers[i], args.dtype);
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, args.dtype);
+  }
   const auto partial = [](const Plan<T>& plan, int64_t c) {
     return plan.partial + c * plan.matrix.q_size;
   };
   std::vector<int64_t> steps_left(args.count, args.n);
   const auto end_step = [&](int64_t i, double norm) {
-    if (--steps_left[i] == 0) emit(call, i, args, norm * norm / at_least(norm, args.eps));
+    if (--steps_left[i] == 0) emit(call, i, args, norm * (norm / at_least(norm, args.eps)));
   };
 
   // One pass over W where the vector along the units comes first.
@@ -280,9 +305,18 @@ void power_iteration(const PowerIteration& args) {
       },
       [&](int64_t i) {
         const Plan<T>& plan = call.plans[i];
-        // Normalising commutes with the product, so q need not have waited for this norm.
+        // Normalising commutes with the product, so q need not have waited for this norm, unless the
+        // two factors of W that it then has leave the range of T.
         const double norm = normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps);
-        reduce_partial(call.kernels, plan, at_least(norm, args.eps));
+        double divisor = at_least(norm, args.eps);
+        if (!(norm > 1e-12 && norm < 1e12)) {
+          for (int64_t c = 0; c < plan.chunks; ++c)
+            plan.matrix.transposed_product(c * plan.step,
+                                           std::min(plan.matrix.units, (c + 1) * plan.step), plan.p,
+                                           partial(plan, c));
+          divisor = 1;
+        }
+        reduce_partial(call.kernels, plan, divisor);
         end_step(i, normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps));
       }};
   // Two passes where the other one does.
@@ -357,7 +391,11 @@ void normalize(const Normalize& args) {
                         const Plan<T>& plan = call.plans[i];
                         plan.sums[c * kSums] = bilinear(plan, plan.matrix, begin, end);
                       },
-                      [&](int64_t i) { found(i, static_cast<T>(call.sum(call.plans[i], 0))); }};
+                      [&](int64_t i) {
+                        const T value = static_cast<T>(call.sum(call.plans[i], 0));
+                        const bool good = std::isfinite(value) && value != 0;
+                        found(i, good || !args.guard ? value : T{1});
+                      }};
   const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
                        scale(call, i, args.layers[i].w, sigma[i], args.coefficient, begin, end,
                              args.layers[i].out);
@@ -367,6 +405,20 @@ void normalize(const Normalize& args) {
     return args.layers[i].sigma ? std::vector<const Phase*>{&output}
                                 : std::vector<const Phase*>{&product, &output};
   });
+}
+
+// Moves the norms of p and q into the factor of p q^T where that factor leaves the range of T by far,
+// as it does for tiny weights, whose vectors are tiny too.
+template <class T>
+void balance(Call<T>& call, int64_t i, double& factor) {
+  if (factor == 0 || (std::abs(factor) > 1e-15 && std::abs(factor) < 1e15)) return;
+  const Plan<T>& plan = call.plans[i];
+  const double p = norm_of(call.kernels, plan.p, plan.matrix.p_size);
+  const double q = norm_of(call.kernels, plan.q, plan.matrix.q_size);
+  if (!std::isfinite(p * q * factor) || p * q == 0) return;
+  divide(call.kernels, plan.p, plan.matrix.p_size, p);
+  divide(call.kernels, plan.q, plan.matrix.q_size, q);
+  factor *= p * q;
 }
 
 template <class T>
@@ -388,8 +440,8 @@ void backward(const Backward& args) {
         const BackwardLayer& layer = args.layers[i];
         const Scale s = scale_of(*static_cast<const T*>(layer.sigma), args.coefficient);
         const double seed = layer.grad_sigma ? *static_cast<const T*>(layer.grad_sigma) : 0;
-        const double gw = s.slope == 0 ? 0 : call.sum(call.plans[i], 0);
-        factors[i] = {s.scale, seed - s.slope * gw};
+        factors[i] = {s.scale, seed - s.slope(call.sum(call.plans[i], 0))};
+        balance(call, i, factors[i].outer);
       }};
   const Phase output{
       [&](int64_t i, int64_t, int64_t begin, int64_t end) {
@@ -433,7 +485,9 @@ void double_backward(const DoubleBackward& args) {
         const Scale s = scale_of(*static_cast<const T*>(layer.sigma), args.coefficient);
         const Plan<T>& plan = call.plans[i];
         const double uhv = call.sum(plan, 0), hg = call.sum(plan, 1), gw = call.sum(plan, 2);
-        factors[i] = {s.scale, -s.slope * uhv, -s.slope * uhv, s.curve * uhv * gw - s.slope * hg};
+        const double across = -s.slope(uhv);
+        factors[i] = {s.scale, across, across, s.curve(uhv, gw) - s.slope(hg)};
+        balance(call, i, factors[i].w_outer);
         *static_cast<T*>(layer.d_grad_sigma) = static_cast<T>(uhv);
       }};
   const Phase output{

@@ -154,6 +154,20 @@ const char* launch_product(const PowerIteration& args, int64_t begin,
 }
 
 template <class T>
+const char* launch_repair(const PowerIteration& args, int64_t begin, int64_t end, void* stream) {
+  RepairTable table;
+  table.count = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    const PowerIterationLayer& from = args.layers[i];
+    if (from.skipped)
+      table.layers[table.count++] = {from.u, from.v, static_cast<int>(from.w.rows),
+                                     static_cast<int>(from.w.cols())};
+  }
+  if (table.count == 0) return nullptr;
+  return launch_tiles<repair<T>>("repair", table, 2 * table.count, stream);
+}
+
+template <class T>
 const char* launch_finish(const PowerIteration& args, int64_t begin,
                           const std::vector<Iteration<T>>& plans, void* stream) {
   FinishTable table;
@@ -220,6 +234,7 @@ const char* run_iteration(const PowerIteration& args, int64_t begin, int64_t end
   int64_t ticket_count;
   const auto plans = plan<T>(args, begin, end, arena, &buffers, &tickets, &ticket_count);
   if (const char* error = fill_zero(tickets, ticket_count * sizeof(int), stream)) return error;
+  if (const char* error = launch_repair<T>(args, begin, end, stream)) return error;
   for (int64_t step = 0; step < args.n; ++step)
     for (const bool to_u : {args.u_first, !args.u_first}) {
       const bool first = step == 0 && to_u == args.u_first;
@@ -257,6 +272,7 @@ int64_t constant_table(const Args& args, int64_t begin, int64_t end, int terms, 
   using Acc = Accumulation<T>;
   table.count = static_cast<int>(end - begin);
   table.coefficient = args.coefficient;
+  table.guard = false;
   const int64_t target = tile_size<T>(args);
   table.tile = static_cast<int>(target);
   int64_t tiles = 0;
@@ -302,6 +318,7 @@ const char* run_constant(const Normalize& args, int64_t begin, int64_t end, void
   ConstantTable table;
   const bool known = args.layers[begin].sigma != nullptr;
   const int64_t tiles = constant_table<T>(args, begin, end, known ? 0 : 1, arena, &buffers, table);
+  table.guard = args.guard;
   if (!known)
     if (const char* error =
             launch_tiles<add_tiles<T, Sums::kBilinear>>("add_tiles", table, tiles, stream))

@@ -20,6 +20,40 @@ DEVICE T at_least(T norm, T eps) {
   return norm < eps ? eps : norm;
 }
 
+// --- guarded vectors from which no iteration leads anywhere -----------------------------------------
+
+struct RepairLayer {
+  void *u, *v;
+  int rows, cols;
+};
+
+struct RepairTable {
+  int count;
+  RepairLayer layers[kTensors];
+};
+
+// A u or v that is zero or not finite becomes that of start_of. Two blocks a layer, u and v.
+template <class T>
+KERNEL(kThreads)
+repair(TABLE(RepairTable) table) {
+  const RepairLayer& layer = table.layers[block_id() / 2];
+  T* x = static_cast<T*>(block_id() % 2 ? layer.v : layer.u);
+  const int n = block_id() % 2 ? layer.cols : layer.rows;
+  double square = 0;
+  for (int i = thread_id(); i < n; i += kThreads) {
+    const double value = widen(load(x + i));  // double: a vector a layer, squares leave float
+    square += value * value;                  // double: as above
+  }
+  square = block_sum(square);                                              // double: as above
+  if (square > 0 && square <= std::numeric_limits<double>::max()) return;  // double: as above
+  square = 0;                                                              // double: as above
+  for (int i = thread_id(); i < n; i += kThreads)
+    square += start_of(i) * start_of(i);        // double: rare
+  const double norm = sqrt(block_sum(square));  // double: as above
+  for (int i = thread_id(); i < n; i += kThreads)
+    store(x + i, narrow<T>(static_cast<Accumulation<T>>(start_of(i) / norm)));  // double: as above
+}
+
 // --- one product of the power iteration -------------------------------------------------------------
 
 struct ProductLayer {
@@ -44,8 +78,9 @@ struct ProductTable {
 
 // Partial sums over the rows of a tile, for every column.
 template <class T, int N>
-DEVICE void multiply_across(const ProductLayer& layer, const Tile& tile, Accumulation<T> factor,
-                            SharedArray<Accumulation<T>> stage, SharedArray<Accumulation<T>> sums) {
+DEVICE void multiply_across(const ProductLayer& layer, const Tile& tile,
+                            Factor<Accumulation<T>> factor, SharedArray<Accumulation<T>> stage,
+                            SharedArray<Accumulation<T>> sums) {
   using Acc = Accumulation<T>;
   const Walk& walk = layer.walk;
   const int lane = thread_id() % walk.lanes, warp = thread_id() / kWarp;
@@ -74,8 +109,9 @@ DEVICE void multiply_across(const ProductLayer& layer, const Tile& tile, Accumul
 
 // Partial sums over the columns of a tile, for every row.
 template <class T, int N>
-DEVICE void multiply_along(const ProductLayer& layer, const Tile& tile, Accumulation<T> factor,
-                           SharedArray<Accumulation<T>> stage, SharedArray<Accumulation<T>> sums) {
+DEVICE void multiply_along(const ProductLayer& layer, const Tile& tile,
+                           Factor<Accumulation<T>> factor, SharedArray<Accumulation<T>> stage,
+                           SharedArray<Accumulation<T>> sums) {
   using Acc = Accumulation<T>;
   const Walk& walk = layer.walk;
   const int lane = thread_id() % walk.lanes, slot = thread_id() / walk.lanes;
@@ -122,10 +158,10 @@ product(TABLE(ProductTable) table) {
   const Walk& walk = layer.walk;
   const Tile tile = tile_of(walk, block_id() - layer.first_tile);
 
-  Acc factor = 1;
+  Factor<Acc> factor{1, 1};
   if (layer.x_squares) {
     const double square = block_sum_of(layer.x_squares, layer.x_square_count);
-    factor = static_cast<Acc>(1 / at_least(sqrt(square), table.eps));  // double: of a whole layer
+    factor = factor_of<Acc>(1 / at_least(sqrt(square), table.eps));  // double: of a whole layer
   }
   if (walk.along) {
     if (walk.vectors)
@@ -191,7 +227,8 @@ struct FinishTable {
 
 // out = W * factor for the elements [begin, end).
 template <class T, int N>
-DEVICE void scale_range(const T* w, T* out, Accumulation<T> factor, int64_t begin, int64_t end) {
+DEVICE void scale_range(const T* w, T* out, Factor<Accumulation<T>> factor, int64_t begin,
+                        int64_t end) {
   const int64_t whole = begin + (end - begin) / N * N;
   UNROLL(4)
   for (int64_t i = begin + thread_id() * N; i < whole; i += kThreads * N) {
@@ -206,7 +243,7 @@ DEVICE void scale_range(const T* w, T* out, Accumulation<T> factor, int64_t begi
 }
 
 template <class T>
-DEVICE void scale_tile(const void* w, void* out, bool vectors, Accumulation<T> factor,
+DEVICE void scale_tile(const void* w, void* out, bool vectors, Factor<Accumulation<T>> factor,
                        int64_t begin, int64_t end) {
   if (vectors)
     scale_range<T, kVector<T>>(static_cast<const T*>(w), static_cast<T*>(out), factor, begin, end);
@@ -246,7 +283,7 @@ finish(TABLE(FinishTable) table) {
 
   if (tile >= layer.vector_tiles) {
     const auto factor =
-        static_cast<Acc>(scale_of(sigma, table.coefficient).scale);  // double: as above
+        factor_of<Acc>(scale_of(sigma, table.coefficient).scale);  // double: as above
     const int64_t begin = static_cast<int64_t>(tile - layer.vector_tiles) * table.tile;
     const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
     scale_tile<T>(layer.w, layer.out, layer.vectors, factor, begin, end);
@@ -309,7 +346,8 @@ struct ConstantLayer {
 struct ConstantTable {
   int count;
   double coefficient;
-  int tile;  // elements
+  bool guard;  // of normalize
+  int tile;    // elements
   ConstantLayer layers[kTensors];
 };
 
@@ -339,7 +377,7 @@ DEVICE void add_up(const ConstantLayer& layer, const Tile& tile, SharedArray<Acc
   for (int first = tile.stripe; first < tile.stripe_end; first += layer.walk.span) {
     Acc q[N] = {};
     if (kVectors) column_entries<T, N>(layer, tile, first, columns, q);
-    for_each_row<T, N>(layer.walk, tile, first, layer.p, Acc{1}, stage,
+    for_each_row<T, N>(layer.walk, tile, first, layer.p, {1, 1}, stage,
                        [&](int64_t offset, const Acc(&p)[N]) {
                          const auto weight = load<N>(w + offset);
                          Vector<T, N> grad, cotangent;
@@ -398,38 +436,43 @@ normalize(TABLE(ConstantTable) table) {
   using Acc = Accumulation<T>;
   const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int tile = block_id() - layer.first_tile;
-  const Acc sigma = layer.sigma ? load(static_cast<const Acc*>(layer.sigma))
-                                : static_cast<Acc>(total<Acc>(layer, 0));  // double: once a block
+  Acc sigma = layer.sigma ? load(static_cast<const Acc*>(layer.sigma))
+                          : static_cast<Acc>(total<Acc>(layer, 0));  // double: once a block
+  const Acc size = sigma < 0 ? -sigma : sigma;
+  if (!layer.sigma && table.guard && !(size > 0 && size <= std::numeric_limits<Acc>::max()))
+    sigma = 1;
   if (tile == 0 && thread_id() == 0) store(static_cast<Acc*>(layer.sigma_out), sigma);
   const auto factor =
-      static_cast<Acc>(scale_of(sigma, table.coefficient).scale);  // double: once a block
+      factor_of<Acc>(scale_of(sigma, table.coefficient).scale);  // double: once a block
   const int64_t begin = static_cast<int64_t>(tile) * table.tile;
   const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
   scale_tile<T>(layer.w, layer.out, layer.walk.vectors, factor, begin, end);
 }
 
 template <class T, int N>
-DEVICE Vector<T, N> combine(Accumulation<T> a, const Vector<T, N>& x, Accumulation<T> b,
-                            const Accumulation<T> (&y)[N]) {
+DEVICE Vector<T, N> combine(Factor<Accumulation<T>> a, const Vector<T, N>& x,
+                            Factor<Accumulation<T>> b, const Accumulation<T> (&y)[N]) {
   Vector<T, N> result;
-  for (int j = 0; j < N; ++j) result.at[j] = narrow<T>(a * widen(x.at[j]) + b * y[j]);
+  for (int j = 0; j < N; ++j) result.at[j] = narrow<T>(widen(x.at[j]) * a + y[j] * b);
   return result;
 }
 
 template <class T, int N>
-DEVICE void backward_tile(const ConstantLayer& layer, const Tile& tile, Accumulation<T> scale,
-                          Accumulation<T> outer, SharedArray<Accumulation<T>> stage,
+DEVICE void backward_tile(const ConstantLayer& layer, const Tile& tile,
+                          Factor<Accumulation<T>> scale, Factor<Accumulation<T>> outer,
+                          SharedArray<Accumulation<T>> stage,
                           SharedArray<Accumulation<T>> columns) {
   using Acc = Accumulation<T>;
   for (int first = tile.stripe; first < tile.stripe_end; first += layer.walk.span) {
     Acc q[N];
     column_entries<T, N>(layer, tile, first, columns, q);
-    for_each_row<T, N>(layer.walk, tile, first, layer.p, outer, stage,
+    for (int j = 0; j < N; ++j) q[j] *= outer.second;
+    for_each_row<T, N>(layer.walk, tile, first, layer.p, {outer.first, 1}, stage,
                        [&](int64_t offset, const Acc(&p)[N]) {
                          const auto g = load<N>(static_cast<const T*>(layer.g) + offset);
                          Acc pq[N];
                          for (int j = 0; j < N; ++j) pq[j] = p[j] * q[j];
-                         store(static_cast<T*>(layer.out) + offset, combine(scale, g, Acc{1}, pq));
+                         store(static_cast<T*>(layer.out) + offset, combine(scale, g, {1, 1}, pq));
                        });
   }
 }
@@ -448,10 +491,9 @@ backward(TABLE(ConstantTable) table) {
   const Scale s =
       scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);  // double: as above
   const double seed = layer.grad_sigma ? load(static_cast<const Acc*>(layer.grad_sigma))
-                                       : Acc{0};  // double: as above
-  const auto outer =
-      static_cast<Acc>(s.slope == 0 ? seed : seed - s.slope * gw);  // double: as above
-  const auto scale = static_cast<Acc>(s.scale);                     // double: as above
+                                       : Acc{0};          // double: as above
+  const auto outer = factor_of<Acc>(seed - s.slope(gw));  // double: as above
+  const auto scale = factor_of<Acc>(s.scale);             // double: as above
   if (layer.walk.vectors)
     backward_tile<T, kVector<T>>(layer, tile, scale, outer, stage, columns);
   else
@@ -460,7 +502,7 @@ backward(TABLE(ConstantTable) table) {
 
 template <class Acc>
 struct DoubleFactors {
-  Acc h, w, outer;
+  Factor<Acc> h, w, outer;
 };
 
 template <class T, int N>
@@ -472,8 +514,9 @@ DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
   for (int first = tile.stripe; first < tile.stripe_end; first += layer.walk.span) {
     Acc q[N];
     column_entries<T, N>(layer, tile, first, columns, q);
+    for (int j = 0; j < N; ++j) q[j] *= factors.outer.second;
     for_each_row<T, N>(
-        layer.walk, tile, first, layer.p, factors.outer, stage,
+        layer.walk, tile, first, layer.p, {factors.outer.first, 1}, stage,
         [&](int64_t offset, const Acc(&p)[N]) {
           const auto w = load<N>(static_cast<const T*>(layer.w) + offset);
           const auto g = load<N>(static_cast<const T*>(layer.g) + offset);
@@ -484,7 +527,7 @@ DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
             pq[j] = p[j] * q[j];
           }
           store(static_cast<T*>(layer.out) + offset, combine(factors.h, h, factors.w, weight));
-          store(static_cast<T*>(layer.second) + offset, combine(factors.w, g, Acc{1}, pq));
+          store(static_cast<T*>(layer.second) + offset, combine(factors.w, g, {1, 1}, pq));
         });
   }
 }
@@ -506,10 +549,9 @@ double_backward(TABLE(ConstantTable) table) {
   const double gw = total<Acc>(layer, 2);  // double: as above
   const Scale s =
       scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);  // double: as above
-  const auto across = static_cast<Acc>(-s.slope * h);                           // double: as above
   const DoubleFactors<Acc> factors{
-      static_cast<Acc>(s.scale), across,                   // double: as above
-      static_cast<Acc>(s.curve * h * gw - s.slope * hg)};  // double: as above
+      factor_of<Acc>(s.scale), factor_of<Acc>(-s.slope(h)),  // double: as above
+      factor_of<Acc>(s.curve(h, gw) - s.slope(hg))};         // double: as above
   if (index == 0 && thread_id() == 0)
     store(static_cast<Acc*>(layer.sigma_out), static_cast<Acc>(h));  // double: as above
   if (layer.walk.vectors)

@@ -12,6 +12,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "common/matrix.h"
 #include "common/reduce.cuh"
@@ -170,12 +172,34 @@ inline Walk walk_along(int64_t depth, int64_t width, int vector, int64_t target)
 
 // --- the inside of a tile ---------------------------------------------------------------------------
 
+// A factor of a whole layer in two that Acc holds, though it may not hold the factor itself: that of a
+// tiny weight has products that are within range.
+template <class Acc>
+struct Factor {
+  Acc first, second;
+};
+template <class Acc>
+DEVICE Factor<Acc> factor_of(double x) {
+  using Limits = std::numeric_limits<Acc>;
+  const double size = fabs(x);  // double: once a block
+  if (size > Limits::max() || (size < Limits::min() && size > 0)) {
+    const auto root = static_cast<Acc>(sqrt(size));  // double: as above
+    return {root, x < 0 ? -root : root};
+  }
+  return {static_cast<Acc>(x), Acc{1}};
+}
+template <class Acc>
+DEVICE Acc operator*(Acc x, const Factor<Acc>& factor) {
+  return x * factor.first * factor.second;
+}
+
 // Calls f(offset, x) for this thread's columns n to n + N - 1 in its rows: `offset` is theirs in the
 // weight, x[j] the entry of `p` for column j, times `factor`. The columns that the block holds begin
 // at `first`. All threads must call it; without `p` (data is null) x is undefined.
 template <class T, int N, class F>
 DEVICE void for_each_row(const Walk& walk, const Tile& tile, int first, const Operand& p,
-                         Accumulation<T> factor, SharedArray<Accumulation<T>> stage, F&& f) {
+                         Factor<Accumulation<T>> factor, SharedArray<Accumulation<T>> stage,
+                         F&& f) {
   const int lane = thread_id() % walk.lanes, slot = thread_id() / walk.lanes;
   const int slots = kThreads / walk.lanes, n = first + lane * N;
   const bool active = lane * N < walk.span && n < tile.stripe_end;

@@ -14,7 +14,6 @@ from gankernels._library import NATIVE_DTYPES, is_foreign
 from gankernels._torch import in_functorch, is_fake
 from gankernels.reference.spectral_norm import accumulation_dtype
 
-_MAX_DIMS = 8  # kMaxColumnDims + 1 of csrc/common/matrix.h
 #: Steps of the power method in one call: it has come to rest by then, or never will.
 MAX_STEPS = 1_000_000
 #: What the reference can compute in besides.
@@ -68,11 +67,6 @@ def _check_lists(op: str, weights: Sequence[Tensor], **lists: Sequence[Tensor]) 
             raise ValueError(
                 f"{op}: expected weights[{i}] to have a dimension and elements, "
                 f"got shape {tuple(w.shape)}"
-            )
-        if sum(size != 1 for size in w.shape[1:]) >= _MAX_DIMS:
-            raise ValueError(
-                f"{op}: expected weights[{i}] of at most {_MAX_DIMS} dimensions, "
-                f"got shape {tuple(w.shape)}; flatten some"
             )
         if w.dtype != first.dtype or w.device != first.device:
             raise ValueError(

@@ -38,7 +38,7 @@ _SCHEMAS = (
     "spectral_norm_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
     "bool u_first, Tensor(c!)? skipped, float? coefficient) -> (Tensor, Tensor, Tensor[])",
     "spectral_normalize(Tensor[] weights, Tensor[] u, Tensor[] v, Tensor? sigma, "
-    "float? coefficient, bool retain) -> (Tensor[], Tensor)",
+    "float? coefficient, bool retain, bool guard=False) -> (Tensor[], Tensor)",
     "spectral_normalize_backward(Tensor[] grads, Tensor[] weights, Tensor[] u, Tensor[] v, "
     "Tensor sigma, Tensor? grad_sigma, float? coefficient) -> Tensor[]",
     "spectral_normalize_double_backward(Tensor[] h, Tensor[] grads, Tensor[] weights, Tensor[] u, "
@@ -47,6 +47,7 @@ _SCHEMAS = (
 )
 #: Where the operators are called: the tests put the emulated CUDA kernels here.
 _ops: Any = torch.ops.gankernels
+_MAX_DIMS = 8  # kMaxColumnDims + 1 of csrc/common/matrix.h
 
 
 # --- what users call ---------------------------------------------------------------------------
@@ -79,7 +80,9 @@ def power_iteration_(
         order: which of the two vectors moves first.
         skipped: int64, one element a weight, contiguous. Where given, a weight whose step ends in a
             sigma that is zero or not finite keeps its u and v, its sigma is reported as 1, and its
-            element here is incremented; decided on the device, without a synchronisation.
+            element here is incremented; and a u or v that is zero or not finite to begin with, from
+            which no step leads anywhere, is first replaced by a fixed unit vector. Decided on the
+            device, without a synchronisation.
 
     Returns:
         One tensor with fresh copies of every sigma, u and v, for :func:`unpack`; float32 for
@@ -119,13 +122,15 @@ def warm_up(
     n: int,
     eps: float,
     order: Order,
+    *,
+    skipped: Tensor | None = None,
 ) -> None:
     """:func:`power_iteration_` without its result, and with the name ``op`` in errors."""
-    check_iteration(weights, u, v, n, eps, order, None, op=op)
+    check_iteration(weights, u, v, n, eps, order, skipped, op=op)
     if _needs_checks(op, weights):
-        move_(weights, u, v, n, eps, order)
+        move_(weights, u, v, n, eps, order, skipped=skipped)
     else:
-        power_iteration_(weights, u, v, n, eps, order)
+        power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
 
 
 def unpack(
@@ -158,6 +163,7 @@ def spectral_normalize(
     *,
     coefficient: float | None = None,
     retain: bool = False,
+    guard: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """Divide every weight by its spectral norm, ``W / sigma`` with ``sigma = u . (W v)``.
 
@@ -169,6 +175,8 @@ def spectral_normalize(
         coefficient: where given, the output is ``W * min(1, coefficient / sigma)``.
         retain: let several backward passes run through the result without ``retain_graph``. What
             the gradient needs then lives as long as the result does.
+        guard: take 1 for a computed sigma that is zero or not finite, decided on the device. A
+            ``sigma`` that is given is taken as it is: ``skipped`` has guarded it.
 
     Returns:
         ``(outputs, sigma)``: a tensor for every weight, of its dtype and strides (memory that is
@@ -183,13 +191,16 @@ def spectral_normalize(
     gradient. Numbers stay in the weights' dtype under autocast. Deterministic.
     """
     check_bool("spectral_normalize", "retain", retain)
+    check_bool("spectral_normalize", "guard", guard)
     if _needs_checks("spectral_normalize", weights):
         if not in_jit_trace():
             check_normalize(weights, u, v, sigma, coefficient)
         if retain and torch.is_grad_enabled() and _takes_functions():
-            sigma, *outputs = _RetainedReference.apply(u, v, sigma, coefficient, *weights)
+            sigma, *outputs = _RetainedReference.apply(u, v, sigma, coefficient, guard, *weights)
             return outputs, sigma
-        return reference.spectral_normalize(weights, u, v, sigma, coefficient=coefficient)
+        return reference.spectral_normalize(
+            weights, u, v, sigma, coefficient=coefficient, guard=guard
+        )
     compiling = torch.compiler.is_compiling()
     if compiling or coefficient is not None:
         check_normalize(weights, u, v, sigma, coefficient)
@@ -200,15 +211,15 @@ def spectral_normalize(
             sigma = sigma.contiguous()
         trainable = [w.requires_grad for w in weights] if torch.is_grad_enabled() else [False]
         if any(trainable) and not all(trainable):
-            return _split_by_gradient(trainable, weights, u, v, sigma, coefficient, retain)
+            return _split_by_gradient(trainable, weights, u, v, sigma, coefficient, retain, guard)
         if compiling:
             with torch.set_grad_enabled(trainable[0]):
-                return _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
+                return _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain, guard)
         if trainable[0]:
-            sigma, *outputs = _Normalize.apply(u, v, sigma, coefficient, retain, *weights)
+            sigma, *outputs = _Normalize.apply(u, v, sigma, coefficient, retain, guard, *weights)
             return outputs, sigma
         with below_autograd():
-            return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False)
+            return _ops.spectral_normalize(weights, u, v, sigma, coefficient, False, guard)
     except (RuntimeError, TypeError, AttributeError):
         check_normalize(weights, u, v, sigma, coefficient)
         raise
@@ -301,6 +312,7 @@ def _split_by_gradient(
     sigma: Tensor | None,
     coefficient: float | None,
     retain: bool,
+    guard: bool,
 ) -> tuple[list[Tensor], Tensor]:
     # One trainable element would make every output of the call require a gradient.
     outputs: list[Any] = [None] * len(weights)
@@ -310,7 +322,7 @@ def _split_by_gradient(
         part = None if sigma is None else torch.stack([sigma[i] for i in index])
         w_part, u_part, v_part = ([x[i] for i in index] for x in (weights, u, v))
         out, s = spectral_normalize(
-            w_part, u_part, v_part, part, coefficient=coefficient, retain=retain
+            w_part, u_part, v_part, part, coefficient=coefficient, retain=retain, guard=guard
         )
         for k, i in enumerate(index):
             outputs[i], sigmas[i] = out[k], s[k]
@@ -337,7 +349,7 @@ def _fake_spectral_norm(weights, u, v, n, eps, u_first, skipped, coefficient):
     return packed, packed.new_empty(len(weights)), [torch.empty_like(w) for w in weights]
 
 
-def _fake_normalize(weights, u, v, sigma, coefficient, retain):
+def _fake_normalize(weights, u, v, sigma, coefficient, retain, guard=False):
     _one_device(weights, *weights, *u, *v, sigma)
     dtype = accumulation_dtype(weights[0].dtype)
     return [torch.empty_like(w) for w in weights], weights[0].new_empty(len(weights), dtype=dtype)
@@ -404,11 +416,13 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, u, v, sigma, coefficient, retain, *weights):
+    def forward(ctx, u, v, sigma, coefficient, retain, guard, *weights):
         ctx.set_materialize_grads(False)
         ctx.coefficient = coefficient
         with below_autograd():
-            outputs, found = _ops.spectral_normalize(weights, u, v, sigma, coefficient, retain)
+            outputs, found = _ops.spectral_normalize(
+                weights, u, v, sigma, coefficient, retain, guard
+            )
         _keep(ctx, (*weights, *u, *v, found if sigma is None else sigma), retain)
         return found, *outputs
 
@@ -417,8 +431,8 @@ class _Normalize(torch.autograd.Function):
         n = len(grads)
         saved = _kept(ctx, None if grad_sigma is not None else grads)
         parts = saved[:n], saved[n : 2 * n], saved[2 * n : 3 * n], saved[-1]
-        result = _gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[5:])
-        return None, None, None, None, None, *result
+        result = _gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[6:])
+        return None, None, None, None, None, None, *result
 
 
 class _SpectralNorm(torch.autograd.Function):
@@ -443,24 +457,21 @@ class _RetainedReference(torch.autograd.Function):
     """The reference for retain=True: every backward pass computes it anew."""
 
     @staticmethod
-    def forward(ctx, u, v, sigma, coefficient, *weights):
+    def forward(ctx, u, v, sigma, coefficient, guard, *weights):
         ctx.set_materialize_grads(False)
         _keep(ctx, weights, retain=True)
-        ctx.rest = u, v, sigma, coefficient
-        outputs, found = reference.spectral_normalize(weights, u, v, sigma, coefficient=coefficient)
+        ctx.vectors, ctx.options = (u, v, sigma), {"coefficient": coefficient, "guard": guard}
+        outputs, found = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
         return found, *outputs
 
     @staticmethod
     def backward(ctx, *grads):
-        u, v, sigma, coefficient = ctx.rest
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             weights = [w.view_as(w) for w in _kept(ctx)]
-            outputs, found = reference.spectral_normalize(
-                weights, u, v, sigma, coefficient=coefficient
-            )
+            outputs, found = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
             used = [(x, g) for x, g in zip((found, *outputs), grads, strict=True) if g is not None]
-            needed = [i for i, n in enumerate(ctx.needs_input_grad[4:]) if n]
+            needed = [i for i, n in enumerate(ctx.needs_input_grad[5:]) if n]
             found_grads = torch.autograd.grad(
                 [x for x, _ in used],
                 [weights[i] for i in needed],
@@ -471,7 +482,7 @@ class _RetainedReference(torch.autograd.Function):
         result: list[Tensor | None] = [None] * len(weights)
         for i, g in zip(needed, found_grads, strict=True):
             result[i] = g
-        return None, None, None, None, *result
+        return None, None, None, None, None, *result
 
 
 def _keep(ctx, tensors, retain: bool) -> None:
@@ -500,7 +511,7 @@ def _kept(ctx, grads: Sequence[Tensor | None] | None = None) -> Sequence[Tensor]
 
 
 def _setup_normalize(ctx, inputs, output):
-    weights, u, v, sigma, ctx.coefficient, retain = inputs
+    weights, u, v, sigma, ctx.coefficient, retain, _ = inputs
     ctx.set_materialize_grads(False)
     _keep(ctx, (*weights, *u, *v, output[1] if sigma is None else sigma), retain)
     ctx.count = len(weights)
@@ -511,7 +522,7 @@ def _backward_normalize(ctx, grads, grad_sigma):
     none = [None] * count
     parts = saved[:count], saved[count : 2 * count], saved[2 * count : 3 * count], saved[-1]
     result = _gradients(ctx, parts, grads or none, grad_sigma, ctx.needs_input_grad[0])
-    return result, none, none, None, None, None
+    return result, none, none, None, None, None, None
 
 
 def _setup_backward(ctx, inputs, output):
@@ -577,9 +588,23 @@ def _part_sizes(weights: Sequence[Tensor]) -> list[int]:
 
 
 def _dense(weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    if all(w.is_contiguous() or is_dense(w) for w in weights):
+    if all(w.is_contiguous() or _is_read_in_place(w) for w in weights):
         return weights
-    return [w if w.is_contiguous() or is_dense(w) else w.contiguous() for w in weights]
+    return [w if w.is_contiguous() or _is_read_in_place(w) else w.contiguous() for w in weights]
+
+
+def _is_read_in_place(weight: Tensor) -> bool:
+    return is_dense(weight) and (weight.dim() <= _MAX_DIMS or _column_dims(weight) < _MAX_DIMS)
+
+
+def _column_dims(weight: Tensor) -> int:
+    # Columns that lie in memory as one dimension would count once.
+    count, before = 0, None
+    for size, stride in zip(weight.shape[1:], weight.stride()[1:], strict=True):
+        if size != 1:
+            count += before != size * stride
+            before = stride
+    return count
 
 
 def _accumulation(vectors: Sequence[Tensor], weight: Tensor) -> Sequence[Tensor]:

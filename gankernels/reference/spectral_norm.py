@@ -64,6 +64,9 @@ def move_(
     left, right, sigmas = [], [], []
     with torch.no_grad(), _own_dtype(weights[0]):
         for i, w in enumerate(weights):
+            if skipped is not None:
+                _write(u[i], _repaired(u[i]))
+                _write(v[i], _repaired(v[i]))
             state = _iterate(_matrix(_constant(w)), u[i], v[i], n, eps, order)
             if skipped is not None:
                 state = _guard(state, u[i], v[i], skipped[i])
@@ -84,10 +87,11 @@ def spectral_normalize(
     *,
     coefficient: float | None = None,
     retain: bool = False,
+    guard: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """See :func:`gankernels.ops.spectral_normalize`. Differentiable to any order."""
     values = None if sigma is None else [sigma[i] for i in range(len(weights))]
-    return _normalize(weights, u, v, values, coefficient)
+    return _normalize(weights, u, v, values, coefficient, guard)
 
 
 def spectral_norm(
@@ -114,6 +118,7 @@ def _normalize(
     v: Sequence[Tensor],
     values: Sequence[Tensor] | None,
     coefficient: float | None,
+    guard: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     outputs, sigmas = [], []
     with _own_dtype(weights[0]):
@@ -123,7 +128,9 @@ def _normalize(
             s = _inner(_to(u[i].detach(), dtype), matrix @ _to(v[i].detach(), dtype))
             if values is not None:
                 # The value that the iteration found, with the gradient of u . (W v).
-                s = values[i] + torch.where(torch.isfinite(s.detach()), s - s.detach(), 0)
+                s = values[i] + _tangent(s)
+            elif guard:
+                s = torch.where(torch.isfinite(s) & (s != 0), s, 1 + _tangent(s))
             wide = _to(w, dtype)
             if coefficient is None:
                 wide = wide / s
@@ -132,6 +139,11 @@ def _normalize(
             outputs.append(_to(wide, w.dtype))
             sigmas.append(s)
         return outputs, torch.stack(sigmas)
+
+
+def _tangent(s: Tensor) -> Tensor:
+    """Zero, with the gradient of s where that is finite."""
+    return torch.where(torch.isfinite(s.detach()), s - s.detach(), 0)
 
 
 def _own_dtype(w: Tensor) -> AbstractContextManager:
@@ -185,6 +197,16 @@ def _iterate(
             v = unit_vector(w.mT @ u, eps)
             u = unit_vector(w @ v, eps)
     return u, v, _inner(u, w @ v) if order == "u_first" else (u * (w @ v)).sum()
+
+
+def _repaired(x: Tensor) -> Tensor:
+    # From a vector that is zero or not finite no iteration leads anywhere: start_of of
+    # csrc/spectral_norm.h.
+    norm = x.to(accumulation_dtype(x.dtype)).norm()
+    i = torch.arange(1, x.numel() + 1, dtype=torch.int64, device=x.device)
+    start = (i * 2654435761 & 0xFFFFFFFF).double() / 2**31 - 1
+    good = torch.isfinite(norm) & (norm > 0)
+    return torch.where(good, x, (start / start.norm()).to(x.dtype))
 
 
 def _guard(

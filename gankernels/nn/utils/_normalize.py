@@ -252,7 +252,13 @@ def normalize_group(
         vectors = [x.clone() for x in _left(u, s)], [x.clone() for x in v], None
     else:
         vectors = _left(u, s), v, None
-    outputs, _ = ops.spectral_normalize(weights, *vectors, coefficient=s.coefficient, retain=retain)
+    outputs, _ = ops.spectral_normalize(
+        weights,
+        *vectors,
+        coefficient=s.coefficient,
+        retain=retain,
+        guard=layers[0].skipped is not None,
+    )
     outputs = _finish(layers, outputs)
     _remember(layers, vectors, outputs)
     return outputs, skipped
@@ -394,4 +400,7 @@ def warm_up(layer: Layer, n: int) -> None:
     elif n > 0:
         s = layer.settings
         weight = rows_first(layer.weight.detach(), s.dim)
-        take_steps("spectral_norm", [weight], [layer.u], [layer.v], n, layer.eps, s.order)
+        # A guarded layer keeps its u and v here too; what counts are its forwards.
+        skipped = None if layer.skipped is None else torch.zeros_like(layer.skipped)
+        step = n, layer.eps, s.order
+        take_steps("spectral_norm", [weight], [layer.u], [layer.v], *step, skipped=skipped)
