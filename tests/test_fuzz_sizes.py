@@ -6,7 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOURCES = [*(ROOT / "csrc/cpu").glob("*.*"), *(ROOT / "csrc").glob("*.h")]
 #: Constants that no size of an input meets.
-NO_SIZES = {"kSlot", "kPatience", "kSums", "kGroups", "kBands", "kHalfBandUnit", "kHalfBandReach"}
+NO_SIZES = {
+    *("kSlot", "kPatience", "kSums", "kGroups", "kBands", "kHalfBandUnit", "kHalfBandReach"),
+    *("kMemory", "kLeastBound"),
+}
 
 
 def number(expression: str) -> int:

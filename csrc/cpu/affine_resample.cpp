@@ -10,7 +10,6 @@
 #include "affine_resample.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <new>
@@ -295,20 +294,6 @@ class Footprint {
   int64_t pairs_ = 0;
   std::vector<Span> spans_;
 };
-
-// parallel_tasks for tasks that need memory; throws here what they throw there.
-template <class F>
-void tasks(int threads, int64_t count, F&& f) {
-  std::atomic<bool> failed{false};
-  parallel_tasks(threads, count, [&](int64_t task) {
-    try {
-      f(task);
-    } catch (const std::bad_alloc&) {
-      failed = true;
-    }
-  });
-  if (failed) throw std::bad_alloc();
-}
 
 // Vectors wider than the instruction set's are passed to functions that are inlined.
 #pragma GCC diagnostic ignored "-Wpsabi"

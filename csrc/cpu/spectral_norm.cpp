@@ -122,15 +122,24 @@ class Call {
     for (int64_t i = 0; i < count; ++i) progress[i].left = plans[i].chunks;
     // Waking the other threads costs more than a few small layers.
     const int threads = bytes < (128 << 10) ? 1 : threads_;
+    std::atomic<bool> failed{false};
     parallel_tasks(threads, static_cast<int64_t>(tasks.size()), [&](int64_t t) {
       const auto [phase, i, c, position] = tasks[t];
       Progress& state = progress[i];
       // Whoever is still at it took its task before this one, and waits for nobody after it.
-      while (state.done.load(std::memory_order_acquire) < position) std::this_thread::yield();
+      while (state.done.load(std::memory_order_acquire) < position) {
+        if (failed) return;
+        std::this_thread::yield();
+      }
       const Plan<T>& plan = plans[i];
-      phase->chunk(i, c, c * plan.step, std::min(plan.matrix.units, (c + 1) * plan.step));
-      if (state.left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-      if (phase->finish) phase->finish(i);
+      try {
+        phase->chunk(i, c, c * plan.step, std::min(plan.matrix.units, (c + 1) * plan.step));
+        if (state.left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+        if (phase->finish) phase->finish(i);
+      } catch (...) {  // nobody must wait for it
+        failed = true;
+        throw;
+      }
       state.left.store(plan.chunks, std::memory_order_relaxed);
       state.done.store(position + 1, std::memory_order_release);
     });

@@ -477,7 +477,7 @@ gather(TABLE(Transpose) args) {
 
 // The samples that `gather` leaves: far maps among them, and those that are not finite. Reads the whole output for every element.
 template <class T>
-KERNEL_FOR(kThreads, 2)
+KERNEL_FOR(kThreads, 1)
 gather_slowly(TABLE(Transpose) args) {
   const Resample& r = args.resample;
   const Block block = Block::of(r.in);

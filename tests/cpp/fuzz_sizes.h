@@ -42,6 +42,7 @@ constexpr Constant kConstants[] = {
     {"image_filter.cpp", "kParallelBytes", 128 << 10, Of::kBytes},
     {"image_filter.inc", "kBlocks", 16, Of::kElements},
     {"pool.h", "kMinimum", 64 << 10, Of::kBytes},
+    {"pool.cpp", "kMapFrom", 1 << 20, Of::kBytes},
     {"pool.cpp", "kAlign", 64, Of::kBytes},
     {"pool.cpp", "kRound", 64 << 10, Of::kBytes},
     {"pool.cpp", "kHugePage", 2 << 20, Of::kBytes},

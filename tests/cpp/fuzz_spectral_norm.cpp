@@ -188,6 +188,35 @@ void normalize(Vector& x, double divisor) {
   for (double& e : x) e /= divisor;
 }
 
+// Zero, or with one number that is not finite.
+void poison(Random& random, double with, Memory& x) {
+  for (int64_t k = 0; with == 0 && k < x.n; ++k) x.set(k, 0);
+  x.set(random.integer(0, x.n - 1), with);
+  x.freeze();
+}
+
+bool lost(const Vector& x) {
+  const double length = norm(x);
+  return !(std::isfinite(length) && length > 0);
+}
+
+// Where a guarded layer starts again, as its dtype holds it: Weyl's sequence over its norm. Returns how
+// far off the numbers may be that round to either side.
+double start_again(DType dtype, Vector& x) {
+  for (size_t k = 0; k < x.size(); ++k)
+    x[k] = std::fmod((k + 1.0) * 2654435761.0, 4294967296.0) / 2147483648.0 - 1;
+  normalize(x, norm(x));
+  const double unsure = roundings(static_cast<int64_t>(x.size())) * wide_unit(dtype);
+  Memory below(dtype, 1), above(dtype, 1);
+  double square = 0;
+  for (double& e : x) {
+    below.set(0, e * (1 - unsure)), above.set(0, e * (1 + unsure));
+    square += (above[0] - below[0]) * (above[0] - below[0]);
+    e = below[0];
+  }
+  return std::sqrt(square);
+}
+
 void power_iteration(Random& random, const Options& o, std::vector<Layer>& layers) {
   const int64_t n = random.integer(1, 4), count = static_cast<int64_t>(layers.size());
   const bool u_first = random.chance(0.5), guarded = random.chance(0.4),
@@ -195,10 +224,11 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
   const double eps = random.chance(0.85) ? 1e-12 : random.uniform(0, 3) * o.scale;
   // Layers may be without a norm where the guard sees to them.
   const int64_t bad = guarded && random.chance(0.4) ? random.integer(0, count - 1) : -1;
-  const double poison = random.pick({0.0, std::nan(""), static_cast<double>(INFINITY)});
+  const std::initializer_list<double> poisons = {0.0, std::nan(""), static_cast<double>(INFINITY)};
+  const double of_weight = random.pick(poisons);
   say("\n  power_iteration: n %ld, %s first, eps %g, %s%s", long(n), u_first ? "u" : "v", eps,
       guarded ? "guard" : "no guard", with_out ? ", output" : "");
-  if (bad >= 0) say(", layer %ld has %g", long(bad), poison);
+  if (bad >= 0) say(", layer %ld has %g", long(bad), of_weight);
 
   std::vector<Block> more;
   more.push_back(block(random, o.wide(), sn::packed_size(count)));
@@ -209,10 +239,12 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
     Layer& layer = layers[i];
     const Shape& s = layer.shape;
     layer.u = drawn(random, o.dtype, s.rows), layer.v = drawn(random, o.dtype, s.cols);
-    if (i == bad) {
-      for (int64_t k = 0; poison == 0 && k < layer.w->n; ++k) layer.w->set(k, 0);
-      layer.w->set(random.integer(0, layer.w->n - 1), poison);
-      layer.w->freeze();
+    if (i == bad) poison(random, of_weight, *layer.w);
+    for (Memory* x : {layer.u.get(), layer.v.get()}) {
+      if (!guarded || !random.chance(0.2)) continue;
+      const double with = random.pick(poisons);
+      say(", %s of layer %ld has %g", x == layer.u.get() ? "u" : "v", long(i), with);
+      poison(random, with, *x);
     }
     moved.push_back(layer.u.get()), moved.push_back(layer.v.get());
     layer.outputs.push_back(block(random, o.wide(), sn::packed_size(s.rows)));
@@ -243,6 +275,8 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
     const Vector w = layer.w->values();
     Vector u = first[2 * i], v = first[2 * i + 1];
     double sigma = 1, error = 0;  // of u, v and sigma, relative
+    for (Vector* x : {&u, &v})
+      if (guarded && lost(*x)) error = std::max(error, start_again(o.dtype, *x));
     CHECK(layer.skipped == 3 + (i == bad ? calls : 0), "skipped of layer %ld", long(i));
     if (i != bad) {
       const double size = std::sqrt(squares(w));
@@ -263,7 +297,9 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
       near(
           what, got, static_cast<int64_t>(right.size()), [&](int64_t k) { return right[k]; },
           [&](int64_t k) {
-            return error * (std::abs(right[k]) + 1 / std::sqrt(double(right.size())));
+            // What is kept of a start may have rounded to either side in a single element.
+            const double spread = i == bad ? 1 : 1 / std::sqrt(double(right.size()));
+            return error * (std::abs(right[k]) + spread);
           });
       for (auto k = static_cast<int64_t>(right.size()); k < got.n; ++k)
         CHECK(got[k] == 0, "%s: not filled up with zeros", what);
@@ -308,10 +344,15 @@ void draw_constants(Random& random, const Options& o, Layer& layer) {
 
 void normalize(Random& random, const Options& o, std::vector<Layer>& layers) {
   std::vector<sn::NormalizeLayer> list;
-  say("\n  normalize: sigma");
+  const bool guarded = random.chance(0.4);
+  say("\n  normalize: %s, sigma", guarded ? "guard" : "no guard");
   for (Layer& layer : layers) {
+    const bool bad = guarded && random.chance(0.3);
+    if (bad)
+      poison(random, random.pick({0.0, std::nan(""), static_cast<double>(INFINITY)}), *layer.w);
     draw_constants(random, o, layer);
-    const bool known = random.chance(0.4);
+    const bool known = !bad && random.chance(0.4);
+    if (bad) say(" bad,");
     say(" %s", known ? "known" : "computed");
     layer.outputs.push_back(block(random, o.wide(), 1));
     layer.outputs.push_back(block(random, o.dtype, layer.w->n));
@@ -323,7 +364,7 @@ void normalize(Random& random, const Options& o, std::vector<Layer>& layers) {
   std::vector<Block> more;
   call_twice(o, layers, more, {}, [&](int threads) {
     return sn::cpu::normalize(
-        {o.dtype, o.coefficient, threads, static_cast<int64_t>(list.size()), list.data()});
+        {o.dtype, o.coefficient, threads, static_cast<int64_t>(list.size()), list.data(), guarded});
   });
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
@@ -333,6 +374,7 @@ void normalize(Random& random, const Options& o, std::vector<Layer>& layers) {
     if (!list[i].sigma) {
       sigma = inner(u, product(s, w, v));
       error = roundings(w.size()) * wide_unit(o.dtype) * std::sqrt(squares(w)) * norm(u) * norm(v);
+      if (guarded && (sigma == 0 || !std::isfinite(sigma))) sigma = 1, error = 0;
     }
     near("sigma of normalize", (*layer.outputs[0])[0], sigma,
          error + wide_unit(o.dtype) * std::abs(sigma));
