@@ -42,7 +42,7 @@ def check_weight(op: str, name: str, w: Tensor) -> None:
 
 def check_steps(op: str, name: str, n: object, least: int = 1) -> None:
     """Refuse what is no number of steps of the power method."""
-    if isinstance(n, bool) or not (isinstance(n, int) or _is_integer(n)):
+    if isinstance(n, bool) or not (isinstance(n, int) or is_integer(n)):
         raise TypeError(f"{op}: expected {name} to be an int, got {kind(n)}")
     if n < least:  # type: ignore[operator]
         raise ValueError(f"{op}: expected {name} to be at least {least}, got {n}")
@@ -50,7 +50,7 @@ def check_steps(op: str, name: str, n: object, least: int = 1) -> None:
         raise ValueError(f"{op}: expected {name} to be at most {MAX_STEPS:,}, got {n}")
 
 
-def _is_integer(n: object) -> bool:
+def is_integer(n: object) -> bool:
     """Whether it is one of another type, such as numpy's; classes and arrays have __index__ too."""
     try:
         operator.index(n)  # type: ignore[arg-type]
