@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor
@@ -143,6 +143,13 @@ def third_order(op: str) -> NotImplementedError:
     )
 
 
+def is_choice(value: object, choices: Container[str]) -> bool:
+    """Whether it is one of these names; to compare an array with a name would raise an error."""
+    return isinstance(value, str) and value in choices
+
+
 def describe(x: Tensor) -> str:
     """What an error says of a tensor."""
+    if x.is_nested:  # it has no sizes
+        return f"a nested tensor of {x.dtype} on {x.device}"
     return f"{x.dtype} of shape {tuple(x.shape)} on {x.device}".removeprefix("torch.")

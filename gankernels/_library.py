@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gankernels._checks import is_choice
 from gankernels._torch import FakeTensor, in_forward_ad, in_functorch
 
 logger = logging.getLogger("gankernels")
@@ -105,7 +106,7 @@ def backend(name: Literal["native", "reference"]) -> Iterator[None]:
         ValueError: if ``name`` is neither.
     """
     global _backend
-    if name not in ("native", "reference"):
+    if not is_choice(name, ("native", "reference")):
         raise ValueError(f'backend: expected "native" or "reference", got {name!r}')
     before, _backend = _backend, name
     try:

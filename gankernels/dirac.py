@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gankernels._checks import check_number, kind
+from gankernels._checks import check_bool, check_number, is_choice, kind
 from gankernels.clip import clip_weights_
 from gankernels.penalties import consensus_penalty, r1_penalty, r2_penalty, wgan_gp_penalty
 
@@ -48,6 +48,7 @@ class Method:
 
 
 _DATA = 0.0
+_MAX_STEPS = 1_000_000
 
 
 def _sample(x: Tensor | float) -> Tensor:
@@ -151,8 +152,8 @@ def simulate(
 
     Args:
         method: a key of ``METHODS``.
-        steps: how many, 0 or more. One is a step of the critic and then, seeing it already, one of
-            the generator.
+        steps: how many, 0 to 1,000,000. One is a step of the critic and then, seeing it already,
+            one of the generator.
         lr: of both, positive.
         alternating: where false, both steps are taken at once, from the same point.
         start: theta and psi.
@@ -171,12 +172,24 @@ def simulate(
         raise TypeError(f"simulate: expected steps to be an int, got {kind(steps)}")
     if steps < 0:
         raise ValueError(f"simulate: expected steps to be 0 or more, got {steps}")
-    points = [torch.tensor(start, dtype=torch.float64)]
-    if points[0].shape != (2,):
-        raise ValueError(f"simulate: expected start to be theta and psi, got {start!r}")
+    if steps > _MAX_STEPS:
+        raise ValueError(f"simulate: expected steps to be at most {_MAX_STEPS:,}, got {steps}")
+    points = [_point("simulate", "start to be theta and psi", start)]
     for _ in range(steps):
         points.append(update(points[-1].requires_grad_()).detach())
     return torch.stack(points).detach()
+
+
+def _point(op: str, name: str, theta_and_psi: Any) -> Tensor:
+    wanted = f"{op}: expected {name}, two finite numbers"
+    if not isinstance(theta_and_psi, (tuple, list)):
+        raise TypeError(f"{wanted}, got {kind(theta_and_psi)}")
+    for x in theta_and_psi:
+        if isinstance(x, bool) or not isinstance(x, (int, float)):
+            raise TypeError(f"{wanted}, got one of {kind(x)}")
+    if len(theta_and_psi) != 2 or not all(abs(x) <= sys.float_info.max for x in theta_and_psi):
+        raise ValueError(f"{wanted}, got {theta_and_psi!r}")
+    return torch.tensor([float(x) for x in theta_and_psi], dtype=torch.float64)
 
 
 def jacobian(
@@ -187,10 +200,16 @@ def jacobian(
     Arguments and errors are those of :func:`simulate`; also ValueError for "wgan_gp", whose penalty
     ``(|psi| - 1)^2`` has no derivative there.
     """
-    update = _update("jacobian", method, lr, alternating, hyperparameters, create_graph=True)
+    return _jacobian("jacobian", method, lr, alternating, hyperparameters)
+
+
+def _jacobian(
+    op: str, method: str, lr: float, alternating: bool, hyperparameters: dict[str, float]
+) -> Tensor:
+    update = _update(op, method, lr, alternating, hyperparameters, create_graph=True)
     if not METHODS[method].smooth:
         raise ValueError(
-            f"jacobian: expected a method that is smooth at the equilibrium, got {method!r}, which "
+            f"{op}: expected a method that is smooth at the equilibrium, got {method!r}, which "
             "has no derivative there; simulate it"
         )
     equilibrium = torch.zeros(2, dtype=torch.float64, requires_grad=True)
@@ -207,7 +226,7 @@ def eigenvalues(
 
     Near the equilibrium, k steps shrink the distance to it by the largest modulus to the power k.
     """
-    return torch.linalg.eigvals(jacobian(method, lr=lr, alternating=alternating, **hyperparameters))
+    return torch.linalg.eigvals(_jacobian("eigenvalues", method, lr, alternating, hyperparameters))
 
 
 def verdict(method: str, *, lr: float, alternating: bool = True, **hyperparameters: float) -> str:
@@ -238,7 +257,7 @@ def field_at(
     hyper = _hyperparameters("field_at", method, hyperparameters)
     game = METHODS[method]
     with torch.enable_grad():
-        point = torch.tensor((theta, psi), dtype=torch.float64, requires_grad=True)
+        point = _point("field_at", "theta and psi", (theta, psi)).requires_grad_()
         by_theta = _descent(game, "generator", point[0], point[1], hyper)
         by_psi = _descent(game, "critic", point[0], point[1], hyper)
     return by_theta.item(), by_psi.item()
@@ -255,6 +274,7 @@ def _update(
     """The step from one point (theta, psi), which requires a gradient, to the next."""
     hyper = _hyperparameters(op, method, hyperparameters)
     check_number(op, "lr", lr, positive=True)
+    check_bool(op, "alternating", alternating)
     game = METHODS[method]
 
     @torch.enable_grad()
@@ -293,7 +313,7 @@ def _descent(
 
 
 def _hyperparameters(op: str, method: str, given: dict[str, float]) -> dict[str, float]:
-    if method not in METHODS:
+    if not is_choice(method, METHODS):
         raise ValueError(f"{op}: expected method to be one of {', '.join(METHODS)}, got {method!r}")
     defaults = METHODS[method].hyperparameters
     for name, value in given.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 
-from gankernels._checks import kind
+from gankernels._checks import is_choice, kind
 from gankernels.fuse_spectral_norm import fold, sigma, sites
 
 #: Frequencies for each degree of a symbol: sup <= max over the grid / cos(pi / (2 * this)), 1.0196.
@@ -108,7 +108,7 @@ def spectral_norms(
     """
     if not isinstance(model, Module):
         raise TypeError(f"spectral_norms: expected a torch.nn.Module, got {kind(model)}")
-    if of not in ("weight", "operator"):
+    if not is_choice(of, ("weight", "operator")):
         raise ValueError(f'spectral_norms: expected of to be "weight" or "operator", got {of!r}')
     if of == "weight":
         if input_size is not None:

@@ -256,7 +256,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "nn.WGANGPPenalty": lambda: (gk.nn.WGANGPPenalty, {}),
     "nn.WGANLPPenalty": lambda: (gk.nn.WGANLPPenalty, {}),
     "nn.ZeroCenteredPenalty": lambda: (gk.nn.ZeroCenteredPenalty, {}),
-    "dirac.eigenvalues": lambda: (dirac.eigenvalues, {"method": "wgan_gp", "lr": 0.1}),
+    "dirac.eigenvalues": lambda: (dirac.eigenvalues, {"method": "r1", "lr": 0.1}),
     "dirac.simulate": lambda: (dirac.simulate, {"method": "wgan_gp", "steps": 5, "lr": 0.1}),
     "dirac.verdict": lambda: (dirac.verdict, {"method": "wgan_gp", "lr": 0.1}),
 }

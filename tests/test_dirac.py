@@ -139,7 +139,7 @@ def test_jacobian_is_the_derivative_of_the_step(method, alternating):
 
 def test_jacobian_of_wgan_gp_is_refused():
     for op in (dirac.jacobian, dirac.eigenvalues):
-        with pytest.raises(ValueError, match="jacobian: expected a method that is smooth"):
+        with pytest.raises(ValueError, match=f"{op.__name__}: expected a method that is smooth"):
             op("wgan_gp", lr=LR)
     assert dirac.verdict("wgan_gp", lr=LR) == "oscillates"
 
@@ -316,7 +316,13 @@ def test_no_steps():
         ({"lr": "fast"}, TypeError, "simulate: expected lr to be a number, got str"),
         ({"steps": -1}, ValueError, "simulate: expected steps to be 0 or more, got -1"),
         ({"steps": 2.5}, TypeError, "simulate: expected steps to be an int, got float"),
+        ({"method": torch.ones(2).numpy()}, ValueError, "simulate: expected method to be one of"),
+        ({"steps": 2**31}, ValueError, "simulate: expected steps to be at most 1,000,000, got"),
+        ({"alternating": "no"}, TypeError, "simulate: expected alternating to be True or False"),
         ({"start": (1.0,)}, ValueError, "simulate: expected start to be theta and psi"),
+        ({"start": ("1", "2")}, TypeError, "start to be theta and psi, .*, got one of str"),
+        ({"start": (math.nan, 2.0)}, ValueError, "start to be theta and psi, two finite numbers"),
+        ({"start": torch.ones(2)}, TypeError, "start to be theta and psi, .*, got Tensor"),
         ({"sigma": 1.0}, TypeError, "expected hyper-parameters of 'r1', gamma, got 'sigma'"),
         ({"gamma": -1.0}, ValueError, "simulate: expected gamma to be finite and not negative"),
         ({"method": "xy", "gamma": 1.0}, TypeError, "hyper-parameters of 'xy', none, got 'gamma'"),

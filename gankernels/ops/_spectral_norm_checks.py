@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -9,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_number, is_tensors, kind
+from gankernels._checks import check_number, check_strided, is_choice, is_tensors, kind
 from gankernels._library import NATIVE_DTYPES, is_foreign
 from gankernels._torch import in_functorch, is_fake
 from gankernels.reference.spectral_norm import accumulation_dtype
@@ -41,12 +42,21 @@ def check_weight(op: str, name: str, w: Tensor) -> None:
 
 def check_steps(op: str, name: str, n: object, least: int = 1) -> None:
     """Refuse what is no number of steps of the power method."""
-    if isinstance(n, bool) or not (isinstance(n, int) or hasattr(n, "__index__")):
+    if isinstance(n, bool) or not (isinstance(n, int) or is_integer(n)):
         raise TypeError(f"{op}: expected {name} to be an int, got {kind(n)}")
     if n < least:  # type: ignore[operator]
         raise ValueError(f"{op}: expected {name} to be at least {least}, got {n}")
     if n > MAX_STEPS:  # type: ignore[operator]
         raise ValueError(f"{op}: expected {name} to be at most {MAX_STEPS:,}, got {n}")
+
+
+def is_integer(n: object) -> bool:
+    """Whether it is one of another type, such as numpy's; classes and arrays have __index__ too."""
+    try:
+        operator.index(n)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
 
 
 def check_eps(op: str, eps: object) -> None:
@@ -105,6 +115,7 @@ def check_packed(packed: object, size: int) -> None:
     """Refuse what power_iteration_ did not return for the weights."""
     if not isinstance(packed, Tensor):
         raise TypeError(f"unpack: expected packed to be a tensor, got {kind(packed)}")
+    check_strided("unpack", "packed", packed)
     if tuple(packed.shape) != (size,):
         raise ValueError(
             f"unpack: expected packed of shape {(size,)}, what power_iteration_ returns for these "
@@ -115,7 +126,7 @@ def check_packed(packed: object, size: int) -> None:
 def check_iteration(weights, u, v, n, eps, order, skipped, *, op="power_iteration_") -> None:
     """Refuse what the power iteration cannot take, in the name of ``op``."""
     _check_lists(op, weights, u=u, v=v)
-    if order not in ("u_first", "v_first"):
+    if not is_choice(order, ("u_first", "v_first")):
         raise ValueError(f'{op}: expected order "u_first" or "v_first", got {order!r}')
     check_steps(op, "n", n)
     check_eps(op, eps)
@@ -135,6 +146,7 @@ def check_iteration(weights, u, v, n, eps, order, skipped, *, op="power_iteratio
     if skipped is not None:
         if not isinstance(skipped, Tensor):
             raise TypeError(f"{op}: expected skipped to be a tensor, got {kind(skipped)}")
+        check_strided(op, "skipped", skipped)
         good = skipped.dtype == torch.int64 and tuple(skipped.shape) == (len(weights),)
         if not good or skipped.device != weights[0].device or not skipped.is_contiguous():
             raise ValueError(

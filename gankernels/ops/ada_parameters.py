@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from gankernels import reference
-from gankernels._checks import check_count, check_generator, check_number, describe, kind
+from gankernels._checks import (
+    check_count,
+    check_generator,
+    check_number,
+    check_strided,
+    describe,
+    kind,
+)
 from gankernels._library import LIBRARY, takes_reference
 from gankernels._torch import below_autograd
 from gankernels.reference.ada_parameters import (
@@ -140,8 +147,10 @@ def ada_parameters(
             constants=constants,
         )
     compiling = torch.compiler.is_compiling()
-    # The kernel refuses what it sees; it sees neither a seed nor a dtype, nor what is absurd.
-    unusual = values is not None or seed is not None or dtype not in _DTYPES
+    # The kernel refuses what it sees; it sees neither a seed nor a dtype, nor what is absurd, and
+    # takes bools and scalar tensors for integers.
+    unusual = values is not None or seed is not None or not _is_taken(dtype)
+    unusual |= any(isinstance(n, (bool, Tensor)) for n in (height, width, colour_channels))
     if compiling or unusual or _strong(constants):
         _check(p, multipliers, *rest)
     try:
@@ -163,7 +172,7 @@ def ada_parameters(
         else:
             with below_autograd():
                 found = _ops.ada_parameters(*args)
-    except (RuntimeError, TypeError, AttributeError, ValueError):
+    except (RuntimeError, TypeError, AttributeError, ValueError, IndexError):
         # The kernel refused; find the words for what it was given.
         _check(p, multipliers, *rest)
         raise
@@ -288,7 +297,7 @@ def draw_compat(
     _check_multipliers(op, multipliers)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 0:
         raise ValueError(f"{op}: expected batch to be an integer, not negative, got {batch!r}")
-    if colour_channels not in (1, 3):
+    if not _is_number_of(colour_channels, (1, 3)):
         raise ValueError(f"{op}: expected 1 or 3 colour_channels, got {colour_channels!r}")
     if device is None and isinstance(generator, torch.Generator):
         device = generator.device
@@ -442,9 +451,13 @@ def _check_constants(op: str, constants: object) -> None:
 
 def _strong(constants: AdaConstants) -> bool:
     """Whether some may be too large, or no numbers."""
+    if constants is DEFAULTS:
+        return False
+    if not isinstance(constants, AdaConstants):
+        return True
     try:
-        return constants is not DEFAULTS and max(constants) > _LARGEST_EXPONENT
-    except TypeError:
+        return max(constants) > _LARGEST_EXPONENT
+    except (TypeError, RuntimeError, ValueError):  # of tensors and arrays in it
         return True
 
 
@@ -484,6 +497,7 @@ def _check(
     for name, x, columns in wanted:
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(x)}")
+        check_strided(op, name, x)
         like = x if first is None else first
         shaped = x.dim() == 2 and x.shape[1] == columns and x.shape[0] == like.shape[0]
         if x.dtype != torch.float64 or not shaped or x.device != like.device:
@@ -502,6 +516,7 @@ def _check(
     elif seed is not None:
         if not isinstance(seed, Tensor):
             raise TypeError(f"{op}: expected seed to be a tensor, got {kind(seed)}")
+        check_strided(op, "seed", seed)
         if (
             seed.dtype != torch.int64
             or seed.shape != first.shape[:1]
@@ -519,13 +534,22 @@ def _check(
     for name, size in (("height", height), ("width", width)):
         if size is not None:
             check_count(op, name, size)
-    if isinstance(colour_channels, bool) or colour_channels not in (0, 1, 3):
+    if not _is_number_of(colour_channels, (0, 1, 3)):
         raise ValueError(
             f"{op}: expected 0, 1 or 3 colour_channels, got {colour_channels!r}; of images with "
             "others, choose those that are colour"
         )
-    if dtype not in _DTYPES:
+    if not _is_taken(dtype):
         raise ValueError(f"{op}: expected dtype float32, float64, bfloat16 or float16, got {dtype}")
+
+
+def _is_number_of(value: object, numbers: tuple[int, ...]) -> bool:
+    good = isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+    return good and value in numbers
+
+
+def _is_taken(dtype: object) -> bool:
+    return isinstance(dtype, torch.dtype) and dtype in _DTYPES
 
 
 def _check_p(op: str, p: object, like: Tensor) -> None:
@@ -534,6 +558,7 @@ def _check_p(op: str, p: object, like: Tensor) -> None:
             f"{op}: expected p to be a tensor, got {kind(p)}; keep it on the device, as in "
             f'torch.tensor(0.5, device="{like.device}")'
         )
+    check_strided(op, "p", p)
     if p.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: expected p of float32 or float64, got {p.dtype}; convert it first")
     if tuple(p.shape) not in ((), (len(GROUPS),)) or p.device != like.device:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gankernels import reference
-from gankernels._checks import check_bool, check_real, check_strided, describe, kind
+from gankernels._checks import check_bool, check_real, check_strided, describe, is_choice, kind
 from gankernels._library import LIBRARY, takes_reference
 from gankernels.reference.spectral_norm import accumulation_dtype
 
@@ -377,7 +377,7 @@ def _prepared(
 
 def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
     wanted = f"{op}: expected {name} to be (height, width)"
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != 2:
         raise ValueError(f"{wanted}, got {value!r}")
     if any(not isinstance(n, (int, torch.SymInt, Integral)) or isinstance(n, bool) for n in value):
         raise TypeError(f"{wanted}, two integers, got {value!r}")
@@ -404,11 +404,11 @@ def _check(op, name, x, maps, filter, mode, margins, padding_mode, lossless_blit
         raise ValueError(
             f"{op}: expected {name} of shape (B, C, H, W) with pixels, got {tuple(x.shape)}"
         )
-    if filter not in _FILTERS:
+    if not is_choice(filter, _FILTERS):
         raise ValueError(f"{op}: expected a filter of {', '.join(_FILTERS)}, got {filter!r}")
-    if mode not in ("ideal", "stylegan2-ada"):
+    if not is_choice(mode, ("ideal", "stylegan2-ada")):
         raise ValueError(f'{op}: expected mode "ideal" or "stylegan2-ada", got {mode!r}')
-    if padding_mode not in _PADDINGS:
+    if not is_choice(padding_mode, _PADDINGS):
         raise ValueError(
             f"{op}: expected a padding_mode of {', '.join(_PADDINGS)}, got {padding_mode!r}"
         )
@@ -450,6 +450,8 @@ def _check_margins(op, x, mode, margins) -> None:
         raise ValueError(
             f'{op}: expected margins with mode "stylegan2-ada" only, got mode {mode!r}'
         )
+    if isinstance(margins, Tensor):
+        check_strided(op, "margins", margins)
     good = isinstance(margins, Tensor) and margins.dtype == torch.int64
     if not good or tuple(margins.shape) != (4,) or margins.device != x.device:
         got = describe(margins) if isinstance(margins, Tensor) else kind(margins)
@@ -491,6 +493,7 @@ def _check_epilogue(op, x, colour, colour_channels, sigma, seed, box) -> list[in
             continue
         if not isinstance(value, Tensor):
             raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(value)}")
+        check_strided(op, name, value)
         if tuple(value.shape) != shape or value.dtype != dtype or value.device != x.device:
             raise ValueError(
                 f"{op}: expected {name} of {dtype} and shape {shape} on {x.device}, got "

@@ -19,6 +19,7 @@ from gankernels._checks import (
     check_floats,
     check_number,
     describe,
+    is_choice,
     is_lazy_iterable,
     kind,
     third_order,
@@ -195,7 +196,7 @@ def _plain(center, one_sided, weight, sample_weight, inv_scale, per_tensor, redu
         and type(weight) in (float, int)
         and 0 <= center <= sys.float_info.max
         and 0 <= weight <= sys.float_info.max
-        and reduction in _REDUCTIONS
+        and is_choice(reduction, _REDUCTIONS)
         and sample_weight is None
         and inv_scale is None
     )
@@ -369,7 +370,7 @@ def _check(
     check_number(op, "weight", weight)
     for name, flag in (("one_sided", one_sided), ("per_tensor", per_tensor)):
         check_bool(op, name, flag)
-    if reduction not in _REDUCTIONS:
+    if not is_choice(reduction, _REDUCTIONS):
         raise ValueError(f'{op}: expected reduction "mean", "sum" or "none", got {reduction!r}')
     for name, x, numel in (
         ("sample_weight", sample_weight, first.shape[0]),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from gankernels import reference
-from gankernels._checks import check_bool, third_order
+from gankernels._checks import check_bool, is_choice, third_order
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
 from gankernels._torch import below_autograd, in_functorch, in_jit_trace
@@ -292,11 +292,11 @@ def _checked_iteration(op: str, *arguments: Any) -> None:
         check_iteration(*arguments, op=op)
 
 
-def _is_plain(u: object, v: object, n: int, eps: float, order: str) -> bool:
+def _is_plain(u: object, v: object, n: int, eps: float, order: object) -> bool:
     # What may go to the kernel unseen: it would convert, or take for ever, and not refuse.
     lists = isinstance(u, (list, tuple)) and isinstance(v, (list, tuple))
     numbers = type(n) is int and n <= MAX_STEPS and type(eps) is float
-    return lists and numbers and order in ("u_first", "v_first")
+    return lists and numbers and is_choice(order, ("u_first", "v_first"))
 
 
 def _takes_functions() -> bool:

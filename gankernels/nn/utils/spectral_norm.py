@@ -27,7 +27,7 @@ from gankernels.nn.utils._normalize import (
     normalize_one,
     warm_up,
 )
-from gankernels.ops._spectral_norm_checks import check_eps, check_steps, check_weight
+from gankernels.ops._spectral_norm_checks import check_eps, check_steps, check_weight, is_integer
 from gankernels.reference.spectral_norm import unit_vector
 
 M = TypeVar("M", bound=Module)
@@ -161,7 +161,7 @@ def check_arguments(
         raise TypeError(f"{op}: expected module to be a torch.nn.Module, got {kind(module)}")
     if not isinstance(name, str):
         raise TypeError(f"{op}: expected name to be a str, got {kind(name)}")
-    if isinstance(dim, bool) or not (isinstance(dim, int) or hasattr(dim, "__index__")):
+    if isinstance(dim, bool) or not (isinstance(dim, int) or is_integer(dim)):
         raise TypeError(f"{op}: expected dim to be an int or None, got {kind(dim)}")
     if not -(2**63) <= dim < 2**63:
         raise IndexError(f"{op}: expected dim to be a dimension of the weight, got {dim}")
