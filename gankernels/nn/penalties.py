@@ -50,7 +50,7 @@ class _Penalty(nn.Module):
 
     def __init__(self, *, scores: Pick = None, **hyperparameters: Any) -> None:
         super().__init__()
-        op = type(self).__name__
+        op = f"{type(self).__name__}: {self._function.__name__}"
         check_pick(op, scores)
         self.scores = scores
         self._names = tuple(hyperparameters)
