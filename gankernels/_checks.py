@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -133,6 +134,42 @@ def check_generator(op: str, generator: object, device: torch.device) -> None:
             f"{op}: expected a generator on {device}, where the tensors are, got one on {theirs}; "
             f"{cure}"
         )
+
+
+def device_of(op: str, device: object) -> torch.device:
+    """A device of whatever torch makes one of: a string, an index."""
+    if isinstance(device, bool) or not isinstance(device, (torch.device, str, int)):
+        raise TypeError(
+            f"{op}: expected device to be a torch.device, a string or an index, got {kind(device)}"
+        )
+    try:
+        return torch.device(device)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{op}: expected device to name one, got {device!r} ({first})") from None
+
+
+class _Raised:
+    """A block that calls what the user gave; its errors pass, with a note of where that was."""
+
+    def __init__(self, op: str, name: str) -> None:
+        self.op, self.name = op, name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            # What add_note() does, which Python 3.10 has not.
+            notes = [
+                *getattr(error, "__notes__", ()),
+                f"{self.op}: raised in its call of {self.name}",
+            ]
+            error.__notes__ = notes  # type: ignore[attr-defined]
+
+
+def raised_in(op: str, name: str) -> AbstractContextManager[None]:
+    """That block; none where it is compiled, as Dynamo traces no notes."""
+    return nullcontext() if torch.compiler.is_compiling() else _Raised(op, name)
 
 
 def third_order(op: str) -> NotImplementedError:

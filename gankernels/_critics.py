@@ -22,6 +22,7 @@ from gankernels._checks import (
     describe,
     is_lazy_iterable,
     kind,
+    raised_in,
 )
 from gankernels._groups import Groups, check_groups, score_count
 from gankernels._scores import (
@@ -193,7 +194,8 @@ class Calls:
         if not torch.is_inference_mode_enabled():
             args, kwargs = _usable(tuple(args)), _usable(dict(kwargs))
         try:
-            return self._held_call(x, args, kwargs)
+            with raised_in(self.op, self.what):
+                return self._held_call(x, args, kwargs)
         except TypeError as error:
             self._explain_type(error)
             raise

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gankernels._checks import check_callable, check_floats, is_lazy_iterable, kind
+from gankernels._checks import check_callable, check_floats, is_lazy_iterable, kind, raised_in
 from gankernels._warnings import warn_once
 
 #: Which part of what a critic returns are its scores: a key or attribute, an index, a function.
@@ -58,7 +58,8 @@ def pick_scores(op: str, outputs: Any, pick: Pick) -> Any:
                 f"{kind(outputs)} of {len(outputs)}"
             ) from None
     check_callable(op, "scores", pick)
-    return pick(outputs)
+    with raised_in(op, "scores"):
+        return pick(outputs)
 
 
 def listed_scores(

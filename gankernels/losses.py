@@ -79,6 +79,7 @@ def _minimax_generator(fake_logits: Logits, real_logits: Logits | None = None) -
 
     Goodfellow et al. 2014 (arXiv 1406.2661), equation 1. ``real_logits`` is not used.
     """
+    _check_unused("minimax", real_logits)
     return _mean(F.logsigmoid(-fake) for fake in _read("minimax", "fake_logits", fake_logits))
 
 
@@ -103,6 +104,7 @@ def _non_saturating_generator(fake_logits: Logits, real_logits: Logits | None = 
     is that of KL(fake || real) - 2 JS (Arjovsky and Bottou 2017, arXiv 1701.04862, theorem 2.5).
     ``real_logits`` is not used.
     """
+    _check_unused("non_saturating", real_logits)
     fakes = _read("non_saturating", "fake_logits", fake_logits)
     return _mean(-F.logsigmoid(fake) for fake in fakes)
 
@@ -148,6 +150,7 @@ def _least_squares_generator(fake_logits: Logits, real_logits: Logits | None = N
     LSGAN, Mao et al. 2017 (arXiv 1611.04076), equation 9, without the paper's factor of 1/2.
     ``real_logits`` is not used.
     """
+    _check_unused("least_squares", real_logits)
     fakes = _read("least_squares", "fake_logits", fake_logits)
     return _mean((fake - 1).square() for fake in fakes)
 
@@ -175,6 +178,7 @@ def _hinge_generator(fake_logits: Logits, real_logits: Logits | None = None) -> 
     Lim and Ye 2017 (arXiv 1705.02894), as in Miyato et al. 2018 (arXiv 1802.05957), equation 17.
     ``real_logits`` is not used.
     """
+    _check_unused("hinge", real_logits)
     return _mean(-fake for fake in _read("hinge", "fake_logits", fake_logits))
 
 
@@ -200,6 +204,7 @@ def _wasserstein_generator(fake_logits: Logits, real_logits: Logits | None = Non
 
     WGAN, Arjovsky et al. 2017 (arXiv 1701.07875), theorem 3. ``real_logits`` is not used.
     """
+    _check_unused("wasserstein", real_logits)
     return _mean(-fake for fake in _read("wasserstein", "fake_logits", fake_logits))
 
 
@@ -312,6 +317,12 @@ def _read(op: str, name: str, logits: Logits) -> list[Tensor]:
                 f"{tuple(x.shape)}"
             )
     return [x if x.dtype == torch.float64 else x.float() for x in found]
+
+
+def _check_unused(op: str, real_logits: Logits | None) -> None:
+    """Refuse what other losses would refuse, so that one can stand in for another."""
+    if real_logits is not None:
+        _read(op, "real_logits", real_logits)
 
 
 def _read_both(

@@ -415,7 +415,7 @@ def dragan_penalty(
     calls = Calls(op, D, args, kwargs, own=own, scores=scores)
     check_number(op, "weight", weight)
     check_number(op, "k", k)
-    if noise not in ("uniform", "gaussian"):
+    if not isinstance(noise, str) or noise not in ("uniform", "gaussian"):
         raise ValueError(f'{op}: expected noise "uniform" or "gaussian", got {noise!r}')
     scale = {"uniform": 0.5, "gaussian": 10.0}[noise] if scale is None else scale
     check_number(op, "scale", scale)
@@ -730,6 +730,8 @@ def check_independent_samples(
     op = "check_independent_samples"
     calls = Calls(op, D, args, kwargs, own=("groups", "scores"), scores=scores)
     samples = listed(op, "x", x)
+    if any(p.is_meta for p in samples):
+        raise ValueError(f"{op}: expected x with values to look at, got meta tensors")
     rows = samples[0].shape[0]
     check_groups(op, groups, rows, samples[0].device)
     index = torch.arange(rows, device=samples[0].device)

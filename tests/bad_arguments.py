@@ -169,7 +169,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         ema.decay_for_half_life,
         {"half_life_images": 1000.0, "batch": 32},
     ),
-    "InstanceNoise": lambda: (regularizers.InstanceNoise, {}),
+    "InstanceNoise": lambda: (regularizers.InstanceNoise, {"steps": 4}),
     "InstanceNoise()": lambda: (regularizers.InstanceNoise(0.1, steps=4).forward, {"x": images()}),
     "LeCam": lambda: (regularizers.LeCam, {}),
     "LeCam()": lambda: (
@@ -407,7 +407,7 @@ def answer(name: str, argument: str | None, bad: str | None) -> dict[str, Any]:
         frames = traceback.extract_tb(error.__traceback__)
         # An error of the critic's own comes through as it is.
         theirs = any(f.filename == __file__ and f.name != "answer" for f in frames)
-        text = "".join([str(error), *map(str, getattr(error, "__notes__", ()))])
+        text = "\n".join([str(error), *map(str, getattr(error, "__notes__", ()))])
         return {**found, "error": type(error).__name__, "message": text, "theirs": theirs}
     return {**found, "accepted": True}
 

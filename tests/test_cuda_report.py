@@ -170,6 +170,7 @@ NOT_OVER_TENSORS = {
         "gather_plainly",
     },
     "gradient_penalty": {"finish", "finish_double"},
+    "spectral_norm": {"repair"},
 }
 
 

@@ -103,5 +103,5 @@ def enabled(multipliers: AdaMultipliers) -> str:
 
 
 def check_mode(op: str, mode: object) -> None:
-    if mode not in ("ideal", "stylegan2-ada"):
+    if not isinstance(mode, str) or mode not in ("ideal", "stylegan2-ada"):
         raise ValueError(f'{op}: expected mode "ideal" or "stylegan2-ada", got {mode!r}')

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from gankernels._checks import check_generator, check_number, describe
+from gankernels._checks import check_generator, check_number, check_strided, describe
 from gankernels.ops.ada_parameters import GROUPS
 
 
@@ -57,7 +57,7 @@ class Strength(nn.Module):
     ``module.p = 0.3`` writes into the buffer.
 
     Args:
-        p: in [0, p_max]: a number, or a dict of them by groups; None is p_max.
+        p: in [0, p_max]: a number, a tensor of one, or a dict of numbers by groups.
         p_max: in (0, 1]. It is compared with p in float32.
 
     Raises:
@@ -67,14 +67,14 @@ class Strength(nn.Module):
     if TYPE_CHECKING:
         p = _P()
 
-    def __init__(self, p: float | Mapping[str, float] | None, p_max: float) -> None:
+    def __init__(self, p: float | Mapping[str, float] | Tensor, p_max: float) -> None:
         super().__init__()
         op = type(self).__name__
         self.p_max = number_of(op, "p_max", p_max, positive=True)
         if self.p_max > 1:
             raise ValueError(f"{op}: expected p_max to be at most 1, got {p_max}")
         self.register_buffer("p", torch.zeros(len(GROUPS) if isinstance(p, Mapping) else ()))
-        self.set_p(self.p_max if p is None else p)
+        self.set_p(p)
 
     def set_p(self, p: float | Mapping[str, float] | Tensor) -> None:
         """Write into the buffer ``p``; what ``pipe.p = p`` does.
@@ -102,6 +102,7 @@ class Strength(nn.Module):
             for group, number in checked.items():
                 buffer[GROUPS.index(group)].fill_(number)
         elif isinstance(p, Tensor):
+            check_strided(op, "p", p)
             if not _real(p) or p.shape not in (torch.Size(), buffer.shape):
                 raise ValueError(
                     f"{op}: expected real numbers of shape {tuple(buffer.shape)}, got {describe(p)}"

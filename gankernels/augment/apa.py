@@ -41,7 +41,7 @@ class APA(Strength):
         TypeError, ValueError: if an argument is none of the above.
     """
 
-    def __init__(self, p: float = 0.0, *, p_max: float = 1.0) -> None:
+    def __init__(self, p: float | Tensor = 0.0, *, p_max: float = 1.0) -> None:
         if isinstance(p, Mapping):
             raise TypeError(
                 f"{type(self).__name__}: expected p to be one number, got {kind(p)}; only the "

@@ -339,7 +339,7 @@ class ADASchedule(_Controller):
     ) -> None:
         super().__init__(pipe, kimg, None, 1)
         op = type(self).__name__
-        if shape not in ("fixed", "linear", "cosine"):
+        if not isinstance(shape, str) or shape not in ("fixed", "linear", "cosine"):
             raise ValueError(f'{op}: expected "fixed", "linear" or "cosine", got {shape!r}')
         p = number_of(op, "p", p)
         if single(p) > single(self.p_max):
@@ -360,13 +360,16 @@ class ADASchedule(_Controller):
 
         Args:
             real_logits: scores of real images, whose values do not matter.
-            fake_logits, validation_logits: what :meth:`ADAController.update` takes; not looked at.
+            fake_logits, validation_logits: what :meth:`ADAController.update` takes; not used.
 
         Raises:
             TypeError, ValueError: if they are not scores on p's device. Nothing has changed.
         """
         op = f"{type(self).__name__}.update"
         images = _listed(op, "real_logits", real_logits, self.p.device)[0].shape[0]
+        for name, logits in zip(_NAMES[1:], (fake_logits, validation_logits), strict=True):
+            if logits is not None:
+                _listed(op, name, logits, self.p.device)
         shared = self._over_processes(torch.full_like(self.sums, images, device=self.p.device))
         self._add([shared[0]])
         done = (self.sums[0] / (1000 * self.kimg)).clamp(max=1)

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from gankernels import ops
-from gankernels._checks import LARGEST, check_bool, check_count, check_generator, kind
+from gankernels._checks import (
+    LARGEST,
+    check_bool,
+    check_count,
+    check_generator,
+    device_of,
+    kind,
+    raised_in,
+)
 from gankernels.augment._checks import check_images, check_views
 from gankernels.augment._settings import (
     Settings,
@@ -27,6 +35,7 @@ from gankernels.augment.transform import Transform, augment
 from gankernels.ops.ada_parameters import (
     NORMALS,
     UNIFORMS,
+    check_percentile,
     draw_compat,
     preview_values,
 )
@@ -110,7 +119,7 @@ class ADAPipe(Strength):
         self,
         preset: str | None = DEFAULT,
         *,
-        p: float | Mapping[str, float] = 1.0,
+        p: float | Mapping[str, float] | Tensor = 1.0,
         p_max: float = 1.0,
         mode: Mode = "ideal",
         lossless_blits: bool = True,
@@ -189,15 +198,22 @@ class ADAPipe(Strength):
         op = f"{type(self).__name__}.sample"
         _check_batch(op, batch)
         check_count(op, "channels", channels)
+        if device is not None:
+            device = device_of(op, device)
         if percentile is None:
-            drawn = self._sampled(op, batch, channels, generator)
+            with raised_in(op, "torch.rand"):  # where there is too little memory
+                drawn = self._sampled(op, batch, channels, generator)
         else:
             multipliers, home = self.settings.multipliers, self.p.device
+            check_percentile(op, percentile)
             values = preview_values(percentile, multipliers, batch, self.constants, device=home)
             check_generator(op, generator, home)
             seed = torch.randint(2**53, (batch,), generator=generator, device=home)
             drawn = Transform(values, seed, self.settings)
-        return drawn if device is None else drawn.to(device)
+        if device is None:
+            return drawn
+        with raised_in(op, "to"):  # where there is no such device
+            return drawn.to(device)
 
     def preview(
         self,
@@ -221,6 +237,7 @@ class ADAPipe(Strength):
         views = [images] if isinstance(images, Tensor) else check_views(op, "images", images)
         for x in views:
             check_images(op, x, self.settings, self.p.device, _FRAMES)
+        check_percentile(op, percentile)
         transform = self.sample(views[0].shape[0], percentile=percentile, generator=generator)
         return transform(images)
 

@@ -100,7 +100,7 @@ class Transform:
             TypeError, ValueError: if an argument is none of the above.
         """
         op = f"{type(self).__name__}.geometry"
-        if filter not in ("nearest", "bilinear", "sym6"):
+        if not isinstance(filter, str) or filter not in ("nearest", "bilinear", "sym6"):
             raise ValueError(
                 f'{op}: expected filter "nearest", "bilinear" or "sym6", got {filter!r}'
             )

@@ -50,11 +50,12 @@ class _Penalty(nn.Module):
 
     def __init__(self, *, scores: Pick = None, **hyperparameters: Any) -> None:
         super().__init__()
-        check_pick(self._function.__name__, scores)
+        op = f"{type(self).__name__}: {self._function.__name__}"
+        check_pick(op, scores)
         self.scores = scores
         self._names = tuple(hyperparameters)
         for name, value in hyperparameters.items():
-            self._check(self._function.__name__, name, value)
+            self._check(op, name, value)
             setattr(self, name, value)
 
     def _check(self, op: str, name: str, value: Any) -> None:
@@ -167,7 +168,7 @@ class DRAGANPenalty(_Penalty):
 
     def _check(self, op: str, name: str, value: Any) -> None:
         if name == "noise":
-            if value not in ("uniform", "gaussian"):
+            if not isinstance(value, str) or value not in ("uniform", "gaussian"):
                 raise ValueError(f'{op}: expected noise "uniform" or "gaussian", got {value!r}')
         elif not (name == "scale" and value is None):
             check_number(op, name, value)

@@ -193,6 +193,13 @@ def _plain(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.detach().contiguous()
 
 
+def check_percentile(op: str, percentile: object) -> None:
+    """Refuse what is not a number above 0 and below 1."""
+    check_number(op, "percentile", percentile, positive=True)
+    if not cast(float, percentile) < 1:
+        raise ValueError(f"{op}: expected percentile to be below 1, got {percentile}")
+
+
 def preview_values(
     percentile: float,
     multipliers: AdaMultipliers,
@@ -222,9 +229,7 @@ def preview_values(
         TypeError, ValueError: if an argument is none of the above.
     """
     op = "preview_values"
-    check_number(op, "percentile", percentile, positive=True)
-    if percentile >= 1:
-        raise ValueError(f"{op}: expected percentile to be below 1, got {percentile}")
+    check_percentile(op, percentile)
     _check_multipliers(op, multipliers)
     _check_constants(op, constants)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 0:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_callable, check_floats, check_number
+from gankernels._checks import check_callable, check_floats, check_number, raised_in
 from gankernels._critics import Calls, Critic, Samples, copied, draw_like, listed
 from gankernels._scores import Pick, check_alike, listed_scores, pick_scores
 from gankernels.reference.spectral_norm import accumulation_dtype
@@ -176,7 +176,8 @@ def _inconsistency(
     point: Any = detached[0] if isinstance(x, Tensor) else detached
     first = _outputs(calls, calls(point))
     # A copy, so that neither an augmentation nor a critic in place changes the caller's samples.
-    changed = augment(copied(point))
+    with raised_in(op, "augment"):
+        changed = augment(copied(point))
     return weight * _distance(op, "D", first, _outputs(calls, calls(changed)), len(members[0]))
 
 

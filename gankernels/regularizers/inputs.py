@@ -53,12 +53,13 @@ class InstanceNoise(nn.Module):
     ) -> None:
         op = "InstanceNoise"
         check_number(op, "sigma", sigma)
-        if not callable(schedule) and schedule not in ("constant", "linear", "cosine"):
+        named = isinstance(schedule, str) and schedule in ("constant", "linear", "cosine")
+        if not callable(schedule) and not named:
             raise ValueError(
                 f'{op}: expected schedule to be "constant", "linear", "cosine" or a callable, got '
                 f"{schedule!r}"
             )
-        if schedule in ("linear", "cosine"):
+        if named and schedule != "constant":
             if steps is None:
                 raise ValueError(
                     f'{op}: expected steps with schedule="{schedule}", got None; pass after how '

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankernels._checks import check_count, check_number
+from gankernels._checks import check_count, check_number, device_of, kind, raised_in
 from gankernels.reference.spectral_norm import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
 
@@ -41,7 +41,12 @@ def minibatch_stddev(
     Raises:
         TypeError, ValueError: if an argument is none of the above.
     """
-    op = "minibatch_stddev"
+    return _with_stddev("minibatch_stddev", x, group_size, num_channels, eps)
+
+
+def _with_stddev(
+    op: str, x: Tensor, group_size: int | None, num_channels: int, eps: float
+) -> Tensor:
     _check_stddev(op, group_size, num_channels, eps)
     check_samples(op, "x", x, "(B, C, ...)", 2)
     batch, channels = x.shape[:2]
@@ -80,7 +85,7 @@ class MinibatchStdDev(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return minibatch_stddev(x, self.group_size, self.num_channels, self.eps)
+        return _with_stddev(type(self).__name__, x, self.group_size, self.num_channels, self.eps)
 
     def extra_repr(self) -> str:
         return f"group_size={self.group_size}, num_channels={self.num_channels}, eps={self.eps}"
@@ -126,12 +131,20 @@ class MinibatchDiscrimination(nn.Module):
         check_count(op, "in_features", in_features)
         check_count(op, "out_features", out_features)
         check_count(op, "kernel_dims", kernel_dims)
+        if device is not None:
+            device = device_of(op, device)
+        if dtype is not None and (
+            not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize == 1
+        ):
+            got = dtype if isinstance(dtype, torch.dtype) else kind(dtype)
+            raise TypeError(f"{op}: expected dtype to be a floating-point torch.dtype, got {got}")
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
         self.kernel_dims = kernel_dims
         shape = (in_features, out_features, kernel_dims)
-        self.T = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        with raised_in(op, "torch.empty"):  # where there is no such device, or too little memory
+            self.T = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
