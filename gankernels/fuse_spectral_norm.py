@@ -559,9 +559,12 @@ def sigma(model: Module) -> Sigmas:
     found = {}
     for site in sites(model):
         weight, (u, v) = site.input(), site.vectors()
-        matrix = rows_first(weight, _settings(site.norm).dim)
+        s = _settings(site.norm)
+        matrix = rows_first(weight, s.dim)
+        # What W is divided by: torch's hook conjugates nothing, its parametrization does.
+        product = torch.dot if s.order == "v_first" else torch.vdot
         with torch.autocast(u.device.type, enabled=False):
-            found[site.label] = torch.vdot(u, matrix.reshape(matrix.shape[0], -1) @ v)
+            found[site.label] = product(u, matrix.reshape(matrix.shape[0], -1) @ v)
     if not found:
         raise ValueError("sigma: expected a model with spectrally normalised weights, got none")
     return Sigmas(found, torch.stack(list(found.values())).prod())
