@@ -475,7 +475,8 @@ gather(TABLE(Transpose) args) {
   }
 }
 
-// The samples that `gather` leaves: far maps among them, and those that are not finite. Reads the whole output for every element.
+// The samples that `gather` leaves: far maps among them, and those that are not finite. Reads the whole
+// output for every element.
 template <class T>
 KERNEL_FOR(kThreads, 1)
 gather_slowly(TABLE(Transpose) args) {
