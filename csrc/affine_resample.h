@@ -108,7 +108,10 @@ struct Lattice {
 
   // Whether positions can be counted, by 32 bits: finite, and not absurdly far.
   ALWAYS_INLINE constexpr bool usable(const Layout& out) const {
-    return reach(a, b, c, out) < kCounted && reach(d, e, f, out) < kCounted;
+    const double w = 2 * static_cast<double>(out.width) + 10;
+    const double h = 2 * static_cast<double>(out.height) + 10;
+    return size(a) * w + size(b) * h + size(c) < kCounted &&
+           size(d) * w + size(e) * h + size(f) < kCounted;
   }
 
   // The same, usable, of a finite map that is not. Reflection repeats itself; else all that matters of

@@ -317,7 +317,7 @@ DEVICE void gather_along_axes(const Transpose& args, const Gathering& g,
         for (int oy = near.low_y; oy <= near.high_y; oy += kTile)
           for (int ox = near.low_x; ox <= near.high_x; ox += kTile) {
             // The map is read again: kept since `outputs_of`, it would cost registers.
-            positions.fill(lattice_of(r, block.sample), 2 * ox - 5, 2 * oy - 5);
+            positions.fill(lattice_as_given(r, block.sample), 2 * ox - 5, 2 * oy - 5);
             sync_threads();
             // Of pixel `column` and output `row`, and the rest of both.
             memory[thread_id()] =
@@ -462,7 +462,7 @@ gather(TABLE(Transpose) args) {
   // To bring far maps near would take registers that are needed here.
   const Block block = Block::of(r.in);
   const Gathering g = Gathering::of(r, block, lattice_as_given(r, block.sample));
-  if (!g.copy && !g.few) return;  // gather_slowly has it
+  if (g.usable && !g.copy && !g.few) return;  // gather_slowly has it
   SHARED(Acc, memory, kMemory<Acc>);
   if (g.separable) return gather_along_axes<T>(args, g, memory);
   for (int place = 0; place < r.channels; ++place) {
