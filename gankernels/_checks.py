@@ -35,7 +35,7 @@ def check_number(op: str, name: str, value: object, *, positive: bool = False) -
         raise ValueError(f"{op}: expected {name} to be finite and {wanted}, got {value}")
     if isinstance(value, int) and value > LARGEST:
         raise ValueError(
-            f"{op}: expected {name} to be at most 2^63 - 1 as an integer, got more; give a float"
+            f"{op}: expected {name} to be finite, and at most 2^63 - 1 as an integer; give a float"
         )
 
 

@@ -279,8 +279,8 @@ def _labels(
 ) -> list[Tensor]:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
-            f"{op}: expected generator to be a torch.Generator, got {kind(generator)}; the logits "
-            "of the generator's samples are fake_logits"
+            f"{op}: expected generator to be a torch.Generator or None, got {kind(generator)}; the "
+            "logits of the generator's samples are fake_logits"
         )
     check_generator(op, generator, reals[0].device)
     if not isinstance(real_label, tuple):

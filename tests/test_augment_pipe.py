@@ -634,7 +634,7 @@ def test_transforms_by_name_alone_are_all_that_happens(p):
         (ValueError, r"scale_std to be at most 8, got 1e\+30", {"scale": 1, "scale_std": 1e30}),
         (ValueError, "contrast_std to be at most 8, got 9", {"contrast_std": 9}),
         (ValueError, r"xfrac_std to be at most 1e\+06, got", {"xfrac_std": 1e30}),
-        (ValueError, "xflip to be at most 2.63 - 1 as an integer", {"xflip": 10**400}),
+        (ValueError, "xflip to be finite, and at most 2.63 - 1", {"xflip": 10**400}),
         (TypeError, "lossless_blits to be True or False, got str", {"lossless_blits": "no"}),
         (TypeError, "seed_compat to be True or False, got int", {"seed_compat": 1}),
         (ValueError, "expected a preset of blit, .*, got 'bcg'", {"preset": "bcg"}),

@@ -604,8 +604,8 @@ ITERATION = [
     ({"weights": iter([torch.ones(5, 7)])}, TypeError, r"weights to .*; pass list\(weights\)"),
 ]
 NORMALIZATION = [
-    ({"retain": "no"}, TypeError, "retain to be True or False, got 'no'"),
-    ({"retain": 1}, TypeError, "retain to be True or False, got 1"),
+    ({"retain": "no"}, TypeError, "retain to be True or False, got str"),
+    ({"retain": 1}, TypeError, "retain to be True or False, got int"),
     ({"coefficient": True}, TypeError, "coefficient to be a number, got bool"),
     ({"coefficient": 10**400}, ValueError, "positive, finite coefficient"),
     *ITERATION[-3:],

@@ -427,9 +427,17 @@ class TestRetain:
         weights = leaves(["linear", "conv"], device=backend)
         out, _ = self.forward(function, weights, retain)
         with torch.no_grad():
-            weights[1].add_(1)
+            weights[0].add_(1)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             out[0].sum().backward()
+
+    def test_a_changed_weight_does_not_matter_to_the_others(self, backend, function):
+        weights = leaves(["linear", "conv"], device=backend)
+        out, _ = self.forward(function, weights, True)
+        expected = torch.autograd.grad(out[0].sum(), weights[0])[0]
+        with torch.no_grad():
+            weights[1].add_(1)
+        assert torch.equal(torch.autograd.grad(out[0].sum(), weights[0])[0], expected)
 
     def test_what_was_kept_is_freed(self, backend, function):
         import weakref

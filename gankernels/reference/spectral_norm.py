@@ -203,7 +203,7 @@ def _repaired(x: Tensor) -> Tensor:
     # From a vector that is zero or not finite no iteration leads anywhere: start_of of
     # csrc/spectral_norm.h.
     norm = x.to(accumulation_dtype(x.dtype)).norm()
-    i = torch.arange(1, x.numel() + 1, dtype=torch.int64, device=x.device)
+    i = torch.ones_like(x, dtype=torch.int64).cumsum(0)  # of a subclass, if x is
     start = (i * 2654435761 & 0xFFFFFFFF).double() / 2**31 - 1
     good = torch.isfinite(norm) & (norm > 0)
     return torch.where(good, x, (start / start.norm()).to(x.dtype))
