@@ -78,10 +78,12 @@ def problem(row):
         return None if row.get("accepted") else f"a good call: {row['error']}: {row['message']}"
     if row.get("accepted"):
         return None if row["fits"] else "accepted in silence"
-    if row["theirs"] or (row["name"] in AS_TORCH and as_torch(row)):
+    if row["theirs"]:
         return None
     words = "|".join(map(re.escape, names_of(row["name"])))
     if not re.search(rf"(?<!\w)({words})(?!\w)", row["message"]):
+        if as_torch(row):
+            return None
         return f"names no function: {row['error']}: {row['message'][:200]}"
     # Of a dimension that a weight has not; torch raises it, too.
     named = {*ERRORS, "IndexError"} if row["name"] in AS_TORCH else ERRORS
@@ -89,7 +91,9 @@ def problem(row):
 
 
 def as_torch(row):
-    """Whether torch's own function says the same."""
+    """Whether torch's own function says the same; it would take 2**31 steps if it was told to."""
+    if row["name"] not in AS_TORCH or row["bad"] in ("2**31", "2**70"):
+        return False
     _, arguments = bad_arguments.CALLS[row["name"]]()
     arguments[row["argument"]] = bad_arguments.BAD[row["bad"]]()
     try:

@@ -122,12 +122,14 @@ struct Block {
   DEVICE int y() const { return y0 + thread_id() / kTile; }
 };
 
+// double: positions
 DEVICE Lattice lattice_as_given(const Resample& r, int sample) {
   if (!r.maps) return Lattice::of(1, 0, 0, 0, 1, 0, r.in, r.out);
   const double* m = r.maps + 6 * sample;
   return Lattice::of(load(m), load(m + 1), load(m + 2), load(m + 3), load(m + 4), load(m + 5), r.in,
                      r.out);
 }
+// The same, of far maps brought near. double: positions
 DEVICE Lattice lattice_of(const Resample& r, int sample) {
   const Lattice given = lattice_as_given(r, sample);
   if (given.usable(r.out)) return given;

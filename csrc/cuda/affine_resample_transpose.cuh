@@ -454,6 +454,7 @@ DEVICE Accumulation<T> gather_moved(const Transpose& args, const Gathering& g, i
 
 // grad_image = R^T epilogue^T grad, of the filter. A block is a tile of the image. Reads what the tile's
 // copies are reached from, at unit scale some 4 elements an element, most of them from cache; writes 1.
+// double: which map it is
 template <class T>
 KERNEL_FOR(kThreads, 2)
 gather(TABLE(Transpose) args) {
@@ -476,7 +477,7 @@ gather(TABLE(Transpose) args) {
 }
 
 // The samples that `gather` leaves: far maps among them, and those that are not finite. Reads the whole
-// output for every element.
+// output for every element. double: which map it is
 template <class T>
 KERNEL_FOR(kThreads, 1)
 gather_slowly(TABLE(Transpose) args) {
@@ -496,7 +497,7 @@ gather_slowly(TABLE(Transpose) args) {
   }
 }
 
-// The same of the plain filters.
+// The same of the plain filters. double: which map it is
 template <class T>
 KERNEL_FOR(kThreads, 2)
 gather_plainly(TABLE(Transpose) args) {

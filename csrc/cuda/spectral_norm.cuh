@@ -428,7 +428,8 @@ DEVICE double total(const ConstantLayer& layer, int term) {
 
 // --- outputs ----------------------------------------------------------------------------------------
 
-// out = W * scale; sigma is given, or the sum <p, W q>. Reads and writes W once.
+// out = W * scale; sigma is given, or the sum <p, W q>. Reads and writes W once. double: of a scale, once
+// a block
 // 16-byte accesses: loads, stores
 template <class T>
 KERNEL(kThreads)

@@ -178,12 +178,13 @@ template <class Acc>
 struct Factor {
   Acc first, second;
 };
+// double: once a block
 template <class Acc>
 DEVICE Factor<Acc> factor_of(double x) {
   using Limits = std::numeric_limits<Acc>;
-  const double size = fabs(x);  // double: once a block
+  const double size = fabs(x);
   if (size > Limits::max() || (size < Limits::min() && size > 0)) {
-    const auto root = static_cast<Acc>(sqrt(size));  // double: as above
+    const auto root = static_cast<Acc>(sqrt(size));
     return {root, x < 0 ? -root : root};
   }
   return {static_cast<Acc>(x), Acc{1}};
