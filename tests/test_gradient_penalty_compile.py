@@ -53,8 +53,10 @@ def test_a_compiled_call_equals_eager(options):
     leaves = images()
     compiled = torch.compile(penalise, fullgraph=True, backend="aot_eager")
     expected = results(penalise, leaves, **options)
+    # A compiled call multiplies by the weight once the sum has been rounded.
+    tolerance = 1e-6 if "weight" in options else 0
     for got, want in zip(results(compiled, leaves, **options), expected, strict=True):
-        assert torch.equal(got, want)
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=0)
         assert got.stride() == want.stride()
 
 

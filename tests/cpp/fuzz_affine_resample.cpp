@@ -125,6 +125,7 @@ struct Case {
     return 4 * ((std::abs(m[0]) + std::abs(m[3])) * w + (std::abs(m[1]) + std::abs(m[4])) * h +
                 std::abs(m[2]) + std::abs(m[5]) + static_cast<double>(in.width + in.height));
   }
+  // Maps that are not finite give NaN. (Those beyond 1e9 are brought near, and are not drawn.)
   bool nothing(int64_t b) const { return !(reach(b) < 1e9); }
   bool copied(int64_t b) const {
     const double* m = &maps[6 * b];
@@ -268,8 +269,8 @@ void draw_map(Random& random, const Case& c, double* m) {
     default:
       rotated(1, 1);
       if (random.chance(0.4))
-        m[random.integer(0, 5)] =
-            random.pick({std::nan(""), static_cast<double>(INFINITY), 1e13, -1e300});
+        m[random.integer(0, 5)] = random.pick(
+            {std::nan(""), static_cast<double>(INFINITY), -static_cast<double>(INFINITY)});
   }
 }
 
