@@ -291,4 +291,33 @@ inline void check_guard(const Launchers& launchers, DType dtype) {
       }
 }
 
+// A guarded u or v that is lost starts again, and a computed sigma of zero is 1.
+inline void check_recovery(const Launchers& launchers, DType dtype) {
+  const Layout layout = {"recovering", 1, 3, 4, {}, {}};
+  for (const double lost : {0.0, std::nan("")})
+    for (const bool u_first : {false, true}) {
+      Settings s = {dtype, 3, u_first, 0, 2};
+      s.guarded = true;
+      std::mt19937 random(1);
+      Cases all;
+      all.push_back(std::make_unique<Case>(layout, s, random));
+      Case& c = *all[0];
+      for (int64_t i = 0; i < c.u.n; ++i) c.u.set(i, lost);
+      for (int64_t i = 0; i < c.v.n; ++i) c.v.set(i, lost);
+      run_iteration(launchers, all, s);
+      CHECK(c.skipped == 5, "lost %g: skipped %ld", lost, long(c.skipped));
+      CHECK(std::abs(norm(values(c.u)) - 1) < 0.02, "lost %g: u of norm %g", lost,
+            norm(values(c.u)));
+      CHECK(std::abs(norm(values(c.v)) - 1) < 0.02, "lost %g: v of norm %g", lost,
+            norm(values(c.v)));
+
+      for (int64_t i = 0; i < c.w.n; ++i) c.w.set(i, 0);
+      const sn::NormalizeLayer layer = {matrix(layout, c.w), c.u_out.data,    c.v_out.data, nullptr,
+                                        c.sigma_again.data,  c.out_again.data};
+      good(launchers.normalize({s.dtype, s.coefficient, s.threads, 1, &layer, true}));
+      CHECK(c.sigma_again[0] == 1, "sigma of a weight of zeros: %g", c.sigma_again[0]);
+      CHECK(c.out_again[1] == 0, "a weight of zeros: %g", c.out_again[1]);
+    }
+}
+
 }  // namespace cases

@@ -34,6 +34,7 @@ constexpr Map kMaps[] = {
     {"singular", {1, 1, 0, 1, 1, 0.5}},
     {"far away", {0.9, -0.55, 4e9, 0.55, 0.85, -3e10}},
     {"far apart", {3e9, -2e9, 1e9, 1.5e9, 1e10, 0.2}},
+    {"moved far", {1, 0, 4.8e10, 0, 1, -4.8e10}},
     {"not finite", {NAN, 0, 0, 0, 1, 0}},
 };
 

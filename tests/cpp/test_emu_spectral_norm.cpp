@@ -212,7 +212,10 @@ int main(int argc, char** argv) {
   for (const Order order : kOrders) run_ticket(Missing::kNothing, order);
   test_faults();
   for (const DType dtype : kDTypes)
-    if (!kTsan || dtype == DType::kFloat32) check_guard(kLaunchers, dtype);
+    if (!kTsan || dtype == DType::kFloat32) {
+      check_guard(kLaunchers, dtype);
+      check_recovery(kLaunchers, dtype);
+    }
   test_settings();
   if (!kTsan) {
     test_many_layers();

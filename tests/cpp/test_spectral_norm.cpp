@@ -131,6 +131,7 @@ int main() {
     ++sets;
     for (const DType dtype : kDTypes) {
       check_guard(kLaunchers, dtype);
+      check_recovery(kLaunchers, dtype);
       for (const bool u_first : {true, false})
         for (const double coefficient : {0.0, 12.0}) {
           const std::string where = std::string(isa) + ", " + kNames[static_cast<int>(dtype)] +
