@@ -735,20 +735,3 @@ def test_sigma_of_a_complex_weight_is_what_it_is_divided_by(spectral_norm):
     name = "weight_orig" if hasattr(layer, "weight_orig") else "parametrizations.weight.original"
     sigma = gankernels.sigma(nn.Sequential(layer)).product
     torch.testing.assert_close(layer.weight * sigma, layer.get_parameter(name))
-
-
-def test_step_scoped_memory_of_a_transposed_convolution_lets_tensors_be_swapped():
-    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.ConvTranspose1d(2, 2, 2)))
-    fuse_spectral_norm(model, step_scoped=True)
-    x = torch.randn(2, 2, 2)
-    first, second = model(x), model(x)
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-    (first.sum() + second.sum()).backward()
-    del first, second
-    model.zero_grad()
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    torch.__future__.set_swap_module_params_on_conversion(True)
-    try:
-        model.load_state_dict(state)
-    finally:
-        torch.__future__.set_swap_module_params_on_conversion(False)

@@ -511,7 +511,9 @@ def _kept(ctx, grads: Sequence[Tensor | None] | None = None) -> Sequence[Tensor]
 
 
 def _setup_normalize(ctx, inputs, output):
-    weights, u, v, sigma, ctx.coefficient, retain, _ = inputs
+    # Some torch leave out what has its default value.
+    weights, u, v, sigma, ctx.coefficient, retain, *rest = inputs
+    ctx.rest = [None] * len(rest)
     ctx.set_materialize_grads(False)
     _keep(ctx, (*weights, *u, *v, output[1] if sigma is None else sigma), retain)
     ctx.count = len(weights)
@@ -522,7 +524,7 @@ def _backward_normalize(ctx, grads, grad_sigma):
     none = [None] * count
     parts = saved[:count], saved[count : 2 * count], saved[2 * count : 3 * count], saved[-1]
     result = _gradients(ctx, parts, grads or none, grad_sigma, ctx.needs_input_grad[0])
-    return result, none, none, None, None, None, None
+    return result, none, none, None, None, None, *ctx.rest
 
 
 def _setup_backward(ctx, inputs, output):

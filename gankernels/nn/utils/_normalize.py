@@ -375,10 +375,7 @@ def _all_equal(groups: Sequence[Iterable[tuple[Tensor, Tensor]]]) -> list[bool]:
 def _remember(layers: Sequence[Layer], vectors: tuple, outputs: Sequence[Tensor]) -> None:
     for i, (layer, output) in enumerate(zip(layers, outputs, strict=True)):
         if _is_step_scoped(layer):
-            # A graph that starts at a view of the weight would hold on to the weight itself and
-            # forbid torch.utils.swap_tensors: then only u, v and sigma are remembered.
-            graph = needs_grad(layer) and layer.settings.dim == 0
-            values = (output, None) if graph else (None, output.detach())
+            values = (output, None) if needs_grad(layer) else (None, output)
             own = vectors[0][i], vectors[1][i], vectors[2][i]
             layer.memory.step = Kept(layer, own, *values)
         elif _caches_eval(layer) and not torch.is_inference_mode_enabled():
