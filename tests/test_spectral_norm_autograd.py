@@ -193,7 +193,7 @@ def sizes_of_terms(weights, grads, h, sigma, seed):
 def through_the_dispatcher(weights, u, v, sigma, *, coefficient):
     """The registered autograd, which compiled graphs take."""
     weights = [w if w.is_contiguous() or dense(w) else w.contiguous() for w in weights]
-    return native_ops().spectral_normalize(weights, list(u), list(v), sigma, coefficient, False)
+    return native_ops().spectral_normalize(weights, list(u), list(v), sigma, coefficient, False, False)
 
 
 def dense(w):

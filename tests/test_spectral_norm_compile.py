@@ -54,7 +54,7 @@ class TestOpcheck:
         weights, *_, packed = layers(dtype)
         u, v, sigma = ops.unpack(packed, weights)
         sigma = sigma if given else None
-        opcheck(OPS.spectral_normalize, (weights, u, v, sigma, coefficient, retain))
+        opcheck(OPS.spectral_normalize, (weights, u, v, sigma, coefficient, retain, False))
 
     @pytest.mark.parametrize("seeded", [False, True])
     def test_backward(self, dtype, seeded):

@@ -38,7 +38,7 @@ _SCHEMAS = (
     "spectral_norm_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
     "bool u_first, Tensor(c!)? skipped, float? coefficient) -> (Tensor, Tensor, Tensor[])",
     "spectral_normalize(Tensor[] weights, Tensor[] u, Tensor[] v, Tensor? sigma, "
-    "float? coefficient, bool retain, bool guard=False) -> (Tensor[], Tensor)",
+    "float? coefficient, bool retain, bool guard) -> (Tensor[], Tensor)",
     "spectral_normalize_backward(Tensor[] grads, Tensor[] weights, Tensor[] u, Tensor[] v, "
     "Tensor sigma, Tensor? grad_sigma, float? coefficient) -> Tensor[]",
     "spectral_normalize_double_backward(Tensor[] h, Tensor[] grads, Tensor[] weights, Tensor[] u, "
@@ -511,9 +511,7 @@ def _kept(ctx, grads: Sequence[Tensor | None] | None = None) -> Sequence[Tensor]
 
 
 def _setup_normalize(ctx, inputs, output):
-    # Some torch leave out what has its default value.
-    weights, u, v, sigma, ctx.coefficient, retain, *rest = inputs
-    ctx.rest = [None] * len(rest)
+    weights, u, v, sigma, ctx.coefficient, retain, _ = inputs
     ctx.set_materialize_grads(False)
     _keep(ctx, (*weights, *u, *v, output[1] if sigma is None else sigma), retain)
     ctx.count = len(weights)
@@ -524,7 +522,7 @@ def _backward_normalize(ctx, grads, grad_sigma):
     none = [None] * count
     parts = saved[:count], saved[count : 2 * count], saved[2 * count : 3 * count], saved[-1]
     result = _gradients(ctx, parts, grads or none, grad_sigma, ctx.needs_input_grad[0])
-    return result, none, none, None, None, None, *ctx.rest
+    return result, none, none, None, None, None, None
 
 
 def _setup_backward(ctx, inputs, output):
