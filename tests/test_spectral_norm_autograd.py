@@ -193,7 +193,8 @@ def sizes_of_terms(weights, grads, h, sigma, seed):
 def through_the_dispatcher(weights, u, v, sigma, *, coefficient):
     """The registered autograd, which compiled graphs take."""
     weights = [w if w.is_contiguous() or dense(w) else w.contiguous() for w in weights]
-    return native_ops().spectral_normalize(weights, list(u), list(v), sigma, coefficient, False, False)
+    vectors = list(u), list(v), sigma
+    return native_ops().spectral_normalize(weights, *vectors, coefficient, False, False)
 
 
 def dense(w):
