@@ -23,7 +23,7 @@ foreach_clamp_min_ = torch._foreach_clamp_min_
 
 #: Attributes and methods of torch's objects that are private by their names alone: they have been
 #: there since torch 1, and pickles of modules have them.
-TENSOR_ATTRIBUTES = ("_version",)
+TENSOR_ATTRIBUTES = ("_base", "_version")
 MODULE_ATTRIBUTES = (
     "_apply",
     "_backward_hooks",

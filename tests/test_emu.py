@@ -211,7 +211,7 @@ def test_bytes(panel, backend, shape, dtype):
     space = native_ops()
     calls = {
         "forward": lambda: space.spectral_norm_([w], u, v, 1, 1e-12, True, None, None),
-        "normalize": lambda: space.spectral_normalize([w], *parts[:2], None, None, False),
+        "normalize": lambda: space.spectral_normalize([w], *parts[:2], None, None, False, False),
         "backward": lambda: space.spectral_normalize_backward([g], [w], *parts, None, None),
         "double_backward": lambda: space.spectral_normalize_double_backward(
             [h], [g], [w], *parts, None, None

@@ -377,22 +377,55 @@ def test_shared_u_and_v(kind):
     assert_all_same(nets, lambda net: [net(x_of(1)), net(x_of(2)), states(net)])
 
 
-def test_swap_tensors(kind):
+@pytest.fixture
+def swapping():
+    """Loading and converting swap tensors, which refuses what others refer to."""
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
-    try:
-        for options in ({}, {"step_scoped": True}, {"cache_eval": True}):
-            net, plain = Net(kind.ours, twice), Net(kind.ours, twice)
-            fuse_spectral_norm(net, **options)
-            with torch.no_grad():
-                net(x_of(1)), net.eval()(x_of(1))
-            state = Net(kind.ours, twice).state_dict()
-            net.load_state_dict(state)
-            plain.load_state_dict(state)
-            net.float().double(), plain.float().double()
-            assert_same(net.eval()(x_of(2)), plain.eval()(x_of(2)))
-    finally:
-        torch.__future__.set_swap_module_params_on_conversion(before)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(before)
+
+
+def test_swap_tensors(kind, swapping):
+    for options in ({}, {"step_scoped": True}, {"cache_eval": True}):
+        net, plain = Net(kind.ours, twice), Net(kind.ours, twice)
+        fuse_spectral_norm(net, **options)
+        with torch.no_grad():
+            net(x_of(1)), net.eval()(x_of(1))
+        state = Net(kind.ours, twice).state_dict()
+        net.load_state_dict(state)
+        plain.load_state_dict(state)
+        net.float().double(), plain.float().double()
+        assert_same(net.eval()(x_of(2)), plain.eval()(x_of(2)))
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "layers"])
+@pytest.mark.parametrize("step_scoped", [True, False])
+def test_swap_tensors_while_a_graph_is_kept(kind, step_scoped, fused, swapping):
+    """Of a transposed convolution too, whose weight the operators read through a view."""
+
+    def norm(layer):
+        return kind.ours(layer, step_scoped=step_scoped)
+
+    def build():
+        torch.manual_seed(0)
+        layers = nn.Conv1d(2, 3, 3, dtype=D), nn.ConvTranspose1d(3, 4, 3, dtype=D)
+        return nn.Sequential(*map(norm, layers))
+
+    net, plain = build(), build()
+    if fused:
+        fuse_spectral_norm(net, step_scoped=step_scoped)
+    x = torch.randn(2, 2, 9, dtype=D)
+    net(x).square().sum().backward()
+    net.zero_grad()
+    state = plain.state_dict()
+    net.load_state_dict(state)
+    net.float().double(), plain.float().double()
+    outputs = [model(x) for model in (net, plain)]
+    assert_same(*outputs)
+    for y in outputs:
+        y.square().sum().backward()
+    assert_same(*([p.grad for p in model.parameters()] for model in (net, plain)))
 
 
 # --- chains and parametrized hooks -------------------------------------------------------------

@@ -764,8 +764,7 @@ class Remembering(RuleBasedStateMachine):
     def load(self, other, assign, swap):
         self.run.optimizer.zero_grad()
         strip(self.run.model, everything=True)
-        # A remembered graph of a transposed convolution refers to its weight, and forbids it.
-        with swapping(swap and "step_scoped" not in self.options):
+        with swapping(swap):
             state = copy.deepcopy(self.other if other else self.saved)
             self.run.model.load_state_dict(state, assign=assign)
         self.run.use(self.run.kind)
@@ -782,8 +781,7 @@ class Remembering(RuleBasedStateMachine):
     def to_single_and_back(self, swap):
         self.run.optimizer.zero_grad()
         strip(self.run.model, everything=True)
-        # A remembered graph of a transposed convolution refers to its weight, and forbids it.
-        with swapping(swap and "step_scoped" not in self.options):
+        with swapping(swap):
             self.run.model.to(torch.float32).to(torch.float64)
         self.run.use(self.run.kind)
 

@@ -93,10 +93,10 @@ struct Inverse {
   // One axis of the points that lie within `extent` nodes of (u, v), in [low, high].
   DEVICE static void axis(double at, double extent, int low, int high, int* first, int* last) {
     const double from = at - extent - 1e-6, to = at + extent + 1e-6;
-    *first = from > static_cast<double>(low) ? floor_to(from) : low;
-    *last = to < static_cast<double>(high) ? floor_to(to) + 1 : high;
-    if (from > static_cast<double>(high)) *first = high + 1;
-    if (to < static_cast<double>(low)) *last = low - 1;
+    const auto bottom = static_cast<double>(low), top = static_cast<double>(high);
+    // Only what lies between is counted by an int.
+    *first = from > top ? high + 1 : from > bottom ? floor_to(from) : low;
+    *last = to < bottom ? low - 1 : to < top ? floor_to(to) + 1 : high;
   }
   DEVICE Reach reach(const Lattice& m, double u, double v, double extent_u, double extent_v,
                      const Reach& all) const {

@@ -7,7 +7,7 @@ Miyato et al. 2018 (arXiv 1802.05957), algorithm 1. The kernels behind the schem
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -485,10 +485,40 @@ class _RetainedReference(torch.autograd.Function):
         return None, None, None, None, None, *result
 
 
+class _Held(NamedTuple):
+    """A tensor that a node keeps. Of a view its base and where it lies in it: the view itself would
+    be one more reference to a parameter, which ``torch.utils.swap_tensors`` does not allow."""
+
+    tensor: Tensor
+    version: int
+    view: tuple | None  # size, strides, offset
+    differentiable: bool
+
+    @staticmethod
+    def of(tensor: Tensor) -> _Held:
+        base, view = tensor._base, None
+        alike = base is not None and (tensor.grad_fn is not None or not tensor.requires_grad)
+        if alike and _interpretation(tensor) == _interpretation(base):
+            view = tensor.shape, tensor.stride(), tensor.storage_offset()
+        held = tensor if view is None else base
+        return _Held(held, tensor._version, view, tensor.requires_grad)
+
+    def get(self) -> Tensor:
+        if self.view is None:
+            return self.tensor
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
+            return self.tensor.as_strided(*self.view)
+
+
+def _interpretation(tensor: Tensor) -> tuple:
+    # What else a view may change: numbers read as others.
+    return tensor.dtype, tensor.is_conj(), tensor.is_neg()
+
+
 def _keep(ctx, tensors, retain: bool) -> None:
     # Saved tensors are freed by the first backward pass; with retain they go with the node. What
     # autograd checks for saved tensors, that nobody overwrote them, is then checked by _kept.
-    ctx.kept = (tensors, [t._version for t in tensors]) if retain else None
+    ctx.kept = [_Held.of(t) for t in tensors] if retain else None
     if not retain:
         ctx.save_for_backward(*tensors)
 
@@ -497,15 +527,15 @@ def _kept(ctx, grads: Sequence[Tensor | None] | None = None) -> Sequence[Tensor]
     # The first of what is kept are the weights: one without a gradient may have been changed since.
     if ctx.kept is None:
         return ctx.saved_tensors
-    tensors, versions = ctx.kept
+    tensors = [held.get() for held in ctx.kept]
     unused = () if grads is None else [i for i, g in enumerate(grads) if g is None]
-    for i, (tensor, version) in enumerate(zip(tensors, versions, strict=True)):
-        if tensor._version != version and i not in unused:
+    for i, (tensor, held) in enumerate(zip(tensors, ctx.kept, strict=True)):
+        if tensor._version != held.version and i not in unused:
             raise RuntimeError(
                 "spectral_normalize: one of the variables needed for gradient computation has been "
                 f"modified by an inplace operation: a tensor of shape {tuple(tensor.shape)} is at "
-                f"version {tensor._version}; expected version {version}. Run the backward pass "
-                "before the optimiser's step."
+                f"version {tensor._version}; expected version {held.version}. Run the backward "
+                "pass before the optimiser's step."
             )
     return tensors
 
