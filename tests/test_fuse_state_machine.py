@@ -784,6 +784,9 @@ class Remembering(RuleBasedStateMachine):
         with swapping(swap):
             self.run.model.to(torch.float32).to(torch.float64)
         self.run.use(self.run.kind)
+        # Without swapping torch gives a converted parameter another accumulator of gradients, and
+        # does not swap it while a graph refers to the old one: until the next forward.
+        self.forward_without_gradients(0, False)
 
     @rule(error=st.sampled_from([ValueError, KeyboardInterrupt]))
     def interrupted(self, error):
