@@ -38,8 +38,9 @@ CMAKE := $(BIN)/cmake
     clean distclean
 .DELETE_ON_ERROR:
 
+# Two processes share the files; more would fight over the threads of the CPU kernels.
 test: emu
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The binaries are those of this torch: one build serves all. What tests need comes from pyproject.toml.
 OTHER := build/torch-$(TORCH)
