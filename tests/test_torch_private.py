@@ -51,7 +51,7 @@ def test_the_search_finds_them():
 
 @pytest.mark.parametrize("name", _torch.TENSOR_ATTRIBUTES)
 def test_tensor_attributes(name):
-    assert hasattr(torch.zeros(1), name), f"Tensor.{name} went: find what knows of writes or views now"
+    assert hasattr(torch.zeros(1), name), f"Tensor.{name} went: find another way to know it"
 
 
 @pytest.mark.parametrize("name", _torch.MODULE_ATTRIBUTES)
