@@ -20,6 +20,8 @@ TorchParametrization = parametrizations._SpectralNorm
 FakeTensor = torch._subclasses.FakeTensor
 foreach_clamp_max_ = torch._foreach_clamp_max_
 foreach_clamp_min_ = torch._foreach_clamp_min_
+#: Tells tree_map and the like that a class is a container; those of subclasses of tuple are not.
+register_pytree_node = torch.utils._pytree.register_pytree_node
 
 #: Attributes and methods of torch's objects that are private by their names alone: they have been
 #: there since torch 1, and pickles of modules have them.

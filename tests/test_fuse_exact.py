@@ -14,6 +14,7 @@ import torch
 from networks import KINDS, assert_same, loss, states
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from gankernels import fold, fuse_spectral_norm, sigma
@@ -279,6 +280,28 @@ def test_an_interrupted_forward(kind, held):
         return [*history, *train(net)]
 
     assert_all_same(three(kind, run), act)
+
+
+def test_hooks_after_it_see_a_plain_tuple(kind):
+    """Copied, pickled and mapped over: what carries the token is none of theirs."""
+    net = Net(kind.torch, twice)
+    fuse_spectral_norm(net)
+    seen = []
+
+    def note(_, args, *__):
+        seen.append([copy.copy(args), copy.deepcopy(args), pickle.loads(pickle.dumps(args))])
+        seen[-1].append(tree_map(lambda t: 2 * t, args))
+        return seen[-1][-1] if len(seen) == 1 else None
+
+    net.register_forward_pre_hook(note)
+    net.register_forward_hook(note)
+    x = x_of(1)
+    y, again = net(x), Net(kind.torch, twice)(2 * x)
+    torch.testing.assert_close(y, again)
+    for values, argument in zip(seen, (x, 2 * x), strict=True):
+        assert [type(value) for value in values] == 4 * [tuple]
+        for value, factor in zip(values, (1, 1, 1, 2), strict=True):
+            torch.testing.assert_close(value, (factor * argument,))
 
 
 def test_copies_made_within_a_forward(kind):

@@ -98,6 +98,16 @@ def test_foreach_clamps():
     assert x[0].tolist() == [-1, 2]
 
 
+def test_containers_are_registered():
+    """If it goes: its public successor; without one, leave the registration out."""
+
+    class Pair(tuple):
+        pass
+
+    _torch.register_pytree_node(Pair, lambda x: (list(x), None), lambda x, _: tuple(x))
+    assert torch.utils._pytree.tree_leaves(Pair([1, 2])) == [1, 2]
+
+
 def test_torchs_parametrization():
     """If it goes: the class of ``layer.parametrizations.weight[0]`` after torch's spectral_norm."""
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
