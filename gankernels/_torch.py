@@ -31,6 +31,7 @@ MODULE_ATTRIBUTES = (
     "_backward_hooks",
     "_backward_pre_hooks",
     "_buffers",
+    "_forward_hooks",
     "_forward_pre_hooks",
     "_load_from_state_dict",
     "_load_state_dict_pre_hooks",
@@ -40,6 +41,8 @@ MODULE_ATTRIBUTES = (
     "_register_load_state_dict_pre_hook",
     "_register_state_dict_hook",
 )
+#: Methods that a module is called through, convolutions by one more.
+CALLED_METHODS = ("__call__", "forward", "_conv_forward")
 
 
 def in_functorch() -> bool:

@@ -51,12 +51,19 @@ def test_the_search_finds_them():
 
 @pytest.mark.parametrize("name", _torch.TENSOR_ATTRIBUTES)
 def test_tensor_attributes(name):
-    assert hasattr(torch.zeros(1), name), f"Tensor.{name} went: find what counts writes, or knows of views, now"
+    assert hasattr(torch.zeros(1), name), (
+        f"Tensor.{name} went: find what counts writes, or knows of views, now"
+    )
 
 
 @pytest.mark.parametrize("name", _torch.MODULE_ATTRIBUTES)
 def test_module_attributes(name):
     assert hasattr(nn.Linear(1, 1), name), f"Module.{name} went: look at its successor in torch.nn"
+
+
+@pytest.mark.parametrize("name", _torch.CALLED_METHODS)
+def test_called_methods(name):
+    assert hasattr(nn.Conv2d, name), f"Conv2d.{name} went: look at what its forward calls now"
 
 
 def test_below_autograd():
