@@ -81,8 +81,9 @@ def spectral_norms(
     a model, such as an ``nn.Sequential``, that applies its modules one after the other. Common
     activations, pooling, dropout and BatchNorm in ``eval()`` count with their constants; modules
     for which there is none (attention, LayerNorm, Embedding, recurrent layers, BatchNorm without
-    running statistics, a class of your own that holds parameters or has no submodules, a forward
-    hook that is not torch's weight_norm or prune) are listed in ``unbounded`` and make it infinite. What ``forward`` methods of your own do besides calling
+    running statistics, a class of your own that holds parameters or has no submodules, and where
+    there is a forward hook that is not torch's ``weight_norm`` or ``prune``) are listed in
+    ``unbounded`` and make it infinite. What ``forward`` methods of your own do besides calling
     submodules cannot be seen: it is no bound for residual connections (each block is 1 plus its
     branch), branches, or modules that are called more than once.
 
@@ -169,10 +170,10 @@ def spectral_norms(
         elif value != 1:
             factors[path] = float(value)
     if not layers:
-        found = "".join(f"; {path or 'it'} is {what}" for path, what in unbounded.items())
+        parts = "".join(f"; {path or 'it'} is {what}" for path, what in unbounded.items())
         raise ValueError(
             "spectral_norms: expected a model with linear or convolutional layers, got "
-            f"{kind(model)} with none{found}"
+            f"{kind(model)} with none{parts}"
         )
     bound = _product(applied) * math.prod(factors.values())
     lipschitz = torch.full_like(bound, math.inf) if unbounded else bound

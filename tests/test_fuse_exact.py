@@ -590,6 +590,37 @@ def test_old_weight_norm_beside_it(kind):
     assert_same(model.eval()(x_of(2)), want)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_recurrent_layers_after_a_forward(kind, fused):
+    """They keep their weights in a list as well, those with a history too."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.lstm = nn.LSTM(4, 4, dtype=D)
+            for name in ("weight_ih_l0", "weight_hh_l0"):
+                kind.torch(self.lstm, name)
+
+        def forward(self, x):
+            return self.lstm(x)[0]
+
+    model = Net()
+    if fused:
+        fuse_spectral_norm(model)
+    model(x_of(1))
+    average = averaged_model(model, 0.0)
+    for step in range(3):
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        loss(model.train()(x_of(step))).backward()
+        optimizer.step()
+        average.update_parameters(model)
+        folded = fold(model)
+        want = model.eval()(x_of(5))
+        assert_same(folded.eval()(x_of(5)), want)
+        assert_same(average(x_of(5)), want)
+
+
 # --- nothing remembered is stale ---------------------------------------------------------------
 
 
