@@ -610,7 +610,7 @@ def fold(model: M, *, inplace: bool = False) -> M:
 def _copies_of_computed(model: Module) -> dict[int, Any]:
     """For deepcopy: what hooks have stored, of weight_norm for instance, as plain tensors, also in
     the lists of recurrent layers. Autograd refuses to copy tensors with a history."""
-    values = []
+    values: list[Any] = []
     for module in model.modules():
         for value in [*vars(module).values(), *module._buffers.values()]:
             values += value if isinstance(value, (list, tuple)) else [value]
