@@ -441,7 +441,8 @@ def fuse_spectral_norm(
     ``torch.utils.checkpoint`` without reentrance or other hooks on saved tensors, within
     ``torch.compile`` of a part, below a forward pre-hook of the user's, a later link of a chain of
     parametrizations, complex and foreign tensors. One thing is not seen: a write through ``.data``
-    by the model's own ``forward``, between its start and the call of the layer.
+    between the start of the model's forward and the call of the layer, by that ``forward`` itself,
+    by a part's forward hook, or by a hook on all modules.
 
     Calling it again finds what was added since; where the options are others, they replace the old.
 
