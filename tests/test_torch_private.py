@@ -59,6 +59,11 @@ def test_module_attributes(name):
     assert hasattr(nn.Linear(1, 1), name), f"Module.{name} went: look at its successor in torch.nn"
 
 
+@pytest.mark.parametrize("name", _torch.CALLED_METHODS)
+def test_called_methods(name):
+    assert hasattr(nn.Conv2d, name), f"Conv2d.{name} went: look at what its forward calls now"
+
+
 def test_below_autograd():
     """If it goes: torch.no_grad() does, at the price of some microseconds a call."""
     x = torch.ones(2, requires_grad=True)
@@ -96,6 +101,16 @@ def test_foreach_clamps():
     _torch.foreach_clamp_max_(x, 2.0)
     _torch.foreach_clamp_min_(x, -1.0)
     assert x[0].tolist() == [-1, 2]
+
+
+def test_containers_are_registered():
+    """If it goes: its public successor; without one, leave the registration out."""
+
+    class Pair(tuple):
+        pass
+
+    _torch.register_pytree_node(Pair, lambda x: (list(x), None), lambda x, _: tuple(x))
+    assert torch.utils._pytree.tree_leaves(Pair([1, 2])) == [1, 2]
 
 
 def test_torchs_parametrization():
