@@ -239,21 +239,41 @@ def test_results_of_a_critic_in_place():
 
 
 class Own(nn.Module):
-    """Spectral normalization as people write it themselves."""
+    """Spectral normalization as people write it themselves.
 
-    def __init__(self, layer):
+    u and v are buffers, or parameters without a gradient; they are written to, get other memory, or
+    give way to other tensors.
+    """
+
+    def __init__(self, layer, parameters=False, how="written"):
         super().__init__()
-        self.layer = layer
+        self.layer, self.how = layer, how
         for name, size in zip("uv", layer.weight.shape, strict=True):
-            self.register_buffer(name, torch.ones(size, dtype=torch.float64))
+            ones = torch.ones(size, dtype=torch.float64)
+            if parameters:
+                setattr(self, name, nn.Parameter(ones, requires_grad=False))
+            else:
+                self.register_buffer(name, ones)
+
+    def write(self, name, value):
+        if self.how == "replaced":
+            parameter = isinstance(getattr(self, name), nn.Parameter)
+            new = nn.Parameter(value, requires_grad=False) if parameter else value
+            setattr(self, name, new)
+        elif self.how == "data":
+            getattr(self, name).data = value
+        else:
+            getattr(self, name).copy_(value)
 
     def forward(self, x):
-        w = self.layer.weight
+        w, u, v = self.layer.weight, self.u, self.v
         if self.training:
             with torch.no_grad():
-                self.v.copy_(nn.functional.normalize(w.T @ self.u, dim=0))
-                self.u.copy_(nn.functional.normalize(w @ self.v, dim=0))
-        return x @ (w / (self.u.clone() @ w @ self.v.clone())).T + self.layer.bias
+                v = nn.functional.normalize(w.T @ u, dim=0)
+                u = nn.functional.normalize(w @ v, dim=0)
+                self.write("v", v)
+                self.write("u", u)
+        return x @ (w / (u @ w @ v)).T + self.layer.bias
 
 
 KINDS = {
@@ -262,6 +282,11 @@ KINDS = {
     "torch's hook": nn.utils.spectral_norm,
     "torch's parametrization": nn.utils.parametrizations.spectral_norm,
     "own": Own,
+    "own, data": functools.partial(Own, how="data"),
+    "own, replaced": functools.partial(Own, how="replaced"),
+    "own, parameters": functools.partial(Own, parameters=True),
+    "own, data of parameters": functools.partial(Own, parameters=True, how="data"),
+    "own, replaced parameters": functools.partial(Own, parameters=True, how="replaced"),
     "fused": our_hook,
     "fused, step_scoped": our_parametrization,
 }
@@ -282,7 +307,18 @@ def normalized(kind):
 
 
 def vectors(D):
-    return [b.clone() for b in D.buffers() if b.dim() == 1]
+    tensors = (*D.buffers(), *D.parameters())
+    return [x.clone() for x in tensors if x.dim() == 1 and not x.requires_grad]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_check_of_samples_puts_back(kind):
+    D = normalized(kind)
+    before = vectors(D)
+    assert before
+    assert gk.check_independent_samples(D, REAL)
+    for a, b in zip(vectors(D), before, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("how", ["module", "lambda", "partial", "method"])
