@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import inspect
+import numbers
 import re
 import types
 import weakref
@@ -269,6 +271,7 @@ _MEANINGS = (
     (
         *("weight", "gamma", "weight_real", "weight_fake", "coefficient", "gp_weight", "lambda_"),
         *("lambda_gp", "lambda_r1", "lambd", "r1_gamma", "r2_gamma", "sample_weight", "interval"),
+        *("gp_lambda", "lamb", "lmbda", "lam", "coef", "gp_coef", "r1_weight", "penalty_weight"),
     ),
     ("center", "k", "centre", "one_sided"),
     ("scale", "sigma", "std", "noise"),
@@ -284,16 +287,19 @@ _SETTINGS = {name: meaning for meaning in _MEANINGS for name in meaning}
 def _refuse_hyperparameters(
     op: str, D: Any, args: Sequence[Any], kwargs: Mapping[str, Any], own: Sequence[str], what: str
 ) -> None:
-    """Refuse settings that would silently become arguments of the critic."""
+    """Refuse settings that would silently become arguments of the critic, misspelt ones, too."""
+    compiling = torch.compiler.is_compiling()  # Dynamo traces neither difflib nor numbers
     for name in kwargs:
-        if name in _SETTINGS and name not in _parameters(D):
+        near = not compiling and difflib.get_close_matches(name.lower(), own, 1, 0.8)
+        if (near or name in _SETTINGS) and name not in _parameters(D):
             raise TypeError(
                 f"{op}: expected {name}= to be a keyword of {op}, or one that {what} names, got "
                 f"neither{_did_you_mean(name, own)}. To have it passed on to {what}: "
                 f"functools.partial({what}, {name}=...)"
             )
     for value in args:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, (int, float) if compiling else numbers.Real)  # NumPy's, too
+        number = number and not isinstance(value, bool)
         if number or isinstance(value, torch.Generator):
             shown = repr(value) if number else "a torch.Generator"
             setting = "generator" if not number else own[0]
@@ -312,9 +318,7 @@ def _refuse_hyperparameters(
 def _did_you_mean(name: str, own: Sequence[str]) -> str:
     alike = [x for x in own if x in _SETTINGS.get(name, ())]
     if not alike:
-        import difflib
-
-        alike = difflib.get_close_matches(name, own, 1)
+        alike = difflib.get_close_matches(name.lower(), own, 1)
     return f"; did you mean {alike[0]}=?" if alike else f" (its own are {', '.join(own)})"
 
 

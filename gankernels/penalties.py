@@ -4,10 +4,10 @@ All take gradients of the critic's summed scores with respect to its inputs, sam
 :func:`gankernels.ops.gradient_penalty` behind them. A critic ``D`` is any callable. It is called as
 ``D(x, *args, **kwargs)`` with whatever positional arguments follow the samples and whatever keyword
 arguments the penalty does not know, labels for instance. Numbers among the positional ones, and
-settings of other penalties (``gamma`` where ``weight`` is meant), are refused, unless ``D`` names
-such a keyword itself; ``functools.partial(D, gamma=...)`` passes anything on. Samples are a tensor
-(B, ...), or a list of them, which ``D`` then gets as a list, with one norm over all. ``D`` gets
-copies, which its first layer may work on in place.
+settings of other penalties (``gamma`` where ``weight`` is meant) or misspelt ones, are refused,
+unless ``D`` names such a keyword itself; ``functools.partial(D, gamma=...)`` passes anything on.
+Samples are a tensor (B, ...), or a list of them, which ``D`` then gets as a list, with one norm
+over all. ``D`` gets copies, which its first layer may work on in place.
 
 Scores are a tensor whose first dimension is B (one score a sample, patch maps), or a flat list or
 tuple of these (several scales); they are added up, never averaged. Where ``D`` returns more than

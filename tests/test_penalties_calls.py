@@ -4,6 +4,7 @@ one function, inference mode, and what is no critic at all."""
 import functools
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -114,6 +115,13 @@ MISNAMED = [
     ("latent_consistency_discriminator", "sigma", "std"),
     ("latent_consistency_generator", "lambda_", "weight"),
     ("latent_consistency_generator", "scores", None),
+    ("wgan_gp_penalty", "wieght", "weight"),
+    ("wgan_gp_penalty", "Center", "center"),
+    ("r1_r2_penalty", "gama", "gamma"),
+    ("r1_r2_penalty", "gp_lambda", "gamma"),
+    ("approx_r1_penalty", "sigm", "sigma"),
+    ("check_independent_samples", "group", "groups"),
+    ("balanced_consistency_regularization", "weights_real", "weight_real"),
 ]
 
 
@@ -145,8 +153,9 @@ def test_a_setting_goes_to_a_critic_that_names_it():
 @pytest.mark.parametrize("name", CALLED)
 def test_numbers_do_not_become_labels(name):
     D = Anything()
-    for value in (10.0, 1):
-        with pytest.raises(TypeError, match=f"^{name}: .*got {value}; did you mean \\w+={value}"):
+    for value in (10.0, 1, np.float32(10), np.int64(1)):
+        shown = re.escape(repr(value))
+        with pytest.raises(TypeError, match=f"^{name}: .*got {shown}; did you mean \\w+={shown}"):
             CALLED[name](D, REAL, FAKE, value)
     with pytest.raises(TypeError, match=f"^{name}: .*got a torch.Generator"):
         CALLED[name](D, REAL, FAKE, seeded())
@@ -170,7 +179,7 @@ def test_what_a_critic_does_not_take_names_the_penalty(name):
 
 
 def test_a_typo_is_recognized():
-    with pytest.raises(TypeError, match="got wieght=; did you mean weight="):
+    with pytest.raises(TypeError, match=r"wieght=.*; did you mean weight="):
         gk.wgan_gp_penalty(nn.Linear(6, 1).double(), REAL, FAKE, wieght=1.0)
 
 
@@ -350,6 +359,14 @@ def test_both_passes_see_one_weight(kind, how):
             strict=True,
         ):
             torch.testing.assert_close(a, b)
+
+
+def test_the_check_of_samples_takes_a_lazy_critic():
+    lazy = nn.Sequential(
+        nn.LazyLinear(3, dtype=torch.float64), nn.LazyBatchNorm1d(affine=False, dtype=torch.float64)
+    )
+    with pytest.warns(UserWarning, match="depends on other samples"):
+        assert not gk.check_independent_samples(lazy, REAL)
 
 
 def test_a_trainer_is_looked_through():

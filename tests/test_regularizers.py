@@ -565,6 +565,11 @@ def test_minibatch_discrimination_module():
             TypeError,
             "floating-point dtype, got torch.int64",
         ),
+        (
+            lambda: MinibatchDiscrimination(3)(torch.ones(2, 3, dtype=torch.float64)),
+            TypeError,
+            r"MinibatchDiscrimination: expected x of torch.float32, as T is, got torch.float64; con",
+        ),
     ],
 )
 def test_minibatch_discrimination_refused(call, error, message):
