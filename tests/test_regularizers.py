@@ -568,7 +568,7 @@ def test_minibatch_discrimination_module():
         (
             lambda: MinibatchDiscrimination(3)(torch.ones(2, 3, dtype=torch.float64)),
             TypeError,
-            r"MinibatchDiscrimination: expected x of torch.float32, as T is, got torch.float64; con",
+            r"MinibatchDiscrimination: expected x of torch.float32, as T is, got torch.float64",
         ),
     ],
 )
