@@ -440,9 +440,11 @@ def states_of(D: Any, moving: bool) -> list[_State]:
     for m in modules_of(D):
         if moving and isinstance(m, _RUNNING):
             continue
-        for names in (m._buffers, m._parameters):
+        # Dynamo does not trace is_lazy.
+        compiling = torch.compiler.is_compiling()
+        for names in (m._buffers,) if compiling else (m._buffers, m._parameters):
             for name, x in names.items():
-                if x is None or is_lazy(x) or not _writable(x):
+                if x is None or (not compiling and is_lazy(x)) or not _writable(x):
                     continue
                 real = x.is_floating_point() or x.is_complex()
                 if names is m._parameters:

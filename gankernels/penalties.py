@@ -284,17 +284,8 @@ def r1_r2_penalty(
         check_groups(op, groups, rows, pairs[0][0].device)
     firsts = (reals, reals // (groups or 1)) if reals == fakes else ()
 
-    def twice(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] in firsts:
-            return torch.cat((value, value))
-        if type(value) in (list, tuple):
-            return type(value)(twice(x) for x in value)
-        if type(value) is dict:
-            return {key: twice(x) for key, x in value.items()}
-        return value
-
-    calls.args = [twice(value) for value in args]
-    calls.kwargs = {name: twice(value) for name, value in kwargs.items()}
+    calls.args = [_twice(value, firsts) for value in args]
+    calls.kwargs = {name: _twice(value, firsts) for name, value in kwargs.items()}
     x = [torch.cat(pair) for pair in pairs]
     grads, _ = critic_gradients(calls, x, isinstance(real, Tensor), inv_scale, groups)
 
@@ -305,6 +296,17 @@ def r1_r2_penalty(
     if reals == fakes:
         return mean(grads, gamma)
     return mean([g[:reals] for g in grads], gamma / 2) + mean([g[reals:] for g in grads], gamma / 2)
+
+
+def _twice(value: Any, firsts: tuple[int, ...]) -> Any:
+    """Labels for both halves of a batch, by their first dimension."""
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] in firsts:
+        return torch.cat((value, value))
+    if type(value) in (list, tuple):
+        return type(value)([_twice(x, firsts) for x in value])
+    if type(value) is dict:
+        return {key: _twice(x, firsts) for key, x in value.items()}
+    return value
 
 
 def wgan_gp_penalty(
