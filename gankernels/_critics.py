@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import inspect
+import numbers
 import re
 import types
 import weakref
@@ -85,11 +87,11 @@ def inputs_of(op: str, name: str, x: Samples) -> list[Tensor]:
         raise ValueError(
             f"{op}: expected {name} to require a gradient, got one that does not; {cure}"
         )
-    _check_one_kind(op, name, samples)
+    check_one_kind(op, name, samples)
     return samples
 
 
-def _check_one_kind(op: str, name: str, samples: list[Tensor]) -> None:
+def check_one_kind(op: str, name: str, samples: list[Tensor]) -> None:
     first = samples[0]
     for p in samples:
         if p.dtype != first.dtype or p.device != first.device:
@@ -101,10 +103,18 @@ def _check_one_kind(op: str, name: str, samples: list[Tensor]) -> None:
 
 def paired(op: str, real: Samples, fake: Samples, same_batch: bool) -> list[tuple[Tensor, Tensor]]:
     reals, fakes = listed(op, "real", real), listed(op, "fake", fake)
-    _check_one_kind(op, "real", reals)
+    check_one_kind(op, "real", reals)
     start = 0 if same_batch else 1
-    same = isinstance(real, Tensor) == isinstance(fake, Tensor) and len(reals) == len(fakes)
-    if not same or any(
+    alike = isinstance(real, Tensor) == isinstance(fake, Tensor)
+    if not alike or len(reals) != len(fakes):
+        given = (
+            "a tensor" if isinstance(x, Tensor) else f"a list of {len(x)}" for x in (real, fake)
+        )
+        raise ValueError(
+            f"{op}: expected real and fake to be two tensors, or lists of as many, got "
+            f"{' and '.join(given)}"
+        )
+    if any(
         a.shape[start:] != b.shape[start:] or a.device != b.device
         for a, b in zip(reals, fakes, strict=False)
     ):
@@ -261,6 +271,7 @@ _MEANINGS = (
     (
         *("weight", "gamma", "weight_real", "weight_fake", "coefficient", "gp_weight", "lambda_"),
         *("lambda_gp", "lambda_r1", "lambd", "r1_gamma", "r2_gamma", "sample_weight", "interval"),
+        *("gp_lambda", "lamb", "lmbda", "lam", "coef", "gp_coef", "r1_weight", "penalty_weight"),
     ),
     ("center", "k", "centre", "one_sided"),
     ("scale", "sigma", "std", "noise"),
@@ -276,16 +287,19 @@ _SETTINGS = {name: meaning for meaning in _MEANINGS for name in meaning}
 def _refuse_hyperparameters(
     op: str, D: Any, args: Sequence[Any], kwargs: Mapping[str, Any], own: Sequence[str], what: str
 ) -> None:
-    """Refuse settings that would silently become arguments of the critic."""
+    """Refuse settings that would silently become arguments of the critic, misspelt ones, too."""
+    compiling = torch.compiler.is_compiling()  # Dynamo traces neither difflib nor numbers
     for name in kwargs:
-        if name in _SETTINGS and name not in _parameters(D):
+        near = not compiling and difflib.get_close_matches(name.lower(), own, 1, 0.8)
+        if (near or name in _SETTINGS) and name not in _parameters(D):
             raise TypeError(
                 f"{op}: expected {name}= to be a keyword of {op}, or one that {what} names, got "
                 f"neither{_did_you_mean(name, own)}. To have it passed on to {what}: "
                 f"functools.partial({what}, {name}=...)"
             )
     for value in args:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, (int, float) if compiling else numbers.Real)  # NumPy's, too
+        number = number and not isinstance(value, bool)
         if number or isinstance(value, torch.Generator):
             shown = repr(value) if number else "a torch.Generator"
             setting = "generator" if not number else own[0]
@@ -304,9 +318,7 @@ def _refuse_hyperparameters(
 def _did_you_mean(name: str, own: Sequence[str]) -> str:
     alike = [x for x in own if x in _SETTINGS.get(name, ())]
     if not alike:
-        import difflib
-
-        alike = difflib.get_close_matches(name, own, 1)
+        alike = difflib.get_close_matches(name.lower(), own, 1)
     return f"; did you mean {alike[0]}=?" if alike else f" (its own are {', '.join(own)})"
 
 
@@ -388,52 +400,92 @@ def _warn_of_coupled(op: str, D: Any) -> None:
         )
 
 
+class _State:
+    """A tensor that a module calls by a name, and what it was: to have the same again later."""
+
+    def __init__(self, names: dict[str, Any], name: str) -> None:
+        self.names, self.name = names, name
+        self.tensor: Tensor = names[name]
+        self.memory = self.tensor.data
+        self.value = self.memory.clone()
+
+    def put_back(self) -> None:
+        if torch.compiler.is_compiling():
+            with torch.no_grad():
+                self.tensor.copy_(self.value)
+            return
+        self.names[self.name] = self.tensor
+        if _address(self.tensor) != _address(self.memory):
+            # Its data was assigned to; what was assigned a graph may have saved.
+            self.tensor.data = self.memory
+        # Past the count of writes: a graph may have saved a buffer that never changes.
+        self.tensor.data.copy_(self.value)
+
+
+def _address(x: Tensor) -> int:
+    try:
+        return x.data_ptr()
+    except RuntimeError:  # a sparse tensor, or one of torch.func
+        return 0
+
+
+def states_of(D: Any, moving: bool) -> list[_State]:
+    """What a critic's passes write: its buffers, or of these only those that every pass moves.
+
+    Those are neither counters, which are integers, nor the running statistics of normalization.
+    Vectors that are parameters without a gradient belong to them: older spectral norms keep u and v
+    so.
+    """
+    found: dict[int, tuple[dict[str, Any], str]] = {}
+    for m in modules_of(D):
+        if moving and isinstance(m, _RUNNING):
+            continue
+        # Dynamo does not trace is_lazy.
+        compiling = torch.compiler.is_compiling()
+        for names in (m._buffers,) if compiling else (m._buffers, m._parameters):
+            for name, x in names.items():
+                if x is None or (not compiling and is_lazy(x)) or not _writable(x):
+                    continue
+                real = x.is_floating_point() or x.is_complex()
+                if names is m._parameters:
+                    vector = x.numel() == max(x.shape, default=1) and type(x) is nn.Parameter
+                    wanted = vector and not x.requires_grad
+                else:
+                    wanted = real or not moving
+                if wanted:
+                    found.setdefault(id(x), (names, name))
+    return [_State(*place) for place in found.values()]
+
+
 class _Held:
     """A block for each pass of a critic; all start from the buffers that the first started from.
 
-    Afterwards the buffers are what the first pass left. Counters, which are integers, and the
-    running statistics of batch normalization move with every pass.
+    Afterwards the buffers are what the first pass left.
     """
 
     def __init__(self, D: Any) -> None:
-        buffers = {
-            id(b): b
-            for m in modules_of(D)
-            if not isinstance(m, _RUNNING)
-            for b in m.buffers(recurse=False)
-            if not is_lazy(b) and (b.is_floating_point() or b.is_complex()) and _writable(b)
-        }
-        self.buffers = list(buffers.values())
-        self.before = _copies(self.buffers)
-        self.after: list[Tensor] | None = None
+        self.before = states_of(D, moving=True)
+        self.after: list[_State] | None = None
 
     def __enter__(self) -> None:
         if self.after is not None:
-            _write(self.buffers, self.before)
+            for state in self.before:
+                state.put_back()
 
     def __exit__(self, *_: Any) -> None:
         if self.after is None:
-            self.after = _copies(self.buffers)
+            self.after = [
+                _State(state.names, state.name)
+                for state in self.before
+                if state.names.get(state.name) is not None
+            ]
         else:
-            _write(self.buffers, self.after)
+            for state in self.after:
+                state.put_back()
 
 
 def _writable(buffer: Tensor) -> bool:
     return not _is_inference(buffer) or torch.is_inference_mode_enabled()
-
-
-def _copies(buffers: list[Tensor]) -> list[Tensor]:
-    return [b.detach().clone() for b in buffers]
-
-
-def _write(buffers: list[Tensor], values: list[Tensor]) -> None:
-    for buffer, value in zip(buffers, values, strict=True):
-        if torch.compiler.is_compiling():
-            with torch.no_grad():
-                buffer.copy_(value)
-        else:
-            # Past the count of writes: a graph may have saved a buffer that never changes.
-            buffer.data.copy_(value)
 
 
 # --- gradients -----------------------------------------------------------------------------------

@@ -91,12 +91,20 @@ def check_floating_scores(op: str, name: str, scores: list[Tensor]) -> None:
         check_floats(op, name, x)
 
 
-def check_alike(op: str, name: str, scores: list[Tensor], cure: str) -> None:
+#: What makes scores of maps with many channels, for those that add up, and for those that average.
+ADDED = "add up each over everything but the batch"
+AVERAGED = "flatten each by x.flatten(1)"
+
+
+def check_alike(
+    op: str, name: str, scores: list[Tensor], cure: str, otherwise: str = ADDED
+) -> None:
     """Refuse a flat list of scores and features where their shapes tell them apart.
 
     The maps of several scales have one number of channels, whatever their sizes: a map of 8 and
     more channels beside one with fewer, or beside one score a sample, is of features. A vector
-    (B, N) may be a map of scores, flattened, and only gets a warning.
+    (B, N) may be a map of scores, flattened, and only gets a warning. ``otherwise`` is what to do
+    with maps that are scores all the same.
     """
     if len(scores) < 2:
         return
@@ -108,7 +116,7 @@ def check_alike(op: str, name: str, scores: list[Tensor], cure: str) -> None:
         raise ValueError(
             f"{op}: expected {name} of several scales, which have equally many channels, got "
             f"shapes {shapes}, which look like scores and features; {cure}. Where all of them are "
-            "scores, add up each over everything but the batch"
+            f"scores, {otherwise}"
         )
     if single and any(x.dim() == 2 and x.shape[1] >= _MANY for x in scores):
         warn_once(

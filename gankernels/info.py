@@ -322,14 +322,14 @@ def render(facts: Facts) -> str:
         compiled = ", ".join(device["compiled"]) or "none"
         text = f"{device['name']}, architecture {device['architecture']}; compiled: {compiled}"
         lines.append(_row("gpu", text))
-    lines += ["", "operator                 " + "".join(f"{d:<12}" for d in ("cpu", "cuda"))]
+    lines += ["", f"{'operator':<29}" + "".join(f"{d:<12}" for d in ("cpu", "cuda"))]
     for op, where in facts["backends"].items():
-        lines.append(f"  {op:<23}" + "".join(f"{where.get(d, '-'):<12}" for d in ("cpu", "cuda")))
-    lines += ["", f"self-test                max error (at most {TOLERANCE:.0e})"]
+        lines.append(f"  {op:<27}" + "".join(f"{where.get(d, '-'):<12}" for d in ("cpu", "cuda")))
+    lines += ["", f"{'self-test':<29}max error (at most {TOLERANCE:.0e})"]
     for test in facts["self_test"]:
         error = "-" if test["max_error"] is None else f"{test['max_error']:.1e}"
         verdict = "ok" if test["passed"] else "FAILED"
-        lines.append(f"  {test['op']:<23}{test['device']:<6}{error:<10}{verdict}")
+        lines.append(f"  {test['op']:<27}{test['device']:<6}{error:<10}{verdict}")
     for gap in facts["missing"]:
         what = gap["what"] if gap["needed"] else f"{gap['what']} (not needed here)"
         lines += ["", f"missing: {what}", f"  why:  {gap['why']}", f"  cure: {gap['cure']}"]

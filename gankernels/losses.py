@@ -13,7 +13,8 @@ Differentiable to any order. Deterministic, but for random labels, which come fr
 Nothing waits for the device. ``D`` below are the logits, ``s`` the sigmoid, ``E`` the mean.
 
 All raise TypeError for logits that are not floating-point tensors or lists of them, and ValueError
-for an empty tensor, an empty list, and lists of different lengths.
+for an empty tensor, an empty list, lists of different lengths, and lists whose shapes can only be
+those of logits and features (see :mod:`gankernels.penalties`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gankernels._checks import check_floats, check_generator, check_number, kind
-from gankernels._scores import listed_scores
+from gankernels._scores import AVERAGED, check_alike, listed_scores
 
 Logits = Tensor | Sequence[Tensor]
 Label = float | tuple[float, float]
@@ -302,11 +303,12 @@ def _labels(
 
 def _read(op: str, name: str, logits: Logits) -> list[Tensor]:
     """The logits of every critic, checked, of the dtype to compute in."""
+    cure = "pass only the logits, one tensor a critic"
     found = listed_scores(
         op,
         f"{name} to be a tensor or a list of tensors",
         logits,
-        "pass only the logits, one tensor a critic",
+        cure,
         empty=f"{name} of at least one critic",
     )
     for x in found:
@@ -316,6 +318,7 @@ def _read(op: str, name: str, logits: Logits) -> list[Tensor]:
                 f"{op}: expected {name} with elements to average, got the empty shape "
                 f"{tuple(x.shape)}"
             )
+    check_alike(op, name, found, cure, AVERAGED)
     return [x if x.dtype == torch.float64 else x.float() for x in found]
 
 

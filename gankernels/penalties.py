@@ -4,10 +4,10 @@ All take gradients of the critic's summed scores with respect to its inputs, sam
 :func:`gankernels.ops.gradient_penalty` behind them. A critic ``D`` is any callable. It is called as
 ``D(x, *args, **kwargs)`` with whatever positional arguments follow the samples and whatever keyword
 arguments the penalty does not know, labels for instance. Numbers among the positional ones, and
-settings of other penalties (``gamma`` where ``weight`` is meant), are refused, unless ``D`` names
-such a keyword itself; ``functools.partial(D, gamma=...)`` passes anything on. Samples are a tensor
-(B, ...), or a list of them, which ``D`` then gets as a list, with one norm over all. ``D`` gets
-copies, which its first layer may work on in place.
+settings of other penalties (``gamma`` where ``weight`` is meant) or misspelt ones, are refused,
+unless ``D`` names such a keyword itself; ``functools.partial(D, gamma=...)`` passes anything on.
+Samples are a tensor (B, ...), or a list of them, which ``D`` then gets as a list, with one norm
+over all. ``D`` gets copies, which its first layer may work on in place.
 
 Scores are a tensor whose first dimension is B (one score a sample, patch maps), or a flat list or
 tuple of these (several scales); they are added up, never averaged. Where ``D`` returns more than
@@ -37,10 +37,10 @@ device.
 
 Penalties that call ``D`` twice, the approximate ones, compare the same function at two points: u
 and v of spectral normalization in training mode, torch's, ours or your own (all floating-point
-buffers but the running statistics of batch and instance normalization), move once, in the first
-pass. They are found where ``D`` is a module, or a lambda, partial or method that mentions it.
-Random layers, dropout for instance, draw anew in each pass, and the difference measures that, too:
-leave them out, or in evaluation mode.
+buffers but the running statistics of batch and instance normalization, and parameters without a
+gradient that are vectors), move once, in the first pass. They are found where ``D`` is a module, or
+a lambda, partial or method that mentions it. Random layers, dropout for instance, draw anew in each
+pass, and the difference measures that, too: leave them out, or in evaluation mode.
 
 Compiled, a penalty needs ``torch._dynamo.config.trace_autograd_ops = True``, the gradients of the
 loss taken in the same compiled function by ``torch.autograd.grad``, and ``generator=None``, since
@@ -55,6 +55,7 @@ forward pass refuses; where it has to go backward alone, add ``0 * logits.sum()`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -70,16 +71,17 @@ from gankernels._critics import (
     Scores,
     check_counts,
     check_inv_scale,
+    check_one_kind,
     critic_gradients,
     draw_like,
     gradients,
     inference_mode,
     inputs_of,
     listed,
-    modules_of,
     outside_inference,
     paired,
     read_scores,
+    states_of,
     sum_per_score,
 )
 from gankernels._groups import Groups, check_groups
@@ -259,8 +261,8 @@ def r1_r2_penalty(
         D: the critic; see the module's text.
         real, fake: (B, ...) and (B', ...), of one shape but for the batch.
         *args, **kwargs: passed to ``D``. Tensors with a first dimension of B = B', or of as many
-            groups, such as labels, are repeated for the second half; tensors of B + B' are taken as
-            they are.
+            groups, such as labels, are repeated for the second half, those in lists, tuples and
+            dicts, too; tensors of B + B' are taken as they are.
         gamma: not negative.
         inv_scale, scores: see the module's text.
         groups: likewise, a number of rows that both batches can be divided by.
@@ -282,13 +284,8 @@ def r1_r2_penalty(
         check_groups(op, groups, rows, pairs[0][0].device)
     firsts = (reals, reals // (groups or 1)) if reals == fakes else ()
 
-    def twice(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] in firsts:
-            return torch.cat((value, value))
-        return value
-
-    calls.args = [twice(value) for value in args]
-    calls.kwargs = {name: twice(value) for name, value in kwargs.items()}
+    calls.args = [_twice(value, firsts) for value in args]
+    calls.kwargs = {name: _twice(value, firsts) for name, value in kwargs.items()}
     x = [torch.cat(pair) for pair in pairs]
     grads, _ = critic_gradients(calls, x, isinstance(real, Tensor), inv_scale, groups)
 
@@ -299,6 +296,17 @@ def r1_r2_penalty(
     if reals == fakes:
         return mean(grads, gamma)
     return mean([g[:reals] for g in grads], gamma / 2) + mean([g[reals:] for g in grads], gamma / 2)
+
+
+def _twice(value: Any, firsts: tuple[int, ...]) -> Any:
+    """Labels for both halves of a batch, by their first dimension."""
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] in firsts:
+        return torch.cat((value, value))
+    if type(value) in (list, tuple):
+        return type(value)([_twice(x, firsts) for x in value])
+    if type(value) is dict:
+        return {key: _twice(x, firsts) for key, x in value.items()}
+    return value
 
 
 def wgan_gp_penalty(
@@ -420,6 +428,7 @@ def dragan_penalty(
     scale = {"uniform": 0.5, "gaussian": 10.0}[noise] if scale is None else scale
     check_number(op, "scale", scale)
     samples = listed(op, "real", real)
+    check_one_kind(op, "real", samples)
     check_groups(op, groups, samples[0].shape[0], samples[0].device)
     points = []
     for x in samples:
@@ -630,9 +639,12 @@ def consensus_penalty(
             grads = torch.autograd.grad(
                 loss, wanted, seed, create_graph=torch.is_grad_enabled(), allow_unused=True
             )
-        found += [g.unsqueeze(0) for g in grads if g is not None]
+        found += [g.unsqueeze(0) for g in grads if g is not None and g.numel() > 0]
     if not found:
         raise ValueError(f"{op}: expected losses that depend on the parameters, got none that does")
+    if len({(g.dtype, g.device) for g in found}) > 1:
+        dtype = functools.reduce(torch.promote_types, (accumulation_dtype(g.dtype) for g in found))
+        found = [g.to(found[0].device, dtype) for g in found]
     return ops.gradient_penalty(found, weight=gamma / 2, inv_scale=inv_scale)
 
 
@@ -743,8 +755,7 @@ def check_independent_samples(
         what = "samples" if groups is None else "groups"
         raise ValueError(f"{op}: expected at least 2 {what}, got 1")
     own = int(index[0])
-    buffers = [b for m in modules_of(D) for b in m.buffers(recurse=False)]
-    before = [b.clone() for b in buffers]
+    before = states_of(D, moving=False)
     with outside_inference(), torch.enable_grad():
         points = [p.detach().clone().requires_grad_() for p in samples]
         outputs = calls.scores(points[0] if isinstance(x, Tensor) else points)
@@ -755,9 +766,8 @@ def check_independent_samples(
             )
         first = torch.cat((sums[:own].detach(), sums[own : own + 1], sums[own + 1 :].detach()))
         grads = gradients(op, [first], points, "the samples", create_graph=False)
-    with torch.no_grad():
-        for buffer, old in zip(buffers, before, strict=True):
-            buffer.copy_(old)
+    for state in before:
+        state.put_back()
     independent = not any(g[others].any() for g in grads)
     if not independent:
         warn_once(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -166,3 +167,10 @@ def test_a_gpu_without_kernels_is_not_healthy():
     assert [gap["needed"] for gap in info.missing({**facts, "gpu": None})] == [False]
     device = {"name": "GPU", "architecture": "9.0", "compiled": [], "covered": False}
     assert [gap["needed"] for gap in info.missing({**facts, "gpu": device})] == [True]
+
+
+def test_names_stand_apart_from_what_follows():
+    facts = info.collect()
+    text = info.render(facts)
+    for name in facts["backends"]:
+        assert re.search(rf"^  {name} +(native|reference) ", text, re.MULTILINE)

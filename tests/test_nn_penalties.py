@@ -684,3 +684,10 @@ def test_interval_may_be_reassigned():
 def test_lazy_errors(make, error, message):
     with pytest.raises(error, match=f"^LazyRegularizer: .*{message}"):
         make()
+
+
+def test_a_lazy_penalty_gives_a_tensor():
+    lazy = gnn.LazyRegularizer(lambda: 3.0)
+    with pytest.raises(TypeError, match=r"^LazyRegularizer: expected penalty .*tensor, got float"):
+        lazy()
+    assert lazy.due  # the call that raised does not count

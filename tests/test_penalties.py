@@ -381,6 +381,25 @@ def test_consensus():
             torch.testing.assert_close(a, b)
 
 
+def test_consensus_of_several_dtypes_and_empty_parameters():
+    D, G, empty = nn.Linear(3, 1).double(), nn.Linear(2, 3), nn.Parameter(torch.zeros(0))
+    logits = D(G(draw(5, 2).float()).double()).mean() + empty.sum()
+    players = [empty, *D.parameters()], G.parameters()
+    found = gk.consensus_penalty((logits, -(logits**3)), players, gamma=4.0)
+    assert found.dtype == torch.float64
+    v = [
+        *torch.autograd.grad(logits, list(D.parameters()), create_graph=True),
+        *torch.autograd.grad(-(logits**3), list(G.parameters()), create_graph=True),
+    ]
+    expected = 2 * sum(g.double().square().sum() for g in v)
+    assert found.item() == pytest.approx(expected.item())
+    for p in (D.weight, G.weight):
+        torch.testing.assert_close(
+            torch.autograd.grad(found, p, retain_graph=True),
+            torch.autograd.grad(expected, p, retain_graph=True),
+        )
+
+
 def test_spectral_norm_regularization():
     weights = [draw(5, 7).requires_grad_(), draw(4, 3, 3, 3, seed=2).requires_grad_()]
     u = [draw(w.shape[0]) for w in weights]

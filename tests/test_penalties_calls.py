@@ -4,6 +4,7 @@ one function, inference mode, and what is no critic at all."""
 import functools
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -114,6 +115,13 @@ MISNAMED = [
     ("latent_consistency_discriminator", "sigma", "std"),
     ("latent_consistency_generator", "lambda_", "weight"),
     ("latent_consistency_generator", "scores", None),
+    ("wgan_gp_penalty", "wieght", "weight"),
+    ("wgan_gp_penalty", "Center", "center"),
+    ("r1_r2_penalty", "gama", "gamma"),
+    ("r1_r2_penalty", "gp_lambda", "gamma"),
+    ("approx_r1_penalty", "sigm", "sigma"),
+    ("check_independent_samples", "group", "groups"),
+    ("balanced_consistency_regularization", "weights_real", "weight_real"),
 ]
 
 
@@ -145,8 +153,9 @@ def test_a_setting_goes_to_a_critic_that_names_it():
 @pytest.mark.parametrize("name", CALLED)
 def test_numbers_do_not_become_labels(name):
     D = Anything()
-    for value in (10.0, 1):
-        with pytest.raises(TypeError, match=f"^{name}: .*got {value}; did you mean \\w+={value}"):
+    for value in (10.0, 1, np.float32(10), np.int64(1)):
+        shown = re.escape(repr(value))
+        with pytest.raises(TypeError, match=f"^{name}: .*got {shown}; did you mean \\w+={shown}"):
             CALLED[name](D, REAL, FAKE, value)
     with pytest.raises(TypeError, match=f"^{name}: .*got a torch.Generator"):
         CALLED[name](D, REAL, FAKE, seeded())
@@ -170,7 +179,7 @@ def test_what_a_critic_does_not_take_names_the_penalty(name):
 
 
 def test_a_typo_is_recognized():
-    with pytest.raises(TypeError, match="got wieght=; did you mean weight="):
+    with pytest.raises(TypeError, match=r"wieght=.*; did you mean weight="):
         gk.wgan_gp_penalty(nn.Linear(6, 1).double(), REAL, FAKE, wieght=1.0)
 
 
@@ -239,21 +248,41 @@ def test_results_of_a_critic_in_place():
 
 
 class Own(nn.Module):
-    """Spectral normalization as people write it themselves."""
+    """Spectral normalization as people write it themselves.
 
-    def __init__(self, layer):
+    u and v are buffers, or parameters without a gradient; they are written to, get other memory, or
+    give way to other tensors.
+    """
+
+    def __init__(self, layer, parameters=False, how="written"):
         super().__init__()
-        self.layer = layer
+        self.layer, self.how = layer, how
         for name, size in zip("uv", layer.weight.shape, strict=True):
-            self.register_buffer(name, torch.ones(size, dtype=torch.float64))
+            ones = torch.ones(size, dtype=torch.float64)
+            if parameters:
+                setattr(self, name, nn.Parameter(ones, requires_grad=False))
+            else:
+                self.register_buffer(name, ones)
+
+    def write(self, name, value):
+        if self.how == "replaced":
+            parameter = isinstance(getattr(self, name), nn.Parameter)
+            new = nn.Parameter(value, requires_grad=False) if parameter else value
+            setattr(self, name, new)
+        elif self.how == "data":
+            getattr(self, name).data = value
+        else:
+            getattr(self, name).copy_(value)
 
     def forward(self, x):
-        w = self.layer.weight
+        w, u, v = self.layer.weight, self.u, self.v
         if self.training:
             with torch.no_grad():
-                self.v.copy_(nn.functional.normalize(w.T @ self.u, dim=0))
-                self.u.copy_(nn.functional.normalize(w @ self.v, dim=0))
-        return x @ (w / (self.u.clone() @ w @ self.v.clone())).T + self.layer.bias
+                v = nn.functional.normalize(w.T @ u, dim=0)
+                u = nn.functional.normalize(w @ v, dim=0)
+                self.write("v", v)
+                self.write("u", u)
+        return x @ (w / (u @ w @ v)).T + self.layer.bias
 
 
 KINDS = {
@@ -262,6 +291,11 @@ KINDS = {
     "torch's hook": nn.utils.spectral_norm,
     "torch's parametrization": nn.utils.parametrizations.spectral_norm,
     "own": Own,
+    "own, data": functools.partial(Own, how="data"),
+    "own, replaced": functools.partial(Own, how="replaced"),
+    "own, parameters": functools.partial(Own, parameters=True),
+    "own, data of parameters": functools.partial(Own, parameters=True, how="data"),
+    "own, replaced parameters": functools.partial(Own, parameters=True, how="replaced"),
     "fused": our_hook,
     "fused, step_scoped": our_parametrization,
 }
@@ -282,7 +316,18 @@ def normalized(kind):
 
 
 def vectors(D):
-    return [b.clone() for b in D.buffers() if b.dim() == 1]
+    tensors = (*D.buffers(), *D.parameters())
+    return [x.clone() for x in tensors if x.dim() == 1 and not x.requires_grad]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_check_of_samples_puts_back(kind):
+    D = normalized(kind)
+    before = vectors(D)
+    assert before
+    assert gk.check_independent_samples(D, REAL)
+    for a, b in zip(vectors(D), before, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("how", ["module", "lambda", "partial", "method"])
@@ -314,6 +359,14 @@ def test_both_passes_see_one_weight(kind, how):
             strict=True,
         ):
             torch.testing.assert_close(a, b)
+
+
+def test_the_check_of_samples_takes_a_lazy_critic():
+    lazy = nn.Sequential(
+        nn.LazyLinear(3, dtype=torch.float64), nn.LazyBatchNorm1d(affine=False, dtype=torch.float64)
+    )
+    with pytest.warns(UserWarning, match="depends on other samples"):
+        assert not gk.check_independent_samples(lazy, REAL)
 
 
 def test_a_trainer_is_looked_through():

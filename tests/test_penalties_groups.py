@@ -153,6 +153,13 @@ def test_r1_r2_of_packs():
         D(y) * labels, y, groups=PACK
     )
     assert found.item() == pytest.approx(expected.item())
+    for y in ([labels], (labels,), {"y": labels}):
+
+        def nested(x, y):
+            return conditional(x, y["y"] if isinstance(y, dict) else y[0])
+
+        assert gk.r1_r2_penalty(nested, REAL, FAKE, y, groups=PACK).item() == found.item()
+        assert gk.r1_r2_penalty(nested, REAL, FAKE, y=y, groups=PACK).item() == found.item()
     unequal = gk.r1_r2_penalty(D, REAL, FAKE[:4], groups=PACK)
     expected = 5 * (norms(REAL, PACKS).square().mean() + norms(FAKE[:4], PACKS[:4]).square().mean())
     assert unequal.item() == pytest.approx(expected.item())

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gankernels as gk
-from gankernels import _warnings, losses, regularizers
+from gankernels import _warnings, augment, losses, regularizers
 from gankernels import nn as gnn
 
 
@@ -227,3 +227,35 @@ def test_modules_show_and_keep_their_pick():
     assert torch.equal(other, expected)
     with pytest.raises(TypeError, match="wgan_gp_penalty: expected scores to be a key"):
         gnn.WGANGPPenalty(scores=1.5)
+
+
+LOSSES = [(name, getattr(losses, name)) for name in losses.__all__ if name != "Loss"]
+LOGITS = torch.randn(4, 1, generator=DRAW, dtype=torch.float64)
+FEATURES = torch.randn(4, 64, 2, 2, generator=DRAW, dtype=torch.float64)
+#: What takes logits that it adds up or averages, of one tensor or a list.
+TAKES = {
+    **{f"{name}.discriminator": lambda x, f=loss: f.discriminator(x, x) for name, loss in LOSSES},
+    **{f"{name}.generator": lambda x, f=loss: f.generator(x, x) for name, loss in LOSSES},
+    "LeCam": lambda x: regularizers.LeCam()(x, x),
+    "drift_penalty": regularizers.drift_penalty,
+    "ADAController": lambda x: augment.ADAController().update(x),
+    "ADASchedule": lambda x: augment.ADASchedule(p=0.2, kimg=1).update(x),
+}
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_a_flat_list_of_logits_and_features_is_refused(name):
+    """The mean of the features counted as that of a second scale: hinge gave 4.6."""
+    op = name.partition(".")[0]
+    for pair in ((LOGITS, FEATURES), [FEATURES, LOGITS[:, :, None, None]]):
+        with pytest.raises(ValueError, match=rf"^{op}.*: expected real_logits .*scores and feat"):
+            TAKES[name](pair)
+    with pytest.raises(TypeError, match=rf"^{op}.*: expected real_logits .*got Output"):
+        TAKES[name](Output(LOGITS, FEATURES))
+    for scales in ((LOGITS, FEATURES[:, :2]), [LOGITS[:, :, None], LOGITS], [FEATURES, FEATURES]):
+        TAKES[name](scales)
+
+
+class Output(NamedTuple):
+    logits: torch.Tensor
+    features: torch.Tensor

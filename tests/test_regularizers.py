@@ -183,6 +183,17 @@ def test_lecam_averages_stay_float32(dtype):
     assert stuck.item() < 0.9
 
 
+def test_lecam_averages_survive_conversions():
+    """Through float16 and back they were inf and -1.234375."""
+    module = LeCam()
+    module(torch.full((2,), 70000.125), torch.full((2,), -1.2345678))
+    before = module.state_dict()
+    for dtype in (*HALF, torch.float64, torch.float32):
+        after = nn.Sequential(module).to(dtype)[0].state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert module.to("meta").ema_real.is_meta
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("side", [0, 1])
 def test_lecam_bad_scores_do_not_reach_the_anchors(bad, side):
@@ -553,6 +564,11 @@ def test_minibatch_discrimination_module():
             lambda: MinibatchDiscrimination(3)(torch.ones(2, 3, dtype=torch.long)),
             TypeError,
             "floating-point dtype, got torch.int64",
+        ),
+        (
+            lambda: MinibatchDiscrimination(3)(torch.ones(2, 3, dtype=torch.float64)),
+            TypeError,
+            r"MinibatchDiscrimination: expected x of torch.float32, as T is, got torch.float64",
         ),
     ],
 )

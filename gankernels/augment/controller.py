@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gankernels._checks import check_count, check_real, check_strided, describe, kind
 from gankernels._critics import warn
+from gankernels._scores import AVERAGED, check_alike
 from gankernels.augment._strength import Strength, loadable, number_of, single
 
 __all__ = ["ADAController", "ADASchedule"]
@@ -393,7 +394,8 @@ _TAKES: dict[str, tuple[str, ...]] = {
 
 
 def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Tensor]:
-    if not isinstance(logits, (Tensor, Sequence)) or isinstance(logits, str):
+    if not isinstance(logits, Tensor) and type(logits) not in (list, tuple):
+        # A NamedTuple has more than scores.
         raise TypeError(
             f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)}; give the "
             "scores of several scales in a list"
@@ -417,6 +419,7 @@ def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Te
             )
         if x.device != device:
             raise ValueError(f"{op}: expected {name} on {device}, where p is, got {x.device}")
+    check_alike(op, name, found, "give the scores alone", AVERAGED)
     return found
 
 

@@ -426,7 +426,12 @@ class LazyRegularizer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.due:
-            value = self.interval * self.penalty(*args, **kwargs)
+            value = self.penalty(*args, **kwargs)
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{type(self).__name__}: expected penalty to return a tensor, got {kind(value)}"
+                )
+            value = self.interval * value
             self._like = value.dtype, value.device
         else:
             dtype, device = self._like

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gankernels._checks import check_floats, check_number, kind
-from gankernels._scores import listed_scores
+from gankernels._scores import AVERAGED, check_alike, listed_scores
 from gankernels.reference.spectral_norm import accumulation_dtype
 
 Logits = Tensor | Sequence[Tensor]
@@ -129,10 +129,13 @@ class LeCam(nn.Module):
         return shared[:, 0] / shared[:, 1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LeCam:
+        before = self.ema_real, self.ema_fake
         super()._apply(fn, recurse)
-        # In bfloat16 an average of decay 0.99 stands still.
-        self.ema_real = self.ema_real.float()
-        self.ema_fake = self.ema_fake.float()
+        # In bfloat16 an average of decay 0.99 stands still; converted and back it would be rounded.
+        for name, ema in zip(("ema_real", "ema_fake"), before, strict=True):
+            moved = self.get_buffer(name)
+            if moved.dtype != ema.dtype:
+                setattr(self, name, ema.to(moved.device))
         return self
 
     def extra_repr(self) -> str:
@@ -174,5 +177,6 @@ def _flat(op: str, name: str, logits: Logits) -> Tensor:
             )
         if x.numel() == 0:
             raise ValueError(f"{op}: expected {name} with elements, got shape {tuple(x.shape)}")
+    check_alike(op, name, scores, cure, AVERAGED)
     flat = [x.to(accumulation_dtype(x.dtype)).reshape(-1) for x in scores]
     return flat[0] if len(flat) == 1 else torch.cat(flat)

@@ -173,6 +173,11 @@ class MinibatchDiscrimination(nn.Module):
                 f"{op}: expected x of shape {shape}, got {tuple(x.shape)}; flatten the features "
                 "with x.flatten(1)"
             )
+        if x.dtype != self.T.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"{op}: expected x of {self.T.dtype}, as T is, got {x.dtype}; convert x, or the "
+                f"module by .to({x.dtype})"
+            )
         M = x @ self.T.flatten(1)
         M = M.to(accumulation_dtype(M.dtype)).view(-1, self.out_features, self.kernel_dims)
         # Not torch.cdist: it has no forward-mode AD, and its double backward is no faster.
