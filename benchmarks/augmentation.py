@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.bandwidth import Bandwidth
 from benchmarks.contestants import BACKWARD, FORWARD, WrongResultError, relative_error
-from benchmarks.harness import Spread, spread
+from benchmarks.core.bandwidth import Bandwidth
+from benchmarks.core.harness import Spread, spread
 from benchmarks.penalties import OURS, shape_name
 from benchmarks.workloads import BYTES_PER_ELEMENT
 from gankernels import ops, reference

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import augmentation
 from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, LAYER
-from benchmarks.environment import DEFAULT, TUNED
+from benchmarks.core.environment import DEFAULT, TUNED
 from benchmarks.penalties import ACCURACY, EAGER, OURS, SHAPES, USUAL, shape_name
 from benchmarks.suites import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import bandwidth, contestants, workloads
+from benchmarks import contestants, workloads
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LABELS, LAYER, TORCH
+from benchmarks.core import bandwidth
 
 WORKLOADS = sorted(workloads.load().values(), key=lambda workload: workload.nbytes)
 THREADS = 2

@@ -19,7 +19,7 @@ from benchmarks import critics
 from benchmarks.augmentation import KORNIA, MULTI_PASS, R1
 from benchmarks.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
 from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, HOOK, LAYER
-from benchmarks.environment import DEFAULT, TUNED
+from benchmarks.core.environment import DEFAULT, TUNED
 from benchmarks.penalties import EAGER, OURS, USUAL
 from benchmarks.suites import (
     AUGMENTATION,

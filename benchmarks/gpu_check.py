@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks import gpu_page, gpu_steps, gpu_workout
-from benchmarks.environment import ROOT
+from benchmarks.core.environment import ROOT
 from benchmarks.gpu_steps import STEPS, Plan, Say, Step
 from benchmarks.gpu_tools import SkipStepError, StepError, tail
 

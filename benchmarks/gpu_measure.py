@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmarks import contestants, workloads
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, LABELS, LAYER, TORCH
+from benchmarks.core.harness import Sample, Timings
 from benchmarks.gpu_exact import Captured, compare_with_graph
 from benchmarks.gpu_workout import Results, relative_error
-from benchmarks.harness import Sample, Timings
 from gankernels import ops
 
 Facts = dict[str, Any]

@@ -12,7 +12,6 @@ import torch
 
 from benchmarks import (
     contestants,
-    environment,
     gpu_augmentation,
     gpu_exact,
     gpu_measure,
@@ -21,6 +20,7 @@ from benchmarks import (
     gpu_workout,
 )
 from benchmarks.contestants import FUSED
+from benchmarks.core import environment
 from benchmarks.gpu_tools import StepError
 from benchmarks.gpu_workout import Workout
 from gankernels import info

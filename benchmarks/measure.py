@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 import gankernels
-from benchmarks import augmentation, bandwidth, contestants, critics, networks, penalties, workloads
-from benchmarks.bandwidth import Bandwidth
+from benchmarks import augmentation, contestants, critics, networks, penalties, workloads
 from benchmarks.contestants import BACKWARD, LAYER, TORCH
-from benchmarks.harness import Timings, interleaved
+from benchmarks.core import bandwidth
+from benchmarks.core.bandwidth import Bandwidth
+from benchmarks.core.harness import Timings, interleaved
 from benchmarks.suites import PLAIN
 
 Event = dict[str, Any]

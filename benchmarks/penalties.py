@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import gankernels
-from benchmarks.bandwidth import Bandwidth
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, WrongResultError
-from benchmarks.harness import FEWEST_ROUNDS, interleaved
+from benchmarks.core.bandwidth import Bandwidth
+from benchmarks.core.harness import FEWEST_ROUNDS, interleaved
 from benchmarks.workloads import BYTES_PER_ELEMENT
 
 USUAL, EAGER, OURS = "usual", "eager", "gankernels"

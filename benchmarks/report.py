@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import augmentation, bars, critics, environment, page, penalties, workloads
+from benchmarks import augmentation, bars, critics, page, penalties, workloads
 from benchmarks.augmentation import KORNIA
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, PASSES, TORCH
-from benchmarks.environment import DEFAULT, TUNED
+from benchmarks.core import environment
+from benchmarks.core.environment import DEFAULT, TUNED
 from benchmarks.networks import NETWORKS
 from benchmarks.penalties import EAGER, OURS, SHAPES, USUAL
 from benchmarks.suites import (

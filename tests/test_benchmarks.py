@@ -12,11 +12,9 @@ pytest.importorskip("matplotlib")
 
 from benchmarks import (
     augmentation,
-    bandwidth,
     bars,
     contestants,
     critics,
-    harness,
     networks,
     page,
     penalties,
@@ -24,6 +22,7 @@ from benchmarks import (
     workloads,
 )
 from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, TORCH
+from benchmarks.core import bandwidth, harness
 from benchmarks.penalties import EAGER, OURS, USUAL
 from benchmarks.suites import AUGMENTATION, GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.harness import Timings
+from benchmarks.core.harness import Timings
 from benchmarks.workloads import BYTES_PER_ELEMENT
 from gankernels import ops
 

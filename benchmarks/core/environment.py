@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TUNED, DEFAULT = "tuned", "default"
 
 # With these, glibc keeps freed memory instead of giving it back to the system, so that no output
