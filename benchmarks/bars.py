@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks import augmentation
-from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, LAYER
 from benchmarks.core.environment import DEFAULT, TUNED
-from benchmarks.penalties import ACCURACY, EAGER, OURS, SHAPES, USUAL, shape_name
-from benchmarks.suites import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
+from benchmarks.suites import augmentation
+from benchmarks.suites.gradient_penalty import ACCURACY, EAGER, OURS, SHAPES, USUAL, shape_name
+from benchmarks.suites.registry import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
+from benchmarks.suites.spectral_norm import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, LAYER
 
 Event = dict[str, Any]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import penalties
-from benchmarks.contestants import BACKWARD, COMPILED
-from benchmarks.penalties import EAGER, LABELS, OURS, USUAL
+from benchmarks.suites import gradient_penalty as penalties
+from benchmarks.suites.gradient_penalty import EAGER, LABELS, OURS, USUAL
+from benchmarks.suites.spectral_norm import BACKWARD, COMPILED
 
 THREADS = 2
 

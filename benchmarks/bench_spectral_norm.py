@@ -10,9 +10,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import contestants, workloads
-from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LABELS, LAYER, TORCH
 from benchmarks.core import bandwidth
+from benchmarks.suites import spectral_norm as contestants
+from benchmarks.suites import workloads
+from benchmarks.suites.spectral_norm import (
+    BACKWARD,
+    COMPILED,
+    FORWARD,
+    FUSED,
+    HOOK,
+    LABELS,
+    LAYER,
+    TORCH,
+)
 
 WORKLOADS = sorted(workloads.load().values(), key=lambda workload: workload.nbytes)
 THREADS = 2

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-from benchmarks import critics
-from benchmarks.augmentation import KORNIA, MULTI_PASS, R1
 from benchmarks.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
-from benchmarks.contestants import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, HOOK, LAYER
 from benchmarks.core.environment import DEFAULT, TUNED
-from benchmarks.penalties import EAGER, OURS, USUAL
-from benchmarks.suites import (
+from benchmarks.suites import critics
+from benchmarks.suites.augmentation import KORNIA, MULTI_PASS, R1
+from benchmarks.suites.gradient_penalty import EAGER, OURS, USUAL
+from benchmarks.suites.registry import (
     AUGMENTATION,
     GRADIENT_PENALTY,
     PLAIN,
@@ -29,6 +28,15 @@ from benchmarks.suites import (
     SUITES,
     Suite,
     of_suite,
+)
+from benchmarks.suites.spectral_norm import (
+    BACKWARD,
+    BASELINE,
+    COMPILED,
+    FORWARD,
+    FUSED,
+    HOOK,
+    LAYER,
 )
 
 Event = dict[str, Any]

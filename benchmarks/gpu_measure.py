@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import contestants, workloads
-from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, LABELS, LAYER, TORCH
 from benchmarks.core.harness import Sample, Timings
 from benchmarks.gpu_exact import Captured, compare_with_graph
 from benchmarks.gpu_workout import Results, relative_error
+from benchmarks.suites import spectral_norm as contestants
+from benchmarks.suites import workloads
+from benchmarks.suites.spectral_norm import BACKWARD, COMPILED, FORWARD, FUSED, LABELS, LAYER, TORCH
 from gankernels import ops
 
 Facts = dict[str, Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from benchmarks import workloads
+from benchmarks.suites import workloads
 
 LAUNCH_S = 3e-6
 BYTES_PER_S = 3e12

@@ -6,9 +6,9 @@ import json
 from html import escape
 from typing import Any
 
-from benchmarks.contestants import COMPILED, FUSED, LAYER, TORCH
 from benchmarks.gpu_measure import EAGER, GPU_LABELS, GRAPH, INDUCTOR, PENALTY, PENALTY_GRAPH
 from benchmarks.page import _CSS, _table
+from benchmarks.suites.spectral_norm import COMPILED, FUSED, LAYER, TORCH
 
 Facts = dict[str, Any]
 Table = tuple[str, list[str], list[list[str]]]

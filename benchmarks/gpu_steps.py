@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from benchmarks import (
-    contestants,
     gpu_augmentation,
     gpu_exact,
     gpu_measure,
@@ -19,10 +18,11 @@ from benchmarks import (
     gpu_tools,
     gpu_workout,
 )
-from benchmarks.contestants import FUSED
 from benchmarks.core import environment
 from benchmarks.gpu_tools import StepError
 from benchmarks.gpu_workout import Workout
+from benchmarks.suites import spectral_norm as contestants
+from benchmarks.suites.spectral_norm import FUSED
 from gankernels import info
 
 Facts = dict[str, Any]

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 
 import gankernels
-from benchmarks import augmentation, contestants, critics, networks, penalties, workloads
-from benchmarks.contestants import BACKWARD, LAYER, TORCH
 from benchmarks.core import bandwidth
 from benchmarks.core.bandwidth import Bandwidth
 from benchmarks.core.harness import Timings, interleaved
-from benchmarks.suites import PLAIN
+from benchmarks.suites import augmentation, critics, networks, workloads
+from benchmarks.suites import gradient_penalty as penalties
+from benchmarks.suites import spectral_norm as contestants
+from benchmarks.suites.registry import PLAIN
+from benchmarks.suites.spectral_norm import BACKWARD, LAYER, TORCH
 
 Event = dict[str, Any]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from benchmarks import augmentation, charts
-from benchmarks.contestants import FORWARD
-from benchmarks.penalties import OURS, USUAL
-from benchmarks.suites import AUGMENTATION, PLAIN, SUITES, of_suite, suite_of, who
+from benchmarks import charts
+from benchmarks.suites import augmentation
+from benchmarks.suites.gradient_penalty import OURS, USUAL
+from benchmarks.suites.registry import AUGMENTATION, PLAIN, SUITES, of_suite, suite_of, who
+from benchmarks.suites.spectral_norm import FORWARD
 
 Event = dict[str, Any]
 

@@ -17,14 +17,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import augmentation, bars, critics, page, penalties, workloads
-from benchmarks.augmentation import KORNIA
-from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, PASSES, TORCH
+from benchmarks import bars, page
 from benchmarks.core import environment
 from benchmarks.core.environment import DEFAULT, TUNED
-from benchmarks.networks import NETWORKS
-from benchmarks.penalties import EAGER, OURS, SHAPES, USUAL
-from benchmarks.suites import (
+from benchmarks.suites import augmentation, critics, workloads
+from benchmarks.suites import gradient_penalty as penalties
+from benchmarks.suites.augmentation import KORNIA
+from benchmarks.suites.gradient_penalty import EAGER, OURS, SHAPES, USUAL
+from benchmarks.suites.networks import NETWORKS
+from benchmarks.suites.registry import (
     AUGMENTATION,
     GRADIENT_PENALTY,
     PLAIN,
@@ -34,6 +35,16 @@ from benchmarks.suites import (
     of_suite,
     suite_of,
     who,
+)
+from benchmarks.suites.spectral_norm import (
+    BACKWARD,
+    COMPILED,
+    FORWARD,
+    FUSED,
+    HOOK,
+    LAYER,
+    PASSES,
+    TORCH,
 )
 
 Event = dict[str, Any]

@@ -10,21 +10,14 @@ import torch
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from benchmarks import (
-    augmentation,
-    bars,
-    contestants,
-    critics,
-    networks,
-    page,
-    penalties,
-    report,
-    workloads,
-)
-from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, TORCH
+from benchmarks import bars, page, report
 from benchmarks.core import bandwidth, harness
-from benchmarks.penalties import EAGER, OURS, USUAL
-from benchmarks.suites import AUGMENTATION, GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM
+from benchmarks.suites import augmentation, critics, networks, workloads
+from benchmarks.suites import gradient_penalty as penalties
+from benchmarks.suites import spectral_norm as contestants
+from benchmarks.suites.gradient_penalty import EAGER, OURS, USUAL
+from benchmarks.suites.registry import AUGMENTATION, GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM
+from benchmarks.suites.spectral_norm import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, TORCH
 
 SHAPES = [(8, 3, 3, 3), (16, 8), (1, 16)]
 #: Nothing here is judged by its time: a process that takes this long hangs.

@@ -23,10 +23,10 @@ from benchmarks import (
     gpu_tools,
     gpu_workout,
 )
-from benchmarks.contestants import FUSED, LAYER, TORCH
 from benchmarks.gpu_measure import EAGER, PENALTY
 from benchmarks.gpu_steps import Plan, Step
 from benchmarks.gpu_tools import SkipStepError, StepError
+from benchmarks.suites.spectral_norm import FUSED, LAYER, TORCH
 from gankernels import _library
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.core.harness import Timings
-from benchmarks.workloads import BYTES_PER_ELEMENT
+from benchmarks.suites.workloads import BYTES_PER_ELEMENT
 from gankernels import ops
 
 READ, COPY = "read:", "copy:"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import augmentation, contestants, penalties
+from benchmarks.suites import augmentation
+from benchmarks.suites import gradient_penalty as penalties
+from benchmarks.suites import spectral_norm as contestants
 
 Event = dict[str, Any]
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contestants import BACKWARD, FORWARD, WrongResultError, relative_error
 from benchmarks.core.bandwidth import Bandwidth
 from benchmarks.core.harness import Spread, spread
-from benchmarks.penalties import OURS, shape_name
-from benchmarks.workloads import BYTES_PER_ELEMENT
+from benchmarks.suites.gradient_penalty import OURS, shape_name
+from benchmarks.suites.spectral_norm import BACKWARD, FORWARD, WrongResultError, relative_error
+from benchmarks.suites.workloads import BYTES_PER_ELEMENT
 from gankernels import ops, reference
 from gankernels.augment import ADAPipe
 from gankernels.augment.presets import PRESETS

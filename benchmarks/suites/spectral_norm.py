@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import spectral_norm as torch_hook
 
-from benchmarks.workloads import WeightStack
+from benchmarks.suites.workloads import WeightStack
 
 HOOK, TORCH, COMPILED, LAYER, FUSED = "hook", "torch", "compiled", "layer", "fused"
 LABELS = {

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import gankernels
-from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, WrongResultError
 from benchmarks.core.bandwidth import Bandwidth
 from benchmarks.core.harness import FEWEST_ROUNDS, interleaved
-from benchmarks.workloads import BYTES_PER_ELEMENT
+from benchmarks.suites.spectral_norm import BACKWARD, COMPILED, FORWARD, WrongResultError
+from benchmarks.suites.workloads import BYTES_PER_ELEMENT
 
 USUAL, EAGER, OURS = "usual", "eager", "gankernels"
 LABELS = {
