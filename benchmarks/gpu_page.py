@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from benchmarks.gpu_measure import EAGER, GPU_LABELS, GRAPH, INDUCTOR, PENALTY, PENALTY_GRAPH
-from benchmarks.page import _CSS, _table
+from benchmarks.report.page import _CSS, _table
 from benchmarks.suites.spectral_norm import COMPILED, FUSED, LAYER, TORCH
 
 Facts = dict[str, Any]

@@ -10,8 +10,9 @@ import torch
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from benchmarks import bars, page, report
 from benchmarks.core import bandwidth, harness
+from benchmarks.report import __main__ as report
+from benchmarks.report import bars, page
 from benchmarks.suites import augmentation, critics, networks, workloads
 from benchmarks.suites import gradient_penalty as penalties
 from benchmarks.suites import spectral_norm as contestants

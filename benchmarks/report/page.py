@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from benchmarks import charts
+from benchmarks.report import charts
 from benchmarks.suites import augmentation
 from benchmarks.suites.gradient_penalty import OURS, USUAL
 from benchmarks.suites.registry import AUGMENTATION, PLAIN, SUITES, of_suite, suite_of, who

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-from benchmarks.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
 from benchmarks.core.environment import DEFAULT, TUNED
+from benchmarks.report.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
 from benchmarks.suites import critics
 from benchmarks.suites.augmentation import KORNIA, MULTI_PASS, R1
 from benchmarks.suites.gradient_penalty import EAGER, OURS, USUAL

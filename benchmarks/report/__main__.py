@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import bars, page
 from benchmarks.core import environment
 from benchmarks.core.environment import DEFAULT, TUNED
+from benchmarks.report import bars, page
 from benchmarks.suites import augmentation, critics, workloads
 from benchmarks.suites import gradient_penalty as penalties
 from benchmarks.suites.augmentation import KORNIA
@@ -49,7 +49,7 @@ from benchmarks.suites.spectral_norm import (
 
 Event = dict[str, Any]
 
-RESULTS = Path(__file__).with_name("results")
+RESULTS = environment.ROOT / "benchmarks" / "results"
 QUICK_COMPILED = ("sngan_resnet_cifar10", "biggan_128")  # compiling takes its time
 QUICK_DEFAULT = ("mlp_critic", "hifigan_msd", "biggan_128")
 LARGE_BYTES = 1 << 27
@@ -259,7 +259,7 @@ def run(job: Event, limit_s: float) -> Iterator[Event]:
     if limit_s < 3.0:
         yield _broke_off(job, "not started: this mode's time was up")
         return
-    command = [sys.executable, "-m", "benchmarks.measure", json.dumps(job)]
+    command = [sys.executable, "-m", "benchmarks.report.measure", json.dumps(job)]
     process = subprocess.Popen(
         command,
         cwd=environment.ROOT,
