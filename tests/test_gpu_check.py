@@ -14,18 +14,16 @@ pytest.importorskip("matplotlib")
 
 from rich.console import Console
 
-from benchmarks import (
-    gpu_check,
-    gpu_exact,
-    gpu_measure,
-    gpu_page,
-    gpu_steps,
-    gpu_tools,
-    gpu_workout,
-)
-from benchmarks.gpu_measure import EAGER, PENALTY
-from benchmarks.gpu_steps import Plan, Step
-from benchmarks.gpu_tools import SkipStepError, StepError
+from benchmarks.gpu import check as gpu_check
+from benchmarks.gpu import exact as gpu_exact
+from benchmarks.gpu import measure as gpu_measure
+from benchmarks.gpu import page as gpu_page
+from benchmarks.gpu import steps as gpu_steps
+from benchmarks.gpu import tools as gpu_tools
+from benchmarks.gpu import workout as gpu_workout
+from benchmarks.gpu.measure import EAGER, PENALTY
+from benchmarks.gpu.steps import Plan, Step
+from benchmarks.gpu.tools import SkipStepError, StepError
 from benchmarks.suites.spectral_norm import FUSED, LAYER, TORCH
 from gankernels import _library
 
@@ -41,7 +39,7 @@ def _console() -> Console:
 
 
 def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.gpu_check", *arguments]
+    command = [sys.executable, "-m", "benchmarks.gpu.check", *arguments]
     return subprocess.run(
         command,
         cwd=ROOT,

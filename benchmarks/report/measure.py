@@ -1,4 +1,4 @@
-"""One measuring process: `python -m benchmarks.report.measure JOB`; JOB is JSON, so is each line out.
+"""One measuring process: `python -m benchmarks.report.measure JOB`, in JSON, as is each line out.
 
 A process of its own because malloc's settings are read when a process starts.
 """

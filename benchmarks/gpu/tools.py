@@ -155,7 +155,7 @@ def find_sanitizer() -> str | None:
 
 
 def workout_command(device: str) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.gpu_check", "--workout", device]
+    return [sys.executable, "-m", "benchmarks.gpu.check", "--workout", device]
 
 
 def sanitizer_command(sanitizer: str, tool: str) -> list[str]:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.core.harness import Sample, Timings
-from benchmarks.gpu_exact import Captured, compare_with_graph
-from benchmarks.gpu_workout import Results, relative_error
+from benchmarks.gpu.exact import Captured, compare_with_graph
+from benchmarks.gpu.workout import Results, relative_error
 from benchmarks.suites import spectral_norm as contestants
 from benchmarks.suites import workloads
 from benchmarks.suites.spectral_norm import BACKWARD, COMPILED, FORWARD, FUSED, LABELS, LAYER, TORCH

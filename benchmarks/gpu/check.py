@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check`: confirms on a machine with a GPU all that needs one.
+"""`python -m benchmarks.gpu.check`: confirms on a machine with a GPU all that needs one.
 
 Tests, values, compute-sanitizer, CUDA graphs, determinism, launches, times and bandwidth, one after
 the other whatever becomes of each; then a JSON file and an HTML page. The exit status is 0 if no
@@ -27,14 +27,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import gpu_page, gpu_steps, gpu_workout
 from benchmarks.core.environment import ROOT
-from benchmarks.gpu_steps import STEPS, Plan, Say, Step
-from benchmarks.gpu_tools import SkipStepError, StepError, tail
+from benchmarks.gpu import page as gpu_page
+from benchmarks.gpu import steps as gpu_steps
+from benchmarks.gpu import workout as gpu_workout
+from benchmarks.gpu.steps import STEPS, Plan, Say, Step
+from benchmarks.gpu.tools import SkipStepError, StepError, tail
 
 Facts = dict[str, Any]
 
-RESULTS = Path(__file__).with_name("results") / "gpu-check"
+RESULTS = ROOT / "benchmarks" / "results" / "gpu-check"
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "failed", "skipped", "not run"
 DRY_REASON = "dry run; its parts without CUDA work"
 PROGRESS = "progress: "
@@ -63,7 +65,7 @@ def attempt_apart(step: Step, plan: Plan, say: Say) -> Facts:
     """Runs a step in a process of its own, and survives its end."""
     with tempfile.TemporaryDirectory() as folder:
         result, errors = Path(folder, "result.json"), Path(folder, "errors.txt")
-        command = [sys.executable, "-m", "benchmarks.gpu_check", "--step", step.name]
+        command = [sys.executable, "-m", "benchmarks.gpu.check", "--step", step.name]
         command += ["--result", str(result)]
         command += [f"--{flag}" for flag in ("full",) if plan.full]
         command += ["--dry-run"] if plan.dry_run else []
@@ -180,7 +182,7 @@ def show(report: Facts, console: Console) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu_check",
+        prog="python -m benchmarks.gpu.check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

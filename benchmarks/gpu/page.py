@@ -6,7 +6,7 @@ import json
 from html import escape
 from typing import Any
 
-from benchmarks.gpu_measure import EAGER, GPU_LABELS, GRAPH, INDUCTOR, PENALTY, PENALTY_GRAPH
+from benchmarks.gpu.measure import EAGER, GPU_LABELS, GRAPH, INDUCTOR, PENALTY, PENALTY_GRAPH
 from benchmarks.report.page import _CSS, _table
 from benchmarks.suites.spectral_norm import COMPILED, FUSED, LAYER, TORCH
 

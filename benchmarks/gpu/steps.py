@@ -10,17 +10,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import (
-    gpu_augmentation,
-    gpu_exact,
-    gpu_measure,
-    gpu_penalties,
-    gpu_tools,
-    gpu_workout,
-)
 from benchmarks.core import environment
-from benchmarks.gpu_tools import StepError
-from benchmarks.gpu_workout import Workout
+from benchmarks.gpu import augmentation as gpu_augmentation
+from benchmarks.gpu import exact as gpu_exact
+from benchmarks.gpu import gradient_penalty as gpu_penalties
+from benchmarks.gpu import measure as gpu_measure
+from benchmarks.gpu import tools as gpu_tools
+from benchmarks.gpu import workout as gpu_workout
+from benchmarks.gpu.tools import StepError
+from benchmarks.gpu.workout import Workout
 from benchmarks.suites import spectral_norm as contestants
 from benchmarks.suites.spectral_norm import FUSED
 from gankernels import info

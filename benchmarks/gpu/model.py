@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_model`: what an H100 should take, by counting. A model, no measurement.
+"""`python -m benchmarks.gpu.model`: what an H100 should take, by counting. A model, no measurement.
 
 A launch costs 3 us where the host queues it, a byte of weights or gradients 1 / (3 TB/s); nothing
 overlaps, and no cache helps. `make gpu-check` measures.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_workout import Results, Work, channels_last, drawer
+from benchmarks.gpu.workout import Results, Work, channels_last, drawer
 from gankernels.augment import ADAPipe, Transform
 
 

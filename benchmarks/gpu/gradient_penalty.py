@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_workout import Draw, Results, Work, channels_last, drawer
+from benchmarks.gpu.workout import Draw, Results, Work, channels_last, drawer
 from gankernels import ops
 
 

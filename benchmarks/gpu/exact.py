@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_augmentation, gpu_penalties, gpu_workout
-from benchmarks.gpu_workout import Results, Workout
+from benchmarks.gpu import augmentation as gpu_augmentation
+from benchmarks.gpu import gradient_penalty as gpu_penalties
+from benchmarks.gpu import workout as gpu_workout
+from benchmarks.gpu.workout import Results, Workout
 
 OTHERS: tuple[Workout, ...] = (
     gpu_workout.Case("others", gpu_workout.many),
