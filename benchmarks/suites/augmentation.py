@@ -15,13 +15,13 @@ from torch import Tensor
 
 from benchmarks.core.bandwidth import Bandwidth
 from benchmarks.core.harness import Spread, spread
+from benchmarks.published import stylegan2_ada
 from benchmarks.suites.gradient_penalty import OURS, shape_name
 from benchmarks.suites.spectral_norm import BACKWARD, FORWARD, WrongResultError, relative_error
 from benchmarks.suites.workloads import BYTES_PER_ELEMENT
 from gankernels import ops, reference
 from gankernels.augment import ADAPipe
 from gankernels.augment.presets import PRESETS
-from gankernels.reference import _ada
 from gankernels.reference.ada_parameters import NORMALS, UNIFORMS, Parameters
 
 MULTI_PASS, KORNIA = "multi-pass", "kornia"
@@ -99,7 +99,7 @@ def _multi_pass(case: Case, images: Tensor) -> Tensor:
     """One pass for each step, padded by the margins of the batch, as it is commonly composed."""
     found = drawn(case, images)
     assert found.maps is not None
-    return _ada.augment(images, found.maps, found.colour, None, None, None, None)
+    return stylegan2_ada.augment(images, found.maps, found.colour, None, None, None, None)
 
 
 def _exact(kind: str, case: Case, images: Tensor) -> Tensor:
@@ -287,10 +287,10 @@ def accuracy(size: int, batch: int) -> float:
     torch.manual_seed(SEED)
     maps = drawn(case, images).maps
     assert maps is not None
-    margins = _ada.required_margins(maps, size, size)
+    margins = stylegan2_ada.required_margins(maps, size, size)
     found = ops.affine_resample(images, maps).double()
     worst = 0.0
     for i in range(batch):
-        exact = _ada.geometry(images[i : i + 1].double(), maps[i : i + 1], margins[i])
+        exact = stylegan2_ada.geometry(images[i : i + 1].double(), maps[i : i + 1], margins[i])
         worst = max(worst, float((found[i] - exact[0]).abs().max()))
     return worst / RANGE
