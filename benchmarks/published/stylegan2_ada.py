@@ -22,8 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankernels.reference.spectral_norm import accumulation_dtype
-
 #: The symlet of 12 taps (PyWavelets: ``Wavelet("sym6").dec_lo``), not divided by its sum, sqrt(2).
 SYM6 = (
     0.015404109327027373,
@@ -52,7 +50,7 @@ def _in_accumulation_dtype(function: _Function) -> _Function:
     @functools.wraps(function)
     def call(image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with torch.autocast(image.device.type, enabled=False):
-            x = image.to(accumulation_dtype(image.dtype))
+            x = image.float() if image.dtype in (torch.bfloat16, torch.float16) else image
             return function(x, *args, **kwargs).to(image.dtype)
 
     return cast(_Function, call)
