@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.core.harness import Timings
-from benchmarks.suites.workloads import BYTES_PER_ELEMENT
 from gankernels import ops
 
+BYTES_PER_ELEMENT = 4  # everything here is measured in float32
 READ, COPY = "read:", "copy:"
 COLUMNS = 1024
 
@@ -81,26 +81,27 @@ def probes(numel: int) -> dict[str, Callable[[], None]]:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """Bytes that move: those only read, and those read and written as a copy does."""
+
+    read: int
+    copied: int
+
+    @property
+    def total(self) -> int:
+        return self.read + self.copied
+
+
+@dataclass(frozen=True)
 class Bandwidth:
     """Bytes per second: read only, and read + written by a copy."""
 
     read: float
     copy: float
 
-    def floor_seconds(self, nbytes: int, backward: bool) -> float:
-        """The least time of a fused pass over weights of `nbytes`.
-
-        Forward: one read for the products, one read and one write for W/sigma. Backward: two
-        reads (G and W) for the reduction, one read and one write for the gradient.
-        """
-        read_bytes = (3 if backward else 1) * nbytes
-        copy_bytes = (4 if backward else 2) * nbytes
-        return read_bytes / self.read + copy_bytes / self.copy
-
-
-def floor_bytes(nbytes: int, backward: bool) -> int:
-    """Forward 2 reads + 1 write; backward 3 reads + 1 write more."""
-    return (7 if backward else 3) * nbytes
+    def seconds(self, traffic: Traffic) -> float:
+        """The least time in which that moves."""
+        return traffic.read / self.read + traffic.copied / self.copy
 
 
 def from_timings(timings: Timings, numel: int) -> Bandwidth:

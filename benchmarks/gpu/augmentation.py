@@ -1,4 +1,4 @@
-"""Augmentation on awkward images: its cases of the workout."""
+"""Augmentation on awkward images: its workouts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AugmentData:
 
 
 @dataclass(frozen=True)
-class AugmentCase:
+class AugmentWorkout:
     """A batch of images, and how strongly they are augmented."""
 
     name: str
@@ -76,7 +76,7 @@ class AugmentCase:
         return {}
 
 
-_ALL = AugmentCase("augment, all", (7, 3, 37, 45))
+_ALL = AugmentWorkout("augment, all", (7, 3, 37, 45))
 CASES = (
     _ALL,
     replace(_ALL, name="augment, p = 0.2, channels_last", p=0.2, last=True),
@@ -93,5 +93,5 @@ REPEATED = (
     _ALL,
     replace(_ALL, name="augment, p = 0.2, bfloat16", p=0.2, dtype=torch.bfloat16),
     replace(_ALL, name="augment, extreme scales", preset="geom", scale_std=4.0),
-    AugmentCase("augment, large", (8, 3, 256, 256), p=0.6),
+    AugmentWorkout("augment, large", (8, 3, 256, 256), p=0.6),
 )

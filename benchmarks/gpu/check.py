@@ -28,11 +28,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks.core.environment import ROOT
-from benchmarks.gpu import page as gpu_page
-from benchmarks.gpu import steps as gpu_steps
-from benchmarks.gpu import workout as gpu_workout
-from benchmarks.gpu.steps import STEPS, Plan, Say, Step
+from benchmarks.gpu import page
+from benchmarks.gpu.steps import CASES, STEPS, Plan, Say, Step, refusal
 from benchmarks.gpu.tools import SkipStepError, StepError, tail
+from benchmarks.gpu.workout import check_all
 
 Facts = dict[str, Any]
 
@@ -137,7 +136,7 @@ def check(steps: Sequence[Step], plan: Plan, console: Console) -> Facts:
     start = time.monotonic()
     on_gpu = not plan.dry_run and torch.cuda.is_available()
     report: Facts = {
-        "what": gpu_page.DRY_RUN if plan.dry_run else "gankernels on a GPU",
+        "what": page.DRY_RUN if plan.dry_run else "gankernels on a GPU",
         "dry_run": plan.dry_run,
         "full": plan.full,
         "device": torch.cuda.get_device_name() if on_gpu else "none",
@@ -160,14 +159,14 @@ def write(report: Facts, out: Path) -> tuple[Path, Path]:
     out.mkdir(parents=True, exist_ok=True)
     data, html = (out / f"{file_name(report)}.{end}" for end in ("json", "html"))
     data.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    html.write_text(gpu_page.render(report), encoding="utf-8")
+    html.write_text(page.render(report), encoding="utf-8")
     return data, html
 
 
 def show(report: Facts, console: Console) -> None:
     """What was found, in the terminal."""
     for step in report["steps"]:
-        for title, header, rows in gpu_page.tables(step):
+        for title, header, rows in page.tables(step):
             table = Table(title=title)
             for i, name in enumerate(header):
                 table.add_column(name, justify="left" if i < 2 else "right")
@@ -175,7 +174,7 @@ def show(report: Facts, console: Console) -> None:
                 table.add_row(*row)
             console.print(table)
     if report["dry_run"]:
-        console.print(gpu_page.DRY_RUN)
+        console.print(page.DRY_RUN)
     failed = report["failed"]
     console.print(f"failed: {', '.join(failed)}" if failed else "no step failed", highlight=False)
 
@@ -205,15 +204,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     plan = Plan(chosen.dry_run, chosen.full)
     if chosen.workout:
-        gpu_workout.check_all(gpu_steps.CASES, chosen.workout, print)
+        check_all(CASES, chosen.workout, print)
         return 0
     if chosen.step:
         step = next(step for step in STEPS if step.name == chosen.step)
         result = attempt(step, plan, lambda text: print(PROGRESS + text, flush=True))
         chosen.result.write_text(json.dumps(result))
         return 0
-    if not plan.dry_run and (refusal := gpu_steps.refusal()):
-        print(f"gpu-check: {refusal}", file=sys.stderr)
+    if not plan.dry_run and (reason := refusal()):
+        print(f"gpu-check: {reason}", file=sys.stderr)
         return 2
     console = Console()
     steps = [step for step in STEPS if not chosen.only or step.name in chosen.only]

@@ -7,15 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import augmentation as gpu_augmentation
-from benchmarks.gpu import gradient_penalty as gpu_penalties
-from benchmarks.gpu import workout as gpu_workout
+from benchmarks.gpu.augmentation import AugmentWorkout
+from benchmarks.gpu.gradient_penalty import PenaltyWorkout
+from benchmarks.gpu.gradient_penalty import many as many_gradients
+from benchmarks.gpu.spectral_norm import NormWorkout
+from benchmarks.gpu.spectral_norm import many as many_weights
 from benchmarks.gpu.workout import Results, Workout
 
 OTHERS: tuple[Workout, ...] = (
-    gpu_workout.Case("others", gpu_workout.many),
-    gpu_penalties.PenaltyCase("others", gpu_penalties.many),
-    gpu_augmentation.AugmentCase("others", (3, 3, 20, 33)),
+    NormWorkout("others", many_weights),
+    PenaltyWorkout("others", many_gradients),
+    AugmentWorkout("others", (3, 3, 20, 33)),
 )
 
 

@@ -70,7 +70,7 @@ class PenaltyData:
 
 
 @dataclass(frozen=True)
-class PenaltyCase:
+class PenaltyWorkout:
     """Gradients, and how they are penalised."""
 
     name: str
@@ -135,19 +135,19 @@ class PenaltyCase:
 
 
 CASES = (
-    PenaltyCase("penalty, float32", awkward),
-    PenaltyCase(
+    PenaltyWorkout("penalty, float32", awkward),
+    PenaltyWorkout(
         "penalty, one-sided, per tensor", awkward, one_sided=True, per_tensor=True, scaled=True
     ),
-    PenaltyCase("penalty, float64, center 0", awkward, torch.float64, 0.0, reduction="sum"),
-    PenaltyCase("penalty, bfloat16", awkward, torch.bfloat16, reduction="none", scaled=True),
-    PenaltyCase("penalty, float16, unweighted", awkward, torch.float16, weighted=False),
-    PenaltyCase("penalty of 131 gradients", many),
-    PenaltyCase("penalty of each of 131 gradients", many, per_tensor=True, reduction="none"),
+    PenaltyWorkout("penalty, float64, center 0", awkward, torch.float64, 0.0, reduction="sum"),
+    PenaltyWorkout("penalty, bfloat16", awkward, torch.bfloat16, reduction="none", scaled=True),
+    PenaltyWorkout("penalty, float16, unweighted", awkward, torch.float16, weighted=False),
+    PenaltyWorkout("penalty of 131 gradients", many),
+    PenaltyWorkout("penalty of each of 131 gradients", many, per_tensor=True, reduction="none"),
 )
 REPEATED = (
-    PenaltyCase("penalty, float32", awkward),
-    PenaltyCase("penalty of each of 131 gradients", many, torch.bfloat16, per_tensor=True),
-    PenaltyCase("penalty, large, float32", large, scaled=True),
-    PenaltyCase("penalty, large, float16", large, torch.float16, center=0.0),
+    PenaltyWorkout("penalty, float32", awkward),
+    PenaltyWorkout("penalty of each of 131 gradients", many, torch.bfloat16, per_tensor=True),
+    PenaltyWorkout("penalty, large, float32", large, scaled=True),
+    PenaltyWorkout("penalty, large, float16", large, torch.float16, center=0.0),
 )

@@ -15,12 +15,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.core.contest import (
+    BACKWARD,
+    COMPILED,
+    FORWARD,
+    WrongResultError,
+    line_up,
+    reason_of,
+    relative_error,
+)
 from benchmarks.core.harness import Sample, Timings
 from benchmarks.gpu.exact import Captured, compare_with_graph
-from benchmarks.gpu.workout import Results, relative_error
-from benchmarks.suites import spectral_norm as contestants
+from benchmarks.gpu.workout import Results
 from benchmarks.suites import workloads
-from benchmarks.suites.spectral_norm import BACKWARD, COMPILED, FORWARD, FUSED, LABELS, LAYER, TORCH
+from benchmarks.suites.spectral_norm import (
+    FUSED,
+    LABELS,
+    LAYER,
+    TOLERANCE,
+    TORCH,
+    NormCase,
+    NormContestant,
+    build,
+)
 from gankernels import ops
 
 Facts = dict[str, Any]
@@ -109,26 +126,7 @@ def tensors(shapes: Sequence[tuple[int, ...]], device: str) -> tuple[list[Tensor
     return weights, [g.to(device) * 50 for g in workloads.random_weights(shapes, seed=1)]
 
 
-def line_up(
-    kinds: Sequence[str], weights: list[Tensor], grads: list[Tensor], say: Say
-) -> tuple[dict[str, contestants.Contestant], dict[str, float], dict[str, str]]:
-    """Builds and checks every kind: the contestants, their errors, and why any is left out."""
-    found: dict[str, contestants.Contestant] = {}
-    errors: dict[str, float] = {}
-    left_out: dict[str, str] = {}
-    for kind in kinds:
-        say(f"checking {LABELS[kind]}")
-        try:
-            contestant = contestants.build(kind, weights, grads)
-            errors[kind] = contestants.check(contestant, weights)
-            found[kind] = contestant
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            left_out[kind] = f"{type(error).__name__}: {first}"
-    return found, errors, left_out
-
-
-def fused_step(contestant: contestants.Contestant, backward: bool) -> Results:
+def fused_step(contestant: NormContestant, backward: bool) -> Results:
     """What a pass gives, and the vectors it moves."""
     outputs = contestant.call()
     results = {"outputs": [x.detach() for x in outputs]}
@@ -138,7 +136,7 @@ def fused_step(contestant: contestants.Contestant, backward: bool) -> Results:
     return {**results, "u and v": [x for pair in contestant.vectors() for x in pair]}
 
 
-def captured_model(contestant: contestants.Contestant, backward: bool, times: int) -> Captured:
+def captured_model(contestant: NormContestant, backward: bool, times: int) -> Captured:
     """A pass of a fused model as a CUDA graph, its replays compared with the eager pass."""
     state = [x for pair in contestant.vectors() for x in pair]
     start = [x.clone() for x in state]
@@ -158,10 +156,13 @@ def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
     for workload in chosen(full, dry_run):
         say(workload.name)
         kinds = [kind for kind in KINDS if not (dry_run and kind == COMPILED)]
-        weights, grads = tensors(workload.weights, device)
-        found, errors, missing = line_up(
-            kinds, weights, grads, lambda text, name=workload.name: say(f"{name}, {text}")
-        )
+        case = NormCase(workload.name, *tensors(workload.weights, device))
+
+        def say_kind(kind: str, name: str = workload.name) -> None:
+            say(f"{name}, checking {LABELS[kind]}")
+
+        entered, errors, missing = line_up(case, kinds, say_kind)
+        found = {contestant.kind: contestant for contestant in entered}
         for which in (FORWARD, BACKWARD):
             calls = {kind: c.timed(which) for kind, c in found.items()}
             if not dry_run and FUSED in found:
@@ -169,7 +170,7 @@ def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
                     calls[GRAPH] = captured_model(found[FUSED], which == BACKWARD, 1).replay
                     errors[GRAPH] = errors[FUSED]
                 except Exception as error:
-                    missing[GRAPH] = f"{type(error).__name__}: {str(error).strip()}"
+                    missing[GRAPH] = reason_of(error)
             say(f"{workload.name}, {which}")
             timings = None if dry_run else interleaved(calls)
             for kind in calls:
@@ -180,6 +181,7 @@ def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
             for kind, reason in missing.items()
         ]
         found.clear()
+        entered.clear()
         torch._dynamo.reset()
     return {"rows": rows, "left_out": left_out}
 
@@ -213,8 +215,8 @@ def _penalty_error(penalty: Callable[[Tensor], Tensor], g: Tensor) -> float:
     exact = g.detach().cpu().double().requires_grad_()
     got, wanted = (_penalty_pass(f, x, True) for f, x in ((penalty, g), (_torch_penalty, exact)))
     error = max(relative_error(got[what][0], wanted[what][0]) for what in wanted)
-    if not error <= contestants.TOLERANCE:
-        raise contestants.WrongResultError(f"off by {error:.1e} from float64")
+    if not error <= TOLERANCE:
+        raise WrongResultError(f"off by {error:.1e} from float64")
     return error
 
 
@@ -239,7 +241,7 @@ def penalties(device: str, dry_run: bool, say: Say) -> Facts:
             try:
                 errors[kind] = _penalty_error(penalty, g)
             except Exception as error:
-                missing[kind] = f"{type(error).__name__}: {str(error).strip()}"
+                missing[kind] = reason_of(error)
         for which in (FORWARD, BACKWARD):
             calls: dict[str, Callable[[], object]] = {
                 kind: partial(_penalty_pass, kinds[kind], g, which == BACKWARD) for kind in errors
@@ -250,7 +252,7 @@ def penalties(device: str, dry_run: bool, say: Say) -> Facts:
                     graph = compare_with_graph(f"{name}, {which}", step, lambda: None, 1)
                     calls[PENALTY_GRAPH] = graph.replay
                 except Exception as error:
-                    missing[PENALTY_GRAPH] = f"{type(error).__name__}: {str(error).strip()}"
+                    missing[PENALTY_GRAPH] = reason_of(error)
             timings = None if dry_run else interleaved(calls)
             for kind in calls:
                 row = _row(name, which, kind, timings, EAGER if EAGER in calls else None)
@@ -347,7 +349,7 @@ def bandwidth(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
 
 def _device_events(call: Callable[[], Any]) -> dict[str, list[str]]:
     """Names of what the device ran during the call: kernels, and copies and fills of memory."""
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
@@ -375,20 +377,24 @@ def launches(device: str, dry_run: bool, say: Say) -> Facts:
     for layers in (1, 64, 65, 130):
         say(f"{layers} layers")
         weights, grads = tensors([(24 + i % 9, 40 + i % 7) for i in range(layers)], device)
-        model = contestants.build(FUSED, weights, grads)
+        model = build(FUSED, weights, grads)
         for _ in range(3):
             fused_step(model, backward=True)
-        outputs: list[Tensor] = []
-        calls: dict[str, Callable[[], Any]] = {
-            FORWARD: lambda m=model, o=outputs: o.extend(m.call()),
-            "backward": lambda m=model, o=outputs: torch.autograd.grad(o, m.parameters, m.grads),
-        }
-        rows += _counted(NORM_OP, layers, calls, dry_run)
+        rows += _counted(NORM_OP, layers, _model_calls(model), dry_run)
     for number in (1, 64, 65, 130):
         say(f"{number} gradients")
         grads = [torch.randn(8, 40 + i % 7, device=device) for i in range(number)]
         rows += _counted(PENALTY_OP, number, _penalty_calls(grads), dry_run)
     return {"rows": rows}
+
+
+def _model_calls(model: NormContestant) -> dict[str, Callable[[], Any]]:
+    """The forward, and the backward of what that has given."""
+    outputs: list[Tensor] = []
+    return {
+        FORWARD: lambda: outputs.extend(model.call()),
+        "backward": lambda: torch.autograd.grad(outputs, model.parameters, model.grads),
+    }
 
 
 def _counted(

@@ -6,9 +6,10 @@ import json
 from html import escape
 from typing import Any
 
+from benchmarks.core.contest import COMPILED
+from benchmarks.core.html import CSS, table
 from benchmarks.gpu.measure import EAGER, GPU_LABELS, GRAPH, INDUCTOR, PENALTY, PENALTY_GRAPH
-from benchmarks.report.page import _CSS, _table
-from benchmarks.suites.spectral_norm import COMPILED, FUSED, LAYER, TORCH
+from benchmarks.suites.spectral_norm import FUSED, LAYER, TORCH
 
 Facts = dict[str, Any]
 Table = tuple[str, list[str], list[list[str]]]
@@ -188,11 +189,11 @@ def _section(step: Facts) -> str:
         parts.append(chart(facts.get("rows", [])))
     for title, header, rows in tables(step):
         cells = [[escape(cell) for cell in row] for row in rows]
-        parts.append(f"<p>{escape(title)}</p>" + _table(header, cells, left=2))
+        parts.append(f"<p>{escape(title)}</p>" + table(header, cells, left=2))
     plain = [[escape(key), escape(_text(x))] for key, x in facts.items()
              if key not in ("rows", "left_out", "output")]  # fmt: skip
     if plain:
-        parts.append(_table(["", ""], plain, left=2))
+        parts.append(table(["", ""], plain, left=2))
     for row in [facts, *facts.get("rows", [])]:
         if "output" in row:
             parts.append(f"<div class=card><pre>{escape(row['output'])}</pre></div>")
@@ -221,10 +222,10 @@ def render(report: Facts) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<title>{title}{' (DRY RUN)' if report['dry_run'] else ''}</title>"
-        f"<style>{_CSS}{MORE_CSS}</style><main><h1>{title}</h1>"
+        f"<style>{CSS}{MORE_CSS}</style><main><h1>{title}</h1>"
         f"<p class=dim>{escape(device)}; {escape(report['started'])}; "
         f"took {report['seconds']:.0f} s</p>{banner}<div class=tiles>{tiles}</div>"
-        + _table(["step", "", "", "took"], rows, left=3)
+        + table(["step", "", "", "took"], rows, left=3)
         + "".join(_section(step) for step in steps)
         + "<h2>All of it, as data</h2><details><summary>JSON</summary>"
         f"<pre>{escape(json.dumps(report, indent=1))}</pre></details></main></html>"

@@ -11,16 +11,10 @@ from typing import Any
 import torch
 
 from benchmarks.core import environment
-from benchmarks.gpu import augmentation as gpu_augmentation
-from benchmarks.gpu import exact as gpu_exact
-from benchmarks.gpu import gradient_penalty as gpu_penalties
-from benchmarks.gpu import measure as gpu_measure
-from benchmarks.gpu import tools as gpu_tools
-from benchmarks.gpu import workout as gpu_workout
+from benchmarks.gpu import augmentation, exact, gradient_penalty, measure, spectral_norm, tools
 from benchmarks.gpu.tools import StepError
-from benchmarks.gpu.workout import Workout
-from benchmarks.suites import spectral_norm as contestants
-from benchmarks.suites.spectral_norm import FUSED
+from benchmarks.gpu.workout import Results, Workout, check_all
+from benchmarks.suites.spectral_norm import FUSED, build
 from gankernels import info
 
 Facts = dict[str, Any]
@@ -29,14 +23,14 @@ Say = Callable[[str], None]
 RUNS = 100  # of the same step, which must be equal to the byte
 REPLAYS = 10
 CASES: tuple[Workout, ...] = (
-    *gpu_workout.CASES,
-    *gpu_penalties.CASES,
-    *gpu_augmentation.CASES,
+    *spectral_norm.CASES,
+    *gradient_penalty.CASES,
+    *augmentation.CASES,
 )
 REPEATED: tuple[Workout, ...] = (
-    *gpu_workout.REPEATED,
-    *gpu_penalties.REPEATED,
-    *gpu_augmentation.REPEATED,
+    *spectral_norm.REPEATED,
+    *gradient_penalty.REPEATED,
+    *augmentation.REPEATED,
 )
 
 
@@ -126,15 +120,15 @@ def _environment(plan: Plan, say: Say) -> Facts:
 
 
 def _tests(plan: Plan, say: Say) -> Facts:
-    return gpu_tools.collect_tests() if plan.dry_run else gpu_tools.run_tests()
+    return tools.collect_tests() if plan.dry_run else tools.run_tests()
 
 
 def _values(plan: Plan, say: Say) -> Facts:
-    return {"device": plan.device, "rows": gpu_workout.check_all(CASES, plan.device, say)}
+    return {"device": plan.device, "rows": check_all(CASES, plan.device, say)}
 
 
 def _sanitizer(plan: Plan, say: Say) -> Facts:
-    return gpu_tools.plan_sanitizer() if plan.dry_run else gpu_tools.run_sanitizer(say)
+    return tools.plan_sanitizer() if plan.dry_run else tools.run_sanitizer(say)
 
 
 def _repeated(plan: Plan) -> list[Workout]:
@@ -151,17 +145,17 @@ def _graph(plan: Plan, say: Say) -> Facts:
             done.append(case.name)
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
-    shapes = gpu_measure.chosen(False, plan.dry_run)[0].weights
-    weights, grads = gpu_measure.tensors(shapes, plan.device)
-    model = contestants.build(FUSED, weights, grads)
+    shapes = measure.chosen(False, plan.dry_run)[0].weights
+    weights, grads = measure.tensors(shapes, plan.device)
+    model = build(FUSED, weights, grads)
     for backward in (False, True):
         name = f"fused model, {'forward + backward' if backward else 'forward'}"
         say(name)
         try:
             if plan.dry_run:
-                gpu_measure.fused_step(model, backward)
+                measure.fused_step(model, backward)
             else:
-                gpu_measure.captured_model(model, backward, REPLAYS)
+                measure.captured_model(model, backward, REPLAYS)
             done.append(name)
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
@@ -174,7 +168,7 @@ def _graph(plan: Plan, say: Say) -> Facts:
 def _compare_case(plan: Plan, case: Workout) -> None:
     given = case.data(plan.device)
 
-    def step() -> gpu_workout.Results:
+    def step() -> Results:
         return case.works()[0](given)
 
     if plan.dry_run:
@@ -182,7 +176,7 @@ def _compare_case(plan: Plan, case: Workout) -> None:
         given.reset()
         step()
     else:
-        gpu_exact.compare_with_graph(case.name, step, given.reset, REPLAYS)
+        exact.compare_with_graph(case.name, step, given.reset, REPLAYS)
 
 
 def _determinism(plan: Plan, say: Say) -> Facts:
@@ -191,7 +185,7 @@ def _determinism(plan: Plan, say: Say) -> Facts:
     for case in _repeated(plan):
         say(case.name)
         try:
-            gpu_exact.repeat(case, plan.device, runs)
+            exact.repeat(case, plan.device, runs)
             done.append(case.name)
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
@@ -202,7 +196,7 @@ def _determinism(plan: Plan, say: Say) -> Facts:
 
 
 def _launches(plan: Plan, say: Say) -> Facts:
-    facts = gpu_measure.launches(plan.device, plan.dry_run, say)
+    facts = measure.launches(plan.device, plan.dry_run, say)
     if plan.dry_run:
         return facts
     if not all(row["kernels"] for row in facts["rows"]):
@@ -216,7 +210,7 @@ def _launches(plan: Plan, say: Say) -> Facts:
 
 def _timed(facts: Facts) -> Facts:
     """Fails where ours could not be timed."""
-    ours = [gone for gone in facts["left_out"] if gone["kind"] in gpu_measure.OURS]
+    ours = [gone for gone in facts["left_out"] if gone["kind"] in measure.OURS]
     if ours:
         told = [f"{gone['network']}, {gone['kind']}: {gone['reason']}" for gone in ours]
         raise StepError("; ".join(told), facts)
@@ -224,15 +218,15 @@ def _timed(facts: Facts) -> Facts:
 
 
 def _benchmark(plan: Plan, say: Say) -> Facts:
-    return _timed(gpu_measure.benchmark(plan.device, plan.full, plan.dry_run, say))
+    return _timed(measure.benchmark(plan.device, plan.full, plan.dry_run, say))
 
 
 def _penalties(plan: Plan, say: Say) -> Facts:
-    return _timed(gpu_measure.penalties(plan.device, plan.dry_run, say))
+    return _timed(measure.penalties(plan.device, plan.dry_run, say))
 
 
 def _bandwidth(plan: Plan, say: Say) -> Facts:
-    return gpu_measure.bandwidth(plan.device, plan.full, plan.dry_run, say)
+    return measure.bandwidth(plan.device, plan.full, plan.dry_run, say)
 
 
 STEPS = (

@@ -5,6 +5,8 @@ All transforms on, values and composed maps, against the same in plain PyTorch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,14 +18,14 @@ EVERYTHING = AdaMultipliers._make((*[1.0] * 15, (1.0,) * 4))
 
 @pytest.mark.parametrize("batch", [16, 64])
 @pytest.mark.parametrize("kind", ["PyTorch", "gankernels"])
-def test_parameters(benchmark, batch: int, kind: str) -> None:
+def test_parameters(measure, device: str, batch: int, kind: str) -> None:
     """From draws to maps, colour matrices and the rest, for 256 x 256 pixels."""
-    generator = torch.Generator().manual_seed(0)
-    arguments = {
-        "p": torch.tensor(0.6),
+    options: Any = {"dtype": torch.float64, "generator": torch.Generator().manual_seed(0)}
+    arguments: dict[str, Any] = {
+        "p": torch.tensor(0.6, device=device),
         "multipliers": EVERYTHING,
-        "uniforms": torch.rand(batch, UNIFORMS, dtype=torch.float64, generator=generator),
-        "normals": torch.randn(batch, NORMALS, dtype=torch.float64, generator=generator),
+        "uniforms": torch.rand(batch, UNIFORMS, **options).to(device),
+        "normals": torch.randn(batch, NORMALS, **options).to(device),
         "height": 256,
         "width": 256,
         "colour_channels": 3,
@@ -31,7 +33,4 @@ def test_parameters(benchmark, batch: int, kind: str) -> None:
     run = {"PyTorch": reference, "gankernels": ops}[kind].ada_parameters
     expected = reference.ada_parameters(**arguments)
     torch.testing.assert_close(run(**arguments).maps, expected.maps, rtol=1e-12, atol=1e-9)
-    benchmark.group = f"ada_parameters, batch {batch}"
-    benchmark.name = kind
-    benchmark.extra_info.update(torch=torch.__version__)
-    benchmark(lambda: run(**arguments))
+    measure(lambda: run(**arguments), group=f"ada_parameters, batch {batch}", name=kind)

@@ -7,38 +7,26 @@ interleaved ratios, both allocators and the bars, see `python -m benchmarks.repo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-import torch
 
-from benchmarks.suites import gradient_penalty as penalties
-from benchmarks.suites.gradient_penalty import EAGER, LABELS, OURS, USUAL
-from benchmarks.suites.spectral_norm import BACKWARD, COMPILED
-
-THREADS = 2
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+from benchmarks.core.contest import BACKWARD, COMPILED, OURS, line_up
+from benchmarks.suites.gradient_penalty import EAGER, LABELS, USUAL, PenaltyCase, cases
 
 
 @pytest.mark.parametrize("kind", [USUAL, EAGER, COMPILED, OURS])
-@pytest.mark.parametrize("case", list(penalties.cases()), ids=lambda case: case.name)
-def test_penalty_of_gradients(benchmark, case: penalties.Case, kind: str) -> None:
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
+def test_penalty_of_gradients(measure, device: str, case: PenaltyCase, kind: str) -> None:
     """The penalty of given gradients, and its gradient."""
-    entered, errors, left_out = penalties.line_up(case, [kind])
+    entered, errors, left_out = line_up(replace(case, device=device), [kind])
     if not entered:
         pytest.fail(left_out[kind])
-    benchmark.group = case.name
-    benchmark.name = LABELS[kind]
-    benchmark.extra_info.update(
+    measure(
+        entered[0].timed(BACKWARD),
+        group=case.name,
+        name=LABELS[kind],
         error=errors[kind],
         form=entered[0].form,
-        floor_bytes=3 * case.nbytes,
-        threads=THREADS,
-        torch=torch.__version__,
+        floor_bytes=case.traffic(BACKWARD).total,
     )
-    benchmark(entered[0].timed(BACKWARD))

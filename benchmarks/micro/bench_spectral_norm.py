@@ -10,48 +10,29 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.core import bandwidth
-from benchmarks.suites import spectral_norm as contestants
+from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, line_up
 from benchmarks.suites import workloads
-from benchmarks.suites.spectral_norm import (
-    BACKWARD,
-    COMPILED,
-    FORWARD,
-    FUSED,
-    HOOK,
-    LABELS,
-    LAYER,
-    TORCH,
-)
+from benchmarks.suites.spectral_norm import FUSED, HOOK, LABELS, LAYER, TORCH, case_of
 
 WORKLOADS = sorted(workloads.load().values(), key=lambda workload: workload.nbytes)
-THREADS = 2
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", [HOOK, TORCH, COMPILED, LAYER, FUSED])
 @pytest.mark.parametrize("which", [FORWARD, BACKWARD])
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
-def test_all_weights(benchmark, workload: workloads.Workload, which: str, kind: str) -> None:
+def test_all_weights(
+    measure, device: str, workload: workloads.Workload, which: str, kind: str
+) -> None:
     """All the weights of a network normalised once."""
-    weights = workloads.random_weights(workload.weights)
+    case = case_of(workload, device)
     torch._dynamo.reset()
-    entered, errors, left_out = contestants.line_up([kind], weights)
+    entered, errors, left_out = line_up(case, [kind])
     if not entered:
         pytest.fail(left_out[kind])
-    benchmark.group = f"{workload.name}, {which}"
-    benchmark.name = LABELS[kind]
-    benchmark.extra_info.update(
+    measure(
+        entered[0].timed(which),
+        group=f"{workload.name}, {which}",
+        name=LABELS[kind],
         error=errors[kind],
-        floor_bytes=bandwidth.floor_bytes(workload.nbytes, which == BACKWARD),
-        threads=THREADS,
-        torch=torch.__version__,
+        floor_bytes=case.traffic(which).total,
     )
-    benchmark(entered[0].timed(which))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, OURS, shape_name
 from benchmarks.core.environment import DEFAULT, TUNED
+from benchmarks.core.events import E, Event, Figure, Layer, Memory, Row, only
+from benchmarks.core.harness import Spread
 from benchmarks.suites import augmentation
-from benchmarks.suites.gradient_penalty import ACCURACY, EAGER, OURS, SHAPES, USUAL, shape_name
+from benchmarks.suites.gradient_penalty import ACCURACY, EAGER, SHAPES, USUAL
 from benchmarks.suites.registry import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
-from benchmarks.suites.spectral_norm import BACKWARD, BASELINE, COMPILED, FORWARD, FUSED, LAYER
-
-Event = dict[str, Any]
+from benchmarks.suites.spectral_norm import BASELINE, FUSED, LAYER
 
 FUSED_BARS = {  # network: times faster than torch's parametrization, forward and with backward
     "mlp_critic": (5.0, 3.5),
@@ -78,31 +79,34 @@ class Verdict:
             return None
         return self.measured <= self.bar if self.at_most else self.measured >= self.bar
 
-    def to_dict(self) -> Event:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"reached": self.reached}
 
 
-def _find(events: list[Event], **wanted: Any) -> Event | None:
-    return next((e for e in events if all(e.get(k) == v for k, v in wanted.items())), None)
+def _find(events: Iterable[Event], event: type[E], /, **wanted: Any) -> E | None:
+    return next(iter(only(events, event, **wanted)), None)
 
 
-def _row(events: list[Event], network: str, which: str, kind: str, allocator: str) -> Event | None:
+def _row(events: list[Event], network: str, which: str, kind: str, allocator: str) -> Row | None:
     return _find(
         events,
+        Row,
         suite=SPECTRAL_NORM,
-        **{"event": "row", "network": network, "pass": which, "kind": kind},
+        network=network,
+        which=which,
+        kind=kind,
         allocator=allocator,
         threads=THREADS,
     )
 
 
-def _faster(row: Event | None, than: str) -> float | None:
-    ratio = row["times_faster_than"].get(than) if row else None
-    return ratio["median"] if ratio else None
+def _faster(row: Row | None, than: str) -> float | None:
+    ratio = row.times_faster_than.get(than) if row else None
+    return ratio.median if ratio else None
 
 
-def _calm(row: Event | None) -> bool:
-    return row is None or bool(row["calm"])
+def _calm(row: Row | Layer | None) -> bool:
+    return row is None or row.calm
 
 
 def verdicts(events: list[Event]) -> Iterator[Verdict]:
@@ -113,8 +117,8 @@ def verdicts(events: list[Event]) -> Iterator[Verdict]:
 
 
 def _spectral_norm(events: list[Event]) -> Iterator[Verdict]:
-    rows = [e for e in events if e["event"] == "row" and e["suite"] == SPECTRAL_NORM]
-    networks = dict.fromkeys(row["network"] for row in rows)
+    rows = only(events, Row, suite=SPECTRAL_NORM)
+    networks = dict.fromkeys(row.network for row in rows)
     for network, bars in FUSED_BARS.items():
         for which, bar in zip((FORWARD, BACKWARD), bars, strict=True):
             row = _row(events, network, which, FUSED, TUNED)
@@ -136,7 +140,7 @@ def _spectral_norm(events: list[Event]) -> Iterator[Verdict]:
                 )
     for which in (FORWARD, BACKWARD):
         row = _row(events, FLOOR_NETWORK, which, FUSED, TUNED)
-        over = row["seconds"]["median"] / row["floor_seconds"] if row else None
+        over = row.seconds.median / row.floor_seconds if row else None
         name = f"{FLOOR_NETWORK}, {which}"
         yield Verdict(
             "time over the floor of bytes", name, FLOOR_BAR, over, at_most=True, calm=_calm(row)
@@ -158,37 +162,33 @@ def _spectral_norm(events: list[Event]) -> Iterator[Verdict]:
                 calm=_calm(row),
             )
     yield from _slowest_layers(events)
-    memory = _find(events, event="memory", suite=SPECTRAL_NORM, kind=FUSED)
+    memory = _find(events, Memory, suite=SPECTRAL_NORM, kind=FUSED)
     yield Verdict(
         "peak memory over W/sigma",
-        memory["network"] if memory else FLOOR_NETWORK,
+        memory.network if memory else FLOOR_NETWORK,
         MEMORY_BAR,
-        memory["peak_bytes"] / memory["result_bytes"] if memory else None,
+        memory.peak_bytes / memory.result_bytes if memory else None,
         at_most=True,
     )
 
 
 def _slowest_layers(events: list[Event]) -> Iterator[Verdict]:
     for which in (FORWARD, BACKWARD):
-        layers = [
-            e
-            for e in events
-            if e["event"] == "layer" and e["pass"] == which and e["threads"] == THREADS
-        ]
+        layers = only(events, Layer, which=which, threads=THREADS)
         yield _least(
             "per layer, slowest shape",
             which,
             LAYER_SHAPE_BAR,
             layers,
-            lambda e: e["times_faster"],
-            lambda e: str(e["shape"]),
+            lambda e: e.times_faster,
+            lambda e: str(e.shape),
         )
 
 
 def _gradient_penalty(events: list[Event]) -> Iterator[Verdict]:
     """Every bar on a shape is on the worst of its rows: layouts, penalties, numbers of threads."""
-    mine = [e for e in events if e["suite"] == GRADIENT_PENALTY and e["allocator"] == TUNED]
-    rows = [e for e in mine if e["event"] == "row" and e["pass"] == BACKWARD]
+    rows = only(events, Row, suite=GRADIENT_PENALTY, allocator=TUNED, which=BACKWARD)
+    ours = only(rows, Row, kind=OURS)
     for other, bars in PENALTY_BARS.items():
         group = {
             USUAL: "penalty vs usual form",
@@ -196,51 +196,46 @@ def _gradient_penalty(events: list[Event]) -> Iterator[Verdict]:
             COMPILED: "penalty vs torch.compile",
         }[other]
         for shape in PENALTY_SHAPES:
-            met = [
-                e
-                for e in rows
-                if e["kind"] == OURS and e["shape"] == shape and other in e["times_faster_than"]
-            ]
+            met = [e for e in ours if e.shape == shape and other in e.times_faster_than]
             bar = bars[0] if shape == PENALTY_SHAPES[0] else bars[1]
 
-            def faster(e: Event, other: str = other) -> Event:
-                return e["times_faster_than"][other]
+            def faster(e: Row, other: str = other) -> Spread:
+                return e.times_faster_than[other]
 
             yield _least(group, shape, bar, met, faster, _which_row)
-    ours = [e for e in rows if e["kind"] == OURS]
     for shape in LARGE_PENALTY_SHAPES:
         yield _least(
             "penalty, bytes per second over a copy's",
             shape,
             PENALTY_BANDWIDTH_BAR,
-            [e for e in ours if e["shape"] == shape],
+            [e for e in ours if e.shape == shape],
             _of_copy,
             _which_row,
         )
-    wrongest = max(ours, key=lambda e: e["error"], default=None)
+    wrongest = max(ours, key=lambda e: e.error, default=None)
     yield Verdict(
         "penalty, error against float64, in 1e-6",
         "value and gradient",
         ACCURACY * 1e6,
-        wrongest["error"] * 1e6 if wrongest else None,
+        wrongest.error * 1e6 if wrongest else None,
         at_most=True,
-        note=f"largest: {wrongest['network']}" if wrongest else "",
+        note=f"largest: {wrongest.network}" if wrongest else "",
     )
-    memory = _find(events, event="memory", suite=GRADIENT_PENALTY, kind=OURS)
+    memory = _find(events, Memory, suite=GRADIENT_PENALTY, kind=OURS)
     yield Verdict(
         "penalty, peak memory of a forward over the gradients",
-        memory["network"] if memory else PENALTY_SHAPES[-1],
+        memory.network if memory else PENALTY_SHAPES[-1],
         PENALTY_MEMORY_BAR,
-        memory["peak_bytes"] / memory["gradient_bytes"] if memory else None,
+        memory.peak_bytes / memory.gradient_bytes if memory else None,
         at_most=True,
     )
 
 
 def _augmentation(events: list[Event]) -> Iterator[Verdict]:
-    ours = [e for e in events if e["suite"] == AUGMENTATION and e.get("kind") == augmentation.OURS]
+    ours: dict[str, Any] = {"suite": AUGMENTATION, "kind": OURS}
     for name, bars in AUGMENT_BARS.items():
         for which, bar in bars.items():
-            row = _find(ours, **{"event": "row", "network": name, "pass": which}, threads=THREADS)
+            row = _find(events, Row, **ours, network=name, which=which, threads=THREADS)
             yield Verdict(
                 "augmentation vs plain PyTorch",
                 f"{name}, {which}",
@@ -249,56 +244,57 @@ def _augmentation(events: list[Event]) -> Iterator[Verdict]:
                 calm=_calm(row),
             )
     for what, bar in AUGMENT_FIGURES.items():
-        found = [e for e in ours if e["event"] == "figure" and what in e]
-        most = max(found, key=lambda e: e[what], default=None)
+        most = max(only(events, Figure, **ours, what=what), key=lambda e: e.value, default=None)
         yield Verdict(
             f"augmentation, {what}",
-            most["network"] if most else "",
+            most.network if most else "",
             bar,
-            most[what] if most else None,
+            most.value if most else None,
             at_most=True,
         )
-    memory = _find(ours, event="memory")
+    memory = _find(events, Memory, **ours)
     peak: float | None = None
     if memory:
-        images = memory["image_bytes"] + memory["result_bytes"]
-        peak = max(0, memory["peak_bytes"] - memory["result_bytes"]) / images
+        images = memory.image_bytes + memory.result_bytes
+        peak = max(0, memory.peak_bytes - memory.result_bytes) / images
     yield Verdict(
         "augmentation, memory beyond the images'",
-        memory["network"] if memory else "",
+        memory.network if memory else "",
         AUGMENT_MEMORY_BAR,
         peak,
         at_most=True,
     )
 
 
-def _of_copy(row: Event) -> Event:
-    """The quartiles of the bytes per second, over those of a copy."""
-    seconds = row["seconds"]
-    over = {"median": "median", "q25": "q75", "q75": "q25"}
-    return {
-        ours: row["floor_bytes"] / seconds[its] / row["copy_bandwidth"]
-        for ours, its in over.items()
-    }
+def _of_copy(row: Row) -> Spread:
+    """The bytes per second, over those of a copy."""
+    seconds, least = row.seconds, row.floor_bytes / row.copy_bandwidth
+    # What takes longer is slower: the quartiles change places.
+    return Spread(
+        least / seconds.median, least / seconds.q75, least / seconds.q25, row.seconds.count
+    )
 
 
-def _which_row(row: Event) -> str:
-    return f"{row['network']}, {row['threads']} thr."
+def _which_row(row: Row) -> str:
+    return f"{row.network}, {row.threads} thr."
+
+
+R = TypeVar("R", Row, Layer)
 
 
 def _least(
     group: str,
     subject: str,
     bar: float,
-    rows: list[Event],
-    value: Callable[[Event], Event],
-    name: Callable[[Event], str],
+    rows: Sequence[R],
+    value: Callable[[R], Spread],
+    name: Callable[[R], str],
 ) -> Verdict:
     """A bar on the least of many measurements; which, and its quartiles: it leans to the low."""
     if not rows:
         return Verdict(group, subject, bar, None)
-    least = min(rows, key=lambda e: value(e)["median"])
+    least = min(rows, key=lambda e: value(e).median)
     found = value(least)
     note = f"least of {len(rows)}: {name(least)}, "
-    note += f"quartiles {found['q25']:.2f} to {found['q75']:.2f}"
-    return Verdict(group, subject, bar, found["median"], note=note, calm=_calm(least))
+    note += f"quartiles {found.q25:.2f} to {found.q75:.2f}"
+    return Verdict(group, subject, bar, found.median, note=note, calm=_calm(least))

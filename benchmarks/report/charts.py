@@ -15,31 +15,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
+from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, OURS, PLAIN
 from benchmarks.core.environment import DEFAULT, TUNED
+from benchmarks.core.events import Event, Layer, Row, Step, only
 from benchmarks.report.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
 from benchmarks.suites import critics
 from benchmarks.suites.augmentation import KORNIA, MULTI_PASS, R1
-from benchmarks.suites.gradient_penalty import EAGER, OURS, USUAL
+from benchmarks.suites.gradient_penalty import EAGER, USUAL
 from benchmarks.suites.registry import (
     AUGMENTATION,
     GRADIENT_PENALTY,
-    PLAIN,
     SPECTRAL_NORM,
     SUITES,
     Suite,
-    of_suite,
 )
-from benchmarks.suites.spectral_norm import (
-    BACKWARD,
-    BASELINE,
-    COMPILED,
-    FORWARD,
-    FUSED,
-    HOOK,
-    LAYER,
-)
-
-Event = dict[str, Any]
+from benchmarks.suites.spectral_norm import BASELINE, FUSED, HOOK, LAYER
 
 COLOURS = {
     HOOK: "#c9ced6",
@@ -76,20 +66,13 @@ _STYLE: Any = {
 
 def _rows(
     events: list[Event], suite: Suite, which: str, allocator: str, threads: int = 2
-) -> list[Event]:
-    return [
-        e
-        for e in of_suite(events, suite)
-        if e["event"] == "row"
-        and e["pass"] == which
-        and e["allocator"] == allocator
-        and e["threads"] == threads
-    ]
+) -> list[Row]:
+    return only(events, Row, suite=suite.name, which=which, allocator=allocator, threads=threads)
 
 
-def _networks(rows: list[Event]) -> list[str]:
+def _networks(rows: list[Row]) -> list[str]:
     """Names, smallest network first."""
-    size = {row["network"]: row["nbytes"] for row in rows}
+    size = {row.network: row.nbytes for row in rows}
     return sorted(size, key=lambda name: size[name])
 
 
@@ -133,13 +116,13 @@ def _legend(figure: Figure, kinds: list[str], labels: dict[str, str]) -> None:
 
 
 def speedups(
-    suite: Suite, panels: dict[str, list[Event]], bar: Callable[[Event, str], float | None]
+    suite: Suite, panels: dict[str, list[Row]], bar: Callable[[Row, str], float | None]
 ) -> Figure | None:
     """Times faster than the baseline, a panel for each title; `bar(row, title)` is marked."""
     panels = {title: rows for title, rows in panels.items() if rows}
     rows = [row for found in panels.values() for row in found]
     networks = _networks(rows)
-    present = {row["kind"] for row in rows} - {suite.baseline}
+    present = {row.kind for row in rows} - {suite.baseline}
     kinds = [kind for kind in suite.labels if kind in present]
     if not kinds:
         return None
@@ -151,14 +134,14 @@ def speedups(
         squeeze=False,
     )
     for axes, (title, found) in zip(columns, panels.items(), strict=True):
-        by_key = {(row["network"], row["kind"]): row for row in found}
+        by_key = {(row.network, row.kind): row for row in found}
 
         def value(
-            network: str, kind: str, by_key: dict[tuple[str, str], Event] = by_key
+            network: str, kind: str, by_key: dict[tuple[str, str], Row] = by_key
         ) -> tuple[float, float, float] | None:
             row = by_key.get((network, kind))
-            ratio = row["times_faster_than"].get(suite.baseline) if row else None
-            return (ratio["median"], ratio["q25"], ratio["q75"]) if ratio else None
+            ratio = row.times_faster_than.get(suite.baseline) if row else None
+            return (ratio.median, ratio.q25, ratio.q75) if ratio else None
 
         _barh(axes, networks, kinds, value, lambda x: f"{x:.1f}")
         axes.axvline(1, color=COLOURS[suite.baseline], lw=1.2)
@@ -177,8 +160,8 @@ def speedups(
 
 
 def _spectral_speedups(events: list[Event], allocator: str) -> Figure | None:
-    def bar(row: Event, which: str) -> float | None:
-        bars = FUSED_BARS.get(row["network"]) if allocator == TUNED else None
+    def bar(row: Row, which: str) -> float | None:
+        bars = FUSED_BARS.get(row.network) if allocator == TUNED else None
         return bars[which == BACKWARD] if bars else None
 
     suite = SUITES[SPECTRAL_NORM]
@@ -187,8 +170,8 @@ def _spectral_speedups(events: list[Event], allocator: str) -> Figure | None:
 
 
 def _penalty_speedups(events: list[Event]) -> Figure | None:
-    def bar(row: Event, _title: str) -> float:
-        return PENALTY_BARS[USUAL][row["shape"] != PENALTY_SHAPES[0]]
+    def bar(row: Row, _title: str) -> float:
+        return PENALTY_BARS[USUAL][row.shape != PENALTY_SHAPES[0]]
 
     suite = SUITES[GRADIENT_PENALTY]
     panels = {f"{n} thread(s)": _rows(events, suite, BACKWARD, TUNED, n) for n in (2, 1)}
@@ -196,8 +179,8 @@ def _penalty_speedups(events: list[Event]) -> Figure | None:
 
 
 def _augment_speedups(events: list[Event]) -> Figure | None:
-    def bar(row: Event, which: str) -> float | None:
-        return AUGMENT_BARS.get(row["network"], {}).get(which)
+    def bar(row: Row, which: str) -> float | None:
+        return AUGMENT_BARS.get(row.network, {}).get(which)
 
     suite = SUITES[AUGMENTATION]
     panels = {which: _rows(events, suite, which, TUNED) for which in (FORWARD, BACKWARD, R1)}
@@ -207,25 +190,25 @@ def _augment_speedups(events: list[Event]) -> Figure | None:
 def bandwidth(events: list[Event], suite: Suite) -> Figure | None:
     """Bytes a fused pass must move, per second, against what a copy reaches here."""
     pair = (suite.baseline, suite.ours)
-    rows = [r for r in _rows(events, suite, BACKWARD, TUNED) if r["kind"] in pair]
+    rows = [r for r in _rows(events, suite, BACKWARD, TUNED) if r.kind in pair]
     networks = _networks(rows)
     if not networks:
         return None
-    kinds = [kind for kind in pair if any(r["kind"] == kind for r in rows)]
+    kinds = [kind for kind in pair if any(r.kind == kind for r in rows)]
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.5 * len(networks)), layout="constrained")
-    by_key = {(row["network"], row["kind"]): row for row in rows}
+    by_key = {(row.network, row.kind): row for row in rows}
 
     def value(network: str, kind: str) -> tuple[float, float, float] | None:
         row = by_key.get((network, kind))
         if row is None:
             return None
-        seconds, moved = row["seconds"], row["floor_bytes"] / 1e9
-        return moved / seconds["median"], moved / seconds["q75"], moved / seconds["q25"]
+        seconds, moved = row.seconds, row.floor_bytes / 1e9
+        return moved / seconds.median, moved / seconds.q75, moved / seconds.q25
 
     _barh(axes, networks, kinds, value, lambda x: f"{x:.0f}")
     for y, network in enumerate(networks):
-        row = next(r for r in rows if r["network"] == network)
-        copy = row["floor_bytes"] / row["floor_seconds"] / 1e9
+        row = next(r for r in rows if r.network == network)
+        copy = row.floor_bytes / row.floor_seconds / 1e9
         axes.plot([copy, copy], [y - 0.42, y + 0.42], color="#d4572a", lw=2)
     axes.set_xlabel(f"GB/s: {suite.moved}, over the measured time")
     axes.set_title("Forward + backward against the memory (red: floor at the measured bandwidth)")
@@ -235,23 +218,23 @@ def bandwidth(events: list[Event], suite: Suite) -> Figure | None:
 
 def layers(events: list[Event]) -> Figure | None:
     """The per-layer drop-in on every weight shape."""
-    found = [e for e in events if e["event"] == "layer"]
+    found = only(events, Layer)
     if not found:
         return None
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
     marks = {FORWARD: ("o", COLOURS[LAYER]), BACKWARD: ("s", COLOURS[FUSED])}
     for which, (marker, colour) in marks.items():
-        points = [e for e in found if e["pass"] == which]
-        x = [e["nbytes"] for e in points]
-        middle = [e["times_faster"]["median"] for e in points]
-        low = [m - e["times_faster"]["q25"] for m, e in zip(middle, points, strict=True)]
-        high = [e["times_faster"]["q75"] - m for m, e in zip(middle, points, strict=True)]
+        points = [e for e in found if e.which == which]
+        x = [e.nbytes for e in points]
+        middle = [e.times_faster.median for e in points]
+        low = [m - e.times_faster.q25 for m, e in zip(middle, points, strict=True)]
+        high = [e.times_faster.q75 - m for m, e in zip(middle, points, strict=True)]
         axes.errorbar(
             x, middle, [low, high], fmt=marker, ms=4, lw=0.8, color=colour, label=which, alpha=0.85
         )
     axes.axhline(1, color=COLOURS[BASELINE], lw=1.2)
     axes.set_xscale("log")
-    medians = [e["times_faster"]["median"] for e in found]
+    medians = [e.times_faster.median for e in found]
     axes.set_yscale("log")
     axes.set_ylim(0.8 * min(0.8, *medians), 1.25 * max(4.0, *medians))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -268,18 +251,17 @@ def layers(events: list[Event]) -> Figure | None:
 
 def shares(events: list[Event], suite: Suite) -> Figure | None:
     """Share of a whole step that goes into the suite's subject."""
-    steps = [e for e in of_suite(events, suite) if e["event"] == "step"]
-    found = [e for e in steps if e["kind"] != PLAIN]
+    found = [e for e in only(events, Step, suite=suite.name) if e.kind != PLAIN]
     if not found:
         return None
     titles = list(dict.fromkeys(_step_title(e) for e in found))
-    kinds = list(dict.fromkeys(e["kind"] for e in found))
-    by_key = {(_step_title(e), e["kind"]): e for e in found}
+    kinds = list(dict.fromkeys(e.kind for e in found))
+    by_key = {(_step_title(e), e.kind): e for e in found}
     figure, axes = plt.subplots(figsize=(9, 1.0 + 0.75 * len(titles)), layout="constrained")
 
     def value(title: str, kind: str) -> tuple[float, float, float] | None:
         e = by_key.get((title, kind))
-        return (100 * e["share"], 100 * e["share_q25"], 100 * e["share_q75"]) if e else None
+        return (100 * e.share, 100 * e.share_q25, 100 * e.share_q75) if e else None
 
     _barh(axes, titles, kinds, value, lambda x: f"{x:.1f} %")
     axes.axvline(0, color="#9aa3af", lw=0.8)
@@ -288,8 +270,8 @@ def shares(events: list[Event], suite: Suite) -> Figure | None:
     return figure
 
 
-def _step_title(event: Event) -> str:
-    return f"{event['title']}\nbatch {event['batch']}, {event['threads']} threads"
+def _step_title(event: Step) -> str:
+    return f"{event.title}\nbatch {event.batch}, {event.threads} threads"
 
 
 def all_charts(events: list[Event]) -> dict[str, Figure]:

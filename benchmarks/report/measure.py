@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,113 +20,125 @@ import torch
 
 import gankernels
 from benchmarks.core import bandwidth
-from benchmarks.core.bandwidth import Bandwidth
+from benchmarks.core.contest import (
+    BACKWARD,
+    OURS,
+    PLAIN,
+    Case,
+    WrongResultError,
+    line_up,
+    reason_of,
+    shape_name,
+)
+from benchmarks.core.events import (
+    Checked,
+    Event,
+    Figure,
+    Layer,
+    LeftOut,
+    Memory,
+    Reduction,
+    Row,
+    Step,
+    StepMemory,
+    to_dict,
+)
 from benchmarks.core.harness import Timings, interleaved
-from benchmarks.suites import augmentation, critics, networks, workloads
-from benchmarks.suites import gradient_penalty as penalties
-from benchmarks.suites import spectral_norm as contestants
-from benchmarks.suites.registry import PLAIN
-from benchmarks.suites.spectral_norm import BACKWARD, LAYER, TORCH
+from benchmarks.report.jobs import Job
+from benchmarks.suites import (
+    augmentation,
+    critics,
+    gradient_penalty,
+    networks,
+    spectral_norm,
+    workloads,
+)
+from benchmarks.suites.augmentation import AugmentCase
+from benchmarks.suites.gradient_penalty import USUAL, PenaltyCase
+from benchmarks.suites.spectral_norm import LAYER, TORCH
 
-Event = dict[str, Any]
 
-
-def network_rows(job: Event) -> Iterator[Event]:
+def network_rows(job: Job) -> Iterator[Event]:
     """All the weights of one network."""
-    workload = workloads.load()[job["network"]]
-    weights = workloads.random_weights(workload.weights)
-
-    def floor(speed: Bandwidth, which: str) -> tuple[int, float]:
-        backward = which == BACKWARD
-        nbytes = workload.nbytes
-        return bandwidth.floor_bytes(nbytes, backward), speed.floor_seconds(nbytes, backward)
-
-    facts = {"network": workload.name, "layers": len(weights), "nbytes": workload.nbytes}
-    yield from _rows(job, facts, lambda kinds: contestants.line_up(kinds, weights), floor)
+    case = spectral_norm.case_of(workloads.load()[job["network"]])
+    yield from _rows(job, case, layers=len(case.weights))
 
 
-def penalty_rows(job: Event) -> Iterator[Event]:
+def penalty_rows(job: Job) -> Iterator[Event]:
     """The penalty of given gradients, case by case."""
     for shape, channels_last, center in job["cases"]:
-        case = penalties.Case(tuple(shape), channels_last, center)
-        facts = {
-            "network": case.name,
-            "shape": penalties.shape_name(case.shape),
-            "nbytes": case.nbytes,
-        }
-        floor = partial(penalties.floor, case.nbytes)
-        yield from _rows(job, facts, partial(penalties.line_up, case), floor)
+        case = PenaltyCase(tuple(shape), channels_last, center)
+        yield from _rows(job, case, shape=shape_name(case.shape))
 
 
-def _rows(
-    job: Event,
-    facts: Event,
-    line_up: Callable[[list[str]], tuple[list[Any], dict[str, float], dict[str, str]]],
-    floor: Callable[[Bandwidth, str], tuple[int, float]],
-) -> Iterator[Event]:
+def augment_rows(job: Job) -> Iterator[Event]:
+    """Augmentation of one batch."""
+    yield from _rows(job, AugmentCase(*job["case"]))
+
+
+def _rows(job: Job, case: Case[Any], shape: str = "", layers: int = 0) -> Iterator[Event]:
     """Every contestant, every pass, next to the bandwidth."""
     started = time.perf_counter()
-    entered, errors, left_out = line_up(job["kinds"])
+    entered, errors, left_out = line_up(case, job["kinds"])
     for kind, reason in left_out.items():
-        yield {"event": "left out", "network": facts["network"], "kind": kind, "reason": reason}
-    yield {"event": "checked", "seconds": time.perf_counter() - started}
-    numel = facts["nbytes"] // workloads.BYTES_PER_ELEMENT
+        yield LeftOut(network=case.name, kind=kind, reason=reason)
+    yield Checked(seconds=time.perf_counter() - started)
+    numel = case.nbytes // bandwidth.BYTES_PER_ELEMENT
     probes = bandwidth.probes(numel)
     for which in job["passes"]:
         calls: dict[str, Callable[[], None]] = {c.kind: c.timed(which) for c in entered}
         timings = interleaved({**calls, **probes}, job["budget_s"])
         speed = bandwidth.from_timings(timings, numel)
-        moved, floor_seconds = floor(speed, which)
+        traffic = case.traffic(which)
         for contestant in (c for c in entered if c.kind in job.get("show", calls)):
             kind = contestant.kind
             seconds = timings.seconds(kind)
-            yield {
-                "event": "row",
-                **facts,
-                "pass": which,
-                "kind": kind,
-                "form": getattr(contestant, "form", ""),
-                "seconds": seconds.to_dict(),
-                "times_faster_than": {
-                    other: timings.ratio(other, kind).to_dict() for other in calls
-                },
-                "error": errors[kind],
-                "dropped": timings.dropped(kind),
-                "calm": timings.calm(kind),
-                "page_faults": timings.faults(kind),
-                "floor_bytes": moved,
-                "floor_seconds": floor_seconds,
-                "bytes_per_second": moved / seconds.median,
-                "read_bandwidth": speed.read,
-                "copy_bandwidth": speed.copy,
-            }
+            yield Row(
+                network=case.name,
+                which=which,
+                kind=kind,
+                nbytes=case.nbytes,
+                shape=shape,
+                layers=layers,
+                form=contestant.form,
+                seconds=seconds,
+                times_faster_than={other: timings.ratio(other, kind) for other in calls},
+                error=errors[kind],
+                dropped=timings.dropped(kind),
+                calm=timings.calm(kind),
+                page_faults=timings.faults(kind),
+                floor_bytes=traffic.total,
+                floor_seconds=speed.seconds(traffic),
+                bytes_per_second=traffic.total / seconds.median,
+                read_bandwidth=speed.read,
+                copy_bandwidth=speed.copy,
+            )
 
 
-def layer_rows(job: Event) -> Iterator[Event]:
+def layer_rows(job: Job) -> Iterator[Event]:
     """Every weight shape by itself: is the drop-in ever slower than torch's?"""
     for shape in workloads.unique_shapes()[:: job.get("every", 1)]:
-        weights = workloads.random_weights([shape])
-        entered, errors, left_out = contestants.line_up([TORCH, LAYER], weights)
+        case = spectral_norm.case_of_weights(str(shape), workloads.random_weights([shape]))
+        entered, errors, left_out = line_up(case, [TORCH, LAYER])
         for kind, reason in left_out.items():
-            yield {"event": "left out", "network": str(shape), "kind": kind, "reason": reason}
+            yield LeftOut(network=case.name, kind=kind, reason=reason)
         if left_out:
             continue
         for which in job["passes"]:
             timings = interleaved({c.kind: c.timed(which) for c in entered}, job["budget_s"])
-            yield {
-                "event": "layer",
-                "shape": shape,
-                "nbytes": weights[0].nbytes,
-                "pass": which,
-                "torch_seconds": timings.seconds(TORCH).to_dict(),
-                "our_seconds": timings.seconds(LAYER).to_dict(),
-                "times_faster": timings.ratio(TORCH, LAYER).to_dict(),
-                "error": errors[LAYER],
-                "calm": timings.calm(LAYER) and timings.calm(TORCH),
-            }
+            yield Layer(
+                shape=list(shape),
+                nbytes=case.nbytes,
+                which=which,
+                torch_seconds=timings.seconds(TORCH),
+                our_seconds=timings.seconds(LAYER),
+                times_faster=timings.ratio(TORCH, LAYER),
+                error=errors[LAYER],
+                calm=timings.calm(LAYER) and timings.calm(TORCH),
+            )
 
 
-def step_rows(job: Event) -> Iterator[Event]:
+def step_rows(job: Job) -> Iterator[Event]:
     """A whole discriminator step, without spectral norm and with each kind of it."""
     network = networks.NETWORKS[job["network"]]
     batch = network.quick_batch if job["quick"] else network.batch
@@ -137,7 +150,7 @@ def step_rows(job: Event) -> Iterator[Event]:
         model = network.build()
         call = model
         if kind != PLAIN:
-            call = contestants.normalize_layers(model, networks.normalizable(model), kind)
+            call = spectral_norm.normalize_layers(model, networks.normalizable(model), kind)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
         return lambda: networks.discriminator_step(call, optimizer, real, fake)
 
@@ -152,17 +165,16 @@ def step_rows(job: Event) -> Iterator[Event]:
             if kind not in (PLAIN, TORCH) and TORCH in losses:
                 off = abs(losses[kind] - losses[TORCH]) / abs(losses[TORCH])
                 if not off <= 1e-4:
-                    raise contestants.WrongResultError(f"loss is off by {off:.1e} from torch's")
+                    raise WrongResultError(f"loss is off by {off:.1e} from torch's")
             steps[kind] = step
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            yield {"event": "left out", "network": job["network"], "kind": kind, "reason": reason}
+            yield LeftOut(network=job["network"], kind=kind, reason=reason_of(error))
     timings = interleaved({k: _discard(s) for k, s in steps.items()}, job["budget_s"])
     for kind in steps:
         yield _step(network, job, batch, kind, timings)
 
 
-def penalty_step_rows(job: Event) -> Iterator[Event]:
+def penalty_step_rows(job: Job) -> Iterator[Event]:
     """A whole critic step with each penalty: time, peak memory, and the share of the reduction."""
     network = critics.CRITICS[job["network"]]
     batch = network.quick_batch if job["quick"] else network.batch
@@ -178,9 +190,8 @@ def penalty_step_rows(job: Event) -> Iterator[Event]:
     steps = {kind: contestant(kind) for kind in job["kinds"]}
     for kind, step in steps.items():
         if not step().isfinite():
-            raise contestants.WrongResultError(f"the loss with {kind} is not finite")
-    case = penalties.Case(tuple(real.shape), False, 0.0)
-    reductions, _, _ = penalties.line_up(case, [penalties.USUAL, penalties.OURS])
+            raise WrongResultError(f"the loss with {kind} is not finite")
+    reductions, _, _ = line_up(PenaltyCase(tuple(real.shape), False, 0.0), [USUAL, OURS])
     timings = interleaved(
         {kind: _discard(step) for kind, step in steps.items()}
         | {c.kind: c.timed(BACKWARD) for c in reductions},
@@ -188,35 +199,30 @@ def penalty_step_rows(job: Event) -> Iterator[Event]:
     )
     for kind in steps:
         yield _step(network, job, batch, kind, timings)
-    yield {
-        "event": "reduction",
-        "network": job["network"],
-        "title": network.title,
-        "batch": batch,
-        "shares": {c.kind: timings.ratio(c.kind, critics.R1).median for c in reductions},
-    }
+    yield Reduction(
+        network=job["network"],
+        title=network.title,
+        batch=batch,
+        shares={c.kind: timings.ratio(c.kind, critics.R1).median for c in reductions},
+    )
     for kind, step in steps.items():
-        peak = _peak_bytes(step)[0]
-        yield {"event": "step memory", "network": job["network"], "kind": kind, "peak_bytes": peak}
+        yield StepMemory(network=job["network"], kind=kind, peak_bytes=_peak_bytes(step)[0])
 
 
-def _step(
-    network: networks.FullNetwork, job: Event, batch: int, kind: str, timings: Timings
-) -> Event:
+def _step(network: networks.FullNetwork, job: Job, batch: int, kind: str, timings: Timings) -> Step:
     share = timings.ratio(PLAIN, kind)
-    return {
-        "event": "step",
-        "network": job["network"],
-        "title": network.title,
-        "batch": batch,
-        "full_batch": network.batch,
-        "kind": kind,
-        "seconds": timings.seconds(kind).to_dict(),
-        "share": 1 - share.median,
-        "share_q25": 1 - share.q75,
-        "share_q75": 1 - share.q25,
-        "calm": timings.calm(kind),
-    }
+    return Step(
+        network=job["network"],
+        title=network.title,
+        batch=batch,
+        full_batch=network.batch,
+        kind=kind,
+        seconds=timings.seconds(kind),
+        share=1 - share.median,
+        share_q25=1 - share.q75,
+        share_q75=1 - share.q25,
+        calm=timings.calm(kind),
+    )
 
 
 def _discard(call: Callable[[], Any]) -> Callable[[], None]:
@@ -245,79 +251,68 @@ def _peak_bytes(call: Callable[[], Any]) -> tuple[int, Any]:
     return _status_bytes("VmHWM") - before, result
 
 
-def memory_row(job: Event) -> Iterator[Event]:
+def memory_row(job: Job) -> Iterator[Event]:
     """Peak memory of one forward, over the memory of its results W/sigma."""
     kind = job["kind"]
-    small = contestants.build(kind, workloads.random_weights([(8, 8)]), [torch.ones(8, 8)])
+    small = spectral_norm.build(kind, workloads.random_weights([(8, 8)]), [torch.ones(8, 8)])
     small.forward()  # thread pools and lazy imports are not the forward's memory
     workload = workloads.load()[job["network"]]
-    entered = contestants.build(kind, workloads.random_weights(workload.weights), [])
+    entered = spectral_norm.build(kind, workloads.random_weights(workload.weights), [])
     peak, outputs = _peak_bytes(entered.call)
-    yield {
-        "event": "memory",
-        "network": workload.name,
-        "kind": kind,
-        "peak_bytes": peak,
-        "result_bytes": sum(output.nbytes for output in outputs),
-        "largest_weight_bytes": max(output.nbytes for output in outputs),
-    }
+    yield Memory(
+        network=workload.name,
+        kind=kind,
+        peak_bytes=peak,
+        result_bytes=sum(output.nbytes for output in outputs),
+        largest_weight_bytes=max(output.nbytes for output in outputs),
+    )
 
 
-def penalty_memory_rows(job: Event) -> Iterator[Event]:
+def penalty_memory_rows(job: Job) -> Iterator[Event]:
     """Peak memory of one forward, recorded by autograd, next to that of the gradients."""
-    case = penalties.Case(tuple(job["shape"]), False, 1.0)
+    case = PenaltyCase(tuple(job["shape"]), False, 1.0)
     grads = case.grads()
     for kind in job["kinds"]:
-        small = penalties.Case((64, 3, 32, 32), False, 1.0).grads()
-        penalties.build(kind, small, case.center).forward()  # as above
-        yield {
-            "event": "memory",
-            "network": case.name,
-            "kind": kind,
-            "peak_bytes": _peak_bytes(penalties.build(kind, grads, case.center).call)[0],
-            "gradient_bytes": case.nbytes,
-        }
+        small = PenaltyCase((64, 3, 32, 32), False, 1.0).grads()
+        gradient_penalty.build(kind, small, case.center).forward()  # as above
+        yield Memory(
+            network=case.name,
+            kind=kind,
+            peak_bytes=_peak_bytes(gradient_penalty.build(kind, grads, case.center).call)[0],
+            gradient_bytes=case.nbytes,
+        )
 
 
-def augment_rows(job: Event) -> Iterator[Event]:
-    """Augmentation of one batch."""
-    case = augmentation.Case(*job["case"])
-    facts = {"network": case.name, "nbytes": case.nbytes}
-    floor = partial(augmentation.floor, case.nbytes)
-    yield from _rows(job, facts, partial(augmentation.line_up, case), floor)
-
-
-def augment_figures(job: Event) -> Iterator[Event]:
+def augment_figures(job: Job) -> Iterator[Event]:
     """Cycles, what is saved, accuracy, and the memory of a forward pass."""
 
-    def figure(of: str, what: str, value: float) -> Event:
-        return {"event": "figure", "network": of, "kind": augmentation.OURS, what: value}
+    def figure(of: str, what: str, value: float) -> Figure:
+        return Figure(network=of, kind=OURS, what=what, value=value)
 
     case = augmentation.GEOMETRY[-1]
     torch.set_num_threads(1)
     seconds = augmentation.processor_seconds(case, job["budget_s"]).median
     torch.set_num_threads(job["threads"])
     yield figure(case.name, "cycles a pixel", seconds * _megahertz() * 1e6)
-    everything = augmentation.Case("bgcfnc", 1.0, 4, 64)
-    saved = augmentation.saved_floats(augmentation.OURS, everything)
+    everything = AugmentCase("bgcfnc", 1.0, 4, 64)
+    saved = augmentation.saved_floats(OURS, everything)
     yield figure(everything.name, "floats saved a sample", saved)
     for size, batch in job["sizes"]:
         error = augmentation.accuracy(size, batch)
         of = f"geometry, {batch}x3x{size}x{size}"
         yield figure(of, "error over the range, in 1e-6", error * 1e6)
 
-    case = augmentation.Case("bgc", 1.0, 8, 512)
-    pipe, images = augmentation.pipe_of(augmentation.OURS, case), case.images().detach()
+    case = AugmentCase("bgc", 1.0, 8, 512)
+    pipe, images = augmentation.pipe_of(OURS, case), case.images().detach()
     pipe(images[:, :, :64, :64])  # as above
     peak, found = _peak_bytes(partial(pipe, images))
-    yield {
-        "event": "memory",
-        "network": case.name,
-        "kind": augmentation.OURS,
-        "peak_bytes": peak,
-        "result_bytes": found.nbytes,
-        "image_bytes": case.nbytes,
-    }
+    yield Memory(
+        network=case.name,
+        kind=OURS,
+        peak_bytes=peak,
+        result_bytes=found.nbytes,
+        image_bytes=case.nbytes,
+    )
 
 
 def _megahertz() -> float:
@@ -328,7 +323,7 @@ def _megahertz() -> float:
     raise RuntimeError("/proc/cpuinfo has no frequency")
 
 
-WORK: dict[str, Callable[[Event], Iterator[Event]]] = {
+WORK: dict[str, Callable[[Job], Iterator[Event]]] = {
     "network": network_rows,
     "layers": layer_rows,
     "step": step_rows,
@@ -345,8 +340,8 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
     for event in WORK[job["work"]](job):
-        event |= {key: job[key] for key in ("suite", "allocator", "threads")}
-        print(json.dumps(event), flush=True)
+        of_job = {key: job[key] for key in ("suite", "allocator", "threads")}
+        print(json.dumps(to_dict(replace(event, **of_job))), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.core.bandwidth import Bandwidth
+from benchmarks.core.bandwidth import BYTES_PER_ELEMENT, Traffic
+from benchmarks.core.contest import (
+    BACKWARD,
+    FORWARD,
+    OURS,
+    Case,
+    Contestant,
+    relative_error,
+    shape_name,
+    tolerated,
+)
 from benchmarks.core.harness import Spread, spread
 from benchmarks.published import stylegan2_ada
-from benchmarks.suites.gradient_penalty import OURS, shape_name
-from benchmarks.suites.spectral_norm import BACKWARD, FORWARD, WrongResultError, relative_error
-from benchmarks.suites.workloads import BYTES_PER_ELEMENT
 from gankernels import ops, reference
 from gankernels.augment import ADAPipe
 from gankernels.augment.presets import PRESETS
@@ -43,8 +50,34 @@ SEED = 1
 Pipe = Callable[[Tensor], Tensor]
 
 
+@dataclass
+class AugmentContestant(Contestant):
+    """One way of augmenting `images`, which a critic sees, or of which `given` is a gradient."""
+
+    pipe: Pipe
+    images: Tensor
+    given: Tensor
+    weight: Tensor  # the critic's
+
+    def result(self, which: str) -> Tensor:
+        """The images, their gradient, or the gradient of R1's penalty in the critic's weight."""
+        if which == FORWARD:
+            return self.pipe(self.images)
+        if which == BACKWARD:
+            return torch.autograd.grad(self.pipe(self.images), self.images, self.given)[0]
+        scores = (self.weight * self.pipe(self.images)).tanh().square().sum()
+        (gradient,) = torch.autograd.grad(scores, self.images, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), self.weight)[0]
+
+    def passes(self) -> dict[str, Callable[[], None]]:
+        return {which: partial(self._run, which) for which in PASSES}
+
+    def _run(self, which: str) -> None:
+        self.result(which)
+
+
 @dataclass(frozen=True)
-class Case:
+class AugmentCase(Case[AugmentContestant]):
     """A batch of images, which transforms happen to them, and how often."""
 
     preset: str
@@ -70,15 +103,25 @@ class Case:
         x = torch.rand(self.shape, generator=generator) * RANGE - 1
         return x.to(dtype).requires_grad_()
 
+    def builder(self, kinds: Sequence[str]) -> Callable[[str], AugmentContestant]:
+        return lambda kind: build(kind, self, pipe_of(kind, self))
 
-GEOMETRY = tuple(Case("bg", 1.0, 16, size) for size in (64, 256))
-COLOUR = Case("bgc", 0.2, 8, 256)
+    def check(self, contestant: AugmentContestant) -> float:
+        return check(contestant.kind, self)
+
+    def traffic(self, which: str) -> Traffic:
+        """A read and a write for each pass of a pipe."""
+        return Traffic(0, 2 * self.nbytes * (1 + PASSES.index(which)))
+
+
+GEOMETRY = tuple(AugmentCase("bg", 1.0, 16, size) for size in (64, 256))
+COLOUR = AugmentCase("bgc", 0.2, 8, 256)
 
 
 # --- the pipes -----------------------------------------------------------------------------------
 
 
-def drawn(case: Case, images: Tensor) -> Parameters:
+def drawn(case: AugmentCase, images: Tensor) -> Parameters:
     """What happens to the images, drawn in plain PyTorch: as gankernels does from the same seed."""
     options: Any = {"dtype": torch.float64}
     uniforms = torch.rand(len(images), UNIFORMS, **options)
@@ -95,14 +138,14 @@ def drawn(case: Case, images: Tensor) -> Parameters:
     )
 
 
-def _multi_pass(case: Case, images: Tensor) -> Tensor:
+def _multi_pass(case: AugmentCase, images: Tensor) -> Tensor:
     """One pass for each step, padded by the margins of the batch, as it is commonly composed."""
     found = drawn(case, images)
     assert found.maps is not None
     return stylegan2_ada.augment(images, found.maps, found.colour, None, None, None, None)
 
 
-def _exact(kind: str, case: Case, images: Tensor) -> Tensor:
+def _exact(kind: str, case: AugmentCase, images: Tensor) -> Tensor:
     """What a pipe must give, one tap at a time."""
     found = drawn(case, images)
     assert found.maps is not None
@@ -115,7 +158,7 @@ def _exact(kind: str, case: Case, images: Tensor) -> Tensor:
     )
 
 
-def _kornia(case: Case) -> Pipe:
+def _kornia(case: AugmentCase) -> Pipe:
     """Flips and quarter turns are missing, the fractions of the shifts are uniform."""
     if (case.preset, case.p) != ("bg", 1.0):
         raise ValueError("it is entered for geometry at p = 1 only")
@@ -132,7 +175,7 @@ def _kornia(case: Case) -> Pipe:
     return pipe
 
 
-def pipe_of(kind: str, case: Case) -> Pipe:
+def pipe_of(kind: str, case: AugmentCase) -> Pipe:
     """What augments a batch; it draws from torch's generator in every call."""
     if kind == OURS:
         return ADAPipe(case.preset, p=case.p)
@@ -142,42 +185,17 @@ def pipe_of(kind: str, case: Case) -> Pipe:
 # --- contestants ---------------------------------------------------------------------------------
 
 
-@dataclass
-class Contestant:
-    """One way of augmenting `images`, which a critic sees, or of which `given` is a gradient."""
-
-    kind: str
-    pipe: Pipe
-    images: Tensor
-    given: Tensor
-    weight: Tensor  # the critic's
-
-    def result(self, which: str) -> Tensor:
-        """The images, their gradient, or the gradient of R1's penalty in the critic's weight."""
-        if which == FORWARD:
-            return self.pipe(self.images)
-        if which == BACKWARD:
-            return torch.autograd.grad(self.pipe(self.images), self.images, self.given)[0]
-        scores = (self.weight * self.pipe(self.images)).tanh().square().sum()
-        (gradient,) = torch.autograd.grad(scores, self.images, create_graph=True)
-        return torch.autograd.grad(gradient.square().sum(), self.weight)[0]
-
-    def timed(self, which: str) -> Callable[[], None]:
-        def call() -> None:
-            self.result(which)
-
-        return call
-
-
-def build(kind: str, case: Case, pipe: Pipe, dtype: torch.dtype = torch.float32) -> Contestant:
+def build(
+    kind: str, case: AugmentCase, pipe: Pipe, dtype: torch.dtype = torch.float32
+) -> AugmentContestant:
     """A contestant whose inputs are the same in every dtype, and for every kind."""
     generator = torch.Generator().manual_seed(2)
     given = torch.randn(case.shape, generator=generator).to(dtype)
     weight = torch.randn(case.shape[1:], generator=generator).to(dtype).requires_grad_()
-    return Contestant(kind, pipe, case.images(dtype), given, weight)
+    return AugmentContestant(kind, pipe, case.images(dtype), given, weight)
 
 
-def check(kind: str, case: Case) -> float:
+def check(kind: str, case: AugmentCase) -> float:
     """The largest error of the images and of their gradients, against float64, at p = 1.
 
     It is relative to the largest number wanted. Gradients are of `CHECKED_SIZE` pixels at most.
@@ -187,13 +205,10 @@ def check(kind: str, case: Case) -> float:
     full = replace(case, p=1.0, batch=1)
     small = replace(full, batch=2, size=min(case.size, CHECKED_SIZE))
     errors = [_error(kind, full, FORWARD), *(_error(kind, small, which) for which in PASSES)]
-    worst = max(errors)
-    if not worst <= WRONG:
-        raise WrongResultError(f"{LABELS[kind]} is off by {worst:.1e} from float64")
-    return worst
+    return tolerated(max(errors), WRONG, LABELS[kind])
 
 
-def _error(kind: str, case: Case, which: str) -> float:
+def _error(kind: str, case: AugmentCase, which: str) -> float:
     exact = build(kind, case, partial(_exact, kind, case), torch.float64)
     actual = build(kind, case, pipe_of(kind, case))
     torch.manual_seed(SEED)
@@ -202,7 +217,7 @@ def _error(kind: str, case: Case, which: str) -> float:
     return relative_error(actual.result(which).detach(), wanted)
 
 
-def _check_kornia(case: Case) -> float:
+def _check_kornia(case: AugmentCase) -> float:
     """It draws other maps: those it says it drew, interpolated linearly in float64."""
     pipe: Any = _kornia(case)
     found = pipe(case.images()).detach()
@@ -211,38 +226,13 @@ def _check_kornia(case: Case) -> float:
     last[:2, 2] = (case.size - 1) / 2  # centred pixels to those counted from a corner
     maps = (last.inverse() @ forward.inverse() @ last)[:, :2]
     wanted = reference.affine_resample(case.images(torch.float64), maps, filter="bilinear")
-    worst = relative_error(found, wanted.detach())
-    if not worst <= WRONG:
-        raise WrongResultError(f"{LABELS[KORNIA]} is off by {worst:.1e} from float64")
-    return worst
-
-
-def line_up(
-    case: Case, kinds: Sequence[str]
-) -> tuple[list[Contestant], dict[str, float], dict[str, str]]:
-    """Builds and checks every kind: the contestants, their errors, and why any is left out."""
-    entered: list[Contestant] = []
-    errors: dict[str, float] = {}
-    left_out: dict[str, str] = {}
-    for kind in kinds:
-        try:
-            errors[kind] = check(kind, case)
-            entered.append(build(kind, case, pipe_of(kind, case)))
-        except Exception as error:
-            left_out[kind] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return entered, errors, left_out
-
-
-def floor(nbytes: int, speed: Bandwidth, which: str) -> tuple[int, float]:
-    """Bytes that must move and their least time: a read and a write for each pass of a pipe."""
-    moved = 2 * nbytes * (1 + PASSES.index(which))
-    return moved, moved / speed.copy
+    return tolerated(relative_error(found, wanted), WRONG, LABELS[KORNIA])
 
 
 # --- what is not a ratio -------------------------------------------------------------------------
 
 
-def saved_floats(kind: str, case: Case) -> float:
+def saved_floats(kind: str, case: AugmentCase) -> float:
     """How many float32 a sample keeps for the backward, the images themselves not counted."""
     contestant = build(kind, case, pipe_of(kind, case))
     known = {contestant.images.untyped_storage().data_ptr()}
@@ -263,7 +253,7 @@ def saved_floats(kind: str, case: Case) -> float:
     return total / BYTES_PER_ELEMENT / case.batch
 
 
-def processor_seconds(case: Case, budget_s: float) -> Spread:
+def processor_seconds(case: AugmentCase, budget_s: float) -> Spread:
     """Seconds that the calling thread computes for a pixel of all channels, one batch forward."""
     pixels = case.batch * case.size**2
     pipe, images = pipe_of(OURS, case), case.images().detach()
@@ -282,7 +272,7 @@ def accuracy(size: int, batch: int) -> float:
 
     Against the multi-pass pipeline in float64, sample by sample with margins that suffice.
     """
-    case = Case("bg", 1.0, batch, size)
+    case = AugmentCase("bg", 1.0, batch, size)
     images = case.images().detach()
     torch.manual_seed(SEED)
     maps = drawn(case, images).maps

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 import gankernels
+from benchmarks.core.contest import PLAIN
 from benchmarks.suites.networks import NETWORKS, FullNetwork, synthetic_images
-from benchmarks.suites.registry import PLAIN
 
 Critic = Callable[[Tensor], Tensor]
 R1, R1_R2, WGAN_GP, APPROXIMATE_R1 = "R1", "R1 + R2", "WGAN-GP", "approximate R1"

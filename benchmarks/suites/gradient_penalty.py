@@ -11,12 +11,22 @@ import torch
 from torch import Tensor
 
 import gankernels
-from benchmarks.core.bandwidth import Bandwidth
+from benchmarks.core.bandwidth import BYTES_PER_ELEMENT, Traffic
+from benchmarks.core.contest import (
+    BACKWARD,
+    COMPILED,
+    FORWARD,
+    OURS,
+    Case,
+    Contestant,
+    WrongResultError,
+    finished,
+    shape_name,
+    tolerated,
+)
 from benchmarks.core.harness import FEWEST_ROUNDS, interleaved
-from benchmarks.suites.spectral_norm import BACKWARD, COMPILED, FORWARD, WrongResultError
-from benchmarks.suites.workloads import BYTES_PER_ELEMENT
 
-USUAL, EAGER, OURS = "usual", "eager", "gankernels"
+USUAL, EAGER = "usual", "eager"
 LABELS = {
     USUAL: "view, norm(2, 1)",
     EAGER: "fastest eager form",
@@ -37,51 +47,6 @@ WRONG = 1e-3  # torch's norm sums large samples in float32 and is off by 1e-4 or
 RANKING_S = 0.25  # seconds for finding the fastest eager form
 
 Penalty = Callable[[Tensor, float], Tensor]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Gradients of one shape and layout, and the penalty on them."""
-
-    shape: tuple[int, ...]
-    channels_last: bool
-    center: float
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return BYTES_PER_ELEMENT * self.numel
-
-    @property
-    def name(self) -> str:
-        layout = " channels_last" if self.channels_last else ""
-        return f"{shape_name(self.shape)}{layout}, {PENALTIES[self.center]}"
-
-    def grads(self, seed: int = 0) -> Tensor:
-        """A leaf: normal numbers, with norms from 0.5 to 2 as those of a critic in training."""
-        generator = torch.Generator().manual_seed(seed)
-        norms = torch.linspace(0.5, 2, self.shape[0]).view(-1, *[1] * (len(self.shape) - 1))
-        x = torch.randn(self.shape, generator=generator)
-        x *= norms / math.sqrt(self.numel / self.shape[0])
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return x.requires_grad_()
-
-
-def shape_name(shape: Sequence[int]) -> str:
-    """64x3x32x32."""
-    return "x".join(map(str, shape))
-
-
-def cases(shapes: Sequence[tuple[int, ...]] = SHAPES) -> Iterator[Case]:
-    """Both penalties on every shape; images in both layouts."""
-    for shape in shapes:
-        for channels_last in (False, True) if len(shape) == 4 else (False,):
-            for center in PENALTIES:
-                yield Case(shape, channels_last, center)
 
 
 # --- the forms ---------------------------------------------------------------------------------
@@ -149,13 +114,11 @@ def _ours(g: Tensor, center: float) -> Tensor:
 
 
 @dataclass
-class Contestant:
+class PenaltyContestant(Contestant):
     """One way of penalising `grads`."""
 
-    kind: str
     call: Callable[[], Tensor]
     grads: Tensor
-    form: str = ""
 
     def forward(self) -> None:
         self.call()
@@ -164,26 +127,29 @@ class Contestant:
         self.grads.grad = None
         self.call().backward()
 
-    def timed(self, which: str) -> Callable[[], None]:
-        return {FORWARD: self.forward, BACKWARD: self.forward_backward}[which]
+    def passes(self) -> dict[str, Callable[[], None]]:
+        return {FORWARD: self.forward, BACKWARD: self.forward_backward}
 
 
-def build(kind: str, grads: Tensor, center: float, form: str = "") -> Contestant:
+def build(kind: str, grads: Tensor, center: float, form: str = "") -> PenaltyContestant:
     """The usual form, or ours, or the eager one called `form`, or that compiled."""
     if kind in (USUAL, OURS):
         written: Penalty = _usual if kind == USUAL else _ours
-        return Contestant(kind, partial(written, grads, center), grads)
+        return PenaltyContestant(kind, partial(written, grads, center), grads)
     penalty = eager_forms(center)[form]
     if kind == COMPILED:
         torch._dynamo.reset()
         penalty = torch.compile(penalty, dynamic=False)
-    return Contestant(kind, partial(penalty, grads, center), grads, form)
+    return PenaltyContestant(kind, partial(penalty, grads, center), grads, form=form)
 
 
 def fastest_form(grads: Tensor, center: float) -> str:
     """The name of the eager form that takes the least time forward and backward, of the right."""
     entered = {name: build(EAGER, grads, center, name) for name in eager_forms(center)}
-    calls = {name: contestant.forward_backward for name, contestant in entered.items()}
+    calls = {
+        name: finished(contestant.forward_backward, grads.device.type)
+        for name, contestant in entered.items()
+    }
     timings = interleaved(calls, RANKING_S, min_rounds=FEWEST_ROUNDS)
 
     # The best of few samples, not their median: it says most where others use the processors too.
@@ -199,7 +165,7 @@ def fastest_form(grads: Tensor, center: float) -> str:
     raise WrongResultError("no eager form is right")
 
 
-def check(contestant: Contestant, center: float) -> float:
+def check(contestant: PenaltyContestant, center: float) -> float:
     """The largest relative error of the penalty and of its gradient, against float64."""
     grads = contestant.grads
     grads.grad = None
@@ -219,32 +185,60 @@ def check(contestant: Contestant, center: float) -> float:
     of_gradient = torch.stack(errors).max() / largest
     of_value = (value.detach().double() - wanted).abs() / wanted
     worst = float(torch.maximum(of_value, of_gradient).nan_to_num(nan=math.inf))
-    if not worst <= WRONG:
-        raise WrongResultError(f"{LABELS[contestant.kind]} is off by {worst:.1e} from float64")
-    return worst
+    return tolerated(worst, WRONG, LABELS[contestant.kind])
 
 
-def line_up(
-    case: Case, kinds: Sequence[str]
-) -> tuple[list[Contestant], dict[str, float], dict[str, str]]:
-    """Builds and checks every kind: the contestants, their errors, and why any is left out."""
-    grads = case.grads()
-    entered: list[Contestant] = []
-    errors: dict[str, float] = {}
-    left_out: dict[str, str] = {}
-    form = fastest_form(grads, case.center) if {EAGER, COMPILED} & set(kinds) else ""
-    for kind in kinds:
-        try:
-            contestant = build(kind, grads, case.center, form)
-            errors[kind] = check(contestant, case.center)
-            entered.append(contestant)
-        except Exception as error:
-            left_out[kind] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return entered, errors, left_out
+# --- cases ---------------------------------------------------------------------------------------
 
 
-def floor(nbytes: int, speed: Bandwidth, which: str) -> tuple[int, float]:
-    """Bytes that must move and their least time. Forward: a read; backward: a read and a write."""
-    if which == FORWARD:
-        return nbytes, nbytes / speed.read
-    return 3 * nbytes, nbytes / speed.read + 2 * nbytes / speed.copy
+@dataclass(frozen=True)
+class PenaltyCase(Case[PenaltyContestant]):
+    """Gradients of one shape and layout, and the penalty on them."""
+
+    shape: tuple[int, ...]
+    channels_last: bool
+    center: float
+    device: str = "cpu"
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return BYTES_PER_ELEMENT * self.numel
+
+    @property
+    def name(self) -> str:
+        layout = " channels_last" if self.channels_last else ""
+        return f"{shape_name(self.shape)}{layout}, {PENALTIES[self.center]}"
+
+    def grads(self, seed: int = 0) -> Tensor:
+        """A leaf: normal numbers, with norms from 0.5 to 2 as those of a critic in training."""
+        generator = torch.Generator().manual_seed(seed)
+        norms = torch.linspace(0.5, 2, self.shape[0]).view(-1, *[1] * (len(self.shape) - 1))
+        x = torch.randn(self.shape, generator=generator)
+        x *= norms / math.sqrt(self.numel / self.shape[0])
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x.to(self.device).requires_grad_()
+
+    def builder(self, kinds: Sequence[str]) -> Callable[[str], PenaltyContestant]:
+        grads = self.grads()
+        form = fastest_form(grads, self.center) if {EAGER, COMPILED} & set(kinds) else ""
+        return partial(build, grads=grads, center=self.center, form=form)
+
+    def check(self, contestant: PenaltyContestant) -> float:
+        return check(contestant, self.center)
+
+    def traffic(self, which: str) -> Traffic:
+        """Forward: a read. Backward: a read and a write more."""
+        return Traffic(self.nbytes, 2 * self.nbytes if which == BACKWARD else 0)
+
+
+def cases(shapes: Sequence[tuple[int, ...]] = SHAPES) -> Iterator[PenaltyCase]:
+    """Both penalties on every shape; images in both layouts."""
+    for shape in shapes:
+        for channels_last in (False, True) if len(shape) == 4 else (False,):
+            for center in PENALTIES:
+                yield PenaltyCase(shape, channels_last, center)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.suites import augmentation
-from benchmarks.suites import gradient_penalty as penalties
-from benchmarks.suites import spectral_norm as contestants
-
-Event = dict[str, Any]
-
-PLAIN = "plain"  # a whole step without the suite's subject
+from benchmarks.core.contest import OURS, PLAIN
+from benchmarks.core.events import Event, LeftOut, Row, Step
+from benchmarks.suites import augmentation, gradient_penalty, spectral_norm
 
 
 @dataclass(frozen=True)
 class Suite:
     """What the rows of a suite have in common."""
 
+    name: str  # as events and jobs have it
     title: str
     subject: str  # what the rows are of
     labels: dict[str, str]  # by kind, in the order of the columns
@@ -31,29 +27,32 @@ SPECTRAL_NORM, GRADIENT_PENALTY = "spectral norm", "gradient penalty"
 AUGMENTATION = "augmentation"
 SUITES = {
     SPECTRAL_NORM: Suite(
+        name=SPECTRAL_NORM,
         title="Spectral norm",
         subject="All weights of a network",
-        labels=contestants.LABELS | {PLAIN: "no spectral norm"},
-        baseline=contestants.BASELINE,
-        ours=contestants.FUSED,
-        tolerance=contestants.TOLERANCE,
+        labels=spectral_norm.LABELS | {PLAIN: "no spectral norm"},
+        baseline=spectral_norm.BASELINE,
+        ours=spectral_norm.FUSED,
+        tolerance=spectral_norm.TOLERANCE,
         moved="5 reads and 2 writes of the weights",
     ),
     GRADIENT_PENALTY: Suite(
+        name=GRADIENT_PENALTY,
         title="Gradient penalties",
         subject="The penalty of given gradients",
-        labels=penalties.LABELS | {PLAIN: "no penalty"},
-        baseline=penalties.USUAL,
-        ours=penalties.OURS,
-        tolerance=penalties.ACCURACY,
+        labels=gradient_penalty.LABELS | {PLAIN: "no penalty"},
+        baseline=gradient_penalty.USUAL,
+        ours=OURS,
+        tolerance=gradient_penalty.ACCURACY,
         moved="2 reads and 1 write of the gradients",
     ),
     AUGMENTATION: Suite(
+        name=AUGMENTATION,
         title="Augmentation",
         subject="A batch of images, random parameters included",
         labels=augmentation.LABELS,
         baseline=augmentation.MULTI_PASS,
-        ours=augmentation.OURS,
+        ours=OURS,
         tolerance=augmentation.ACCURACY,
         moved="2 reads and 2 writes of the images",
     ),
@@ -62,16 +61,11 @@ SUITES = {
 
 def suite_of(event: Event) -> Suite:
     """The suite of an event."""
-    return SUITES[event["suite"]]
+    return SUITES[event.suite]
 
 
-def of_suite(events: list[Event], suite: Suite) -> list[Event]:
-    """The events of a suite."""
-    return [event for event in events if suite_of(event) is suite]
-
-
-def who(event: Event) -> str:
+def who(event: Row | Step | LeftOut) -> str:
     """The contestant of an event, by the name that people read."""
-    kind: str = event["kind"]
-    label = suite_of(event).labels.get(kind, kind)
-    return f"{label}: {event['form']}" if event.get("form") else label
+    label = suite_of(event).labels.get(event.kind, event.kind)
+    form = event.form if isinstance(event, Row) else ""
+    return f"{label}: {form}" if form else label

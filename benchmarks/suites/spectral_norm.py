@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import spectral_norm as torch_hook
 
-from benchmarks.suites.workloads import WeightStack
+from benchmarks.core.bandwidth import Traffic
+from benchmarks.core.contest import (
+    BACKWARD,
+    COMPILED,
+    FORWARD,
+    NO_GRAD,
+    Case,
+    Contestant,
+    relative_error,
+    tolerated,
+)
+from benchmarks.suites.workloads import WeightStack, Workload, random_weights
 
-HOOK, TORCH, COMPILED, LAYER, FUSED = "hook", "torch", "compiled", "layer", "fused"
+HOOK, TORCH, LAYER, FUSED = "hook", "torch", "layer", "fused"
 LABELS = {
     HOOK: "torch hook",
     TORCH: "torch parametrization",
@@ -22,7 +34,6 @@ LABELS = {
     FUSED: "gankernels fused",
 }
 BASELINE = TORCH
-FORWARD, NO_GRAD, BACKWARD = "forward", "forward, no_grad", "forward + backward"
 PASSES = (FORWARD, NO_GRAD, BACKWARD)
 
 TOLERANCE = 2e-5  # largest error against float64, relative to the largest element
@@ -53,10 +64,9 @@ def normalize_layers(model: nn.Module, layers: Sequence[nn.Module], kind: str) -
 
 
 @dataclass
-class Contestant:
+class NormContestant(Contestant):
     """One way of normalising all the weights of a network."""
 
-    kind: str
     stack: WeightStack
     call: Callable[[], list[Tensor]]
     parameters: list[nn.Parameter]
@@ -74,12 +84,12 @@ class Contestant:
             parameter.grad = None
         torch.autograd.backward(self.call(), self.grads)
 
-    def timed(self, which: str) -> Callable[[], None]:
+    def passes(self) -> dict[str, Callable[[], None]]:
         return {
             FORWARD: self.forward,
             NO_GRAD: self.forward_no_grad,
             BACKWARD: self.forward_backward,
-        }[which]
+        }
 
     def vectors(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(u, v) of each layer: the same buffers, by whatever name the kind gives them."""
@@ -88,12 +98,12 @@ class Contestant:
             yield by_end["_u"], by_end["_v"]
 
 
-def build(kind: str, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> Contestant:
+def build(kind: str, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> NormContestant:
     """A contestant over `weights`, whose memory all contestants share."""
     stack = WeightStack([weight.detach() for weight in weights])
     parameters = list(stack.parameters())
     call = normalize_layers(stack, list(stack.layers), kind)
-    return Contestant(kind, stack, call, parameters, list(grads))
+    return NormContestant(kind, stack, call, parameters, list(grads))
 
 
 @dataclass(frozen=True)
@@ -123,17 +133,7 @@ def expected(weight: Tensor, grad: Tensor, u: Tensor, v: Tensor, kind: str) -> E
     return Expected(u, v, float(u @ (matrix @ v)), float(inner))
 
 
-def relative_error(actual: Tensor, wanted: Tensor) -> float:
-    """Largest difference over the largest element wanted; NaN counts as infinitely wrong."""
-    error = (actual.double() - wanted).abs().max() / wanted.abs().max().clamp_min(1e-300)
-    return float(error.nan_to_num(nan=float("inf")))
-
-
-class WrongResultError(RuntimeError):
-    """A contestant's numbers are off, so its time is worth nothing."""
-
-
-def check(contestant: Contestant, weights: Sequence[Tensor], seed: int = 1) -> float:
+def check(contestant: NormContestant, weights: Sequence[Tensor], seed: int = 1) -> float:
     """The largest relative error of outputs and gradients.
 
     Above TOLERANCE that is a WrongResultError, and no time is taken; torch.compile is excepted.
@@ -164,27 +164,53 @@ def check(contestant: Contestant, weights: Sequence[Tensor], seed: int = 1) -> f
             relative_error(parameter.grad, wanted_grad),
         )
     # A compiler's mistakes are not for us to mend, and people use it: its row says how wrong it is.
-    if not worst <= TOLERANCE and contestant.kind != COMPILED:
-        raise WrongResultError(f"{LABELS[contestant.kind]} is off by {worst:.1e} from float64")
-    return worst
+    most = math.inf if contestant.kind == COMPILED else TOLERANCE
+    return tolerated(worst, most, LABELS[contestant.kind])
 
 
-def line_up(
-    kinds: Sequence[str], weights: Sequence[Tensor]
-) -> tuple[list[Contestant], dict[str, float], dict[str, str]]:
-    """Builds and checks every kind: the contestants, their errors, and why any is left out."""
+@dataclass(frozen=True, eq=False)
+class NormCase(Case[NormContestant]):
+    """The weights of a network, and the gradients of their outputs."""
+
+    network: str
+    weights: Sequence[Tensor]
+    grads: Sequence[Tensor]
+
+    @property
+    def name(self) -> str:
+        return self.network
+
+    @property
+    def nbytes(self) -> int:
+        return sum(weight.nbytes for weight in self.weights)
+
+    def builder(self, kinds: Sequence[str]) -> Callable[[str], NormContestant]:
+        return partial(build, weights=self.weights, grads=self.grads)
+
+    def check(self, contestant: NormContestant) -> float:
+        return check(contestant, self.weights)
+
+    def traffic(self, which: str) -> Traffic:
+        """Forward: one read for the products, one read and one write for W/sigma.
+
+        Backward: two reads more (G and W) for the reduction, one read and one write for the
+        gradient.
+        """
+        reads, copies = (3, 2) if which == BACKWARD else (1, 1)
+        return Traffic(reads * self.nbytes, 2 * copies * self.nbytes)
+
+
+def case_of(workload: Workload, device: str = "cpu") -> NormCase:
+    """Random weights of a network, as it is initialised."""
+    return case_of_weights(
+        workload.name, [weight.to(device) for weight in random_weights(workload.weights)]
+    )
+
+
+def case_of_weights(name: str, weights: Sequence[Tensor]) -> NormCase:
+    """These weights, with random gradients: the same on every device."""
     grads = [
-        torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
-        for seed, weight in zip(itertools.count(100), weights, strict=False)
+        torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)).to(weight.device)
+        for seed, weight in enumerate(weights, 100)
     ]
-    contestants: list[Contestant] = []
-    errors: dict[str, float] = {}
-    left_out: dict[str, str] = {}
-    for kind in kinds:
-        try:
-            contestant = build(kind, weights, grads)
-            errors[kind] = check(contestant, weights)
-            contestants.append(contestant)
-        except Exception as error:
-            left_out[kind] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return contestants, errors, left_out
+    return NormCase(name, weights, grads)

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.core.bandwidth import BYTES_PER_ELEMENT
+
 WORKLOADS = Path(__file__).with_name("workloads.json")
-BYTES_PER_ELEMENT = 4  # everything here is measured in float32
 
 
 @dataclass(frozen=True)
