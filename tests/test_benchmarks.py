@@ -21,7 +21,7 @@ from benchmarks.core.contest import (
     WrongResultError,
     line_up,
 )
-from benchmarks.core.events import Figure, LeftOut, Memory, Row, Step, StepMemory, only
+from benchmarks.core.events import Figure, LeftOut, Memory, Row, StepMemory, TrainingStep, only
 from benchmarks.report import bars, jobs, page, terminal
 from benchmarks.report.processes import run
 from benchmarks.suites import augmentation, critics, networks, workloads
@@ -296,7 +296,7 @@ def test_a_small_run_of_penalties_from_process_to_page(tmp_path, capsys):
     assert all(bool(r.form) == (r.kind == EAGER) for r in rows)
     peaks = {e.kind: e.peak_bytes for e in only(found, Memory)}
     assert peaks[OURS] < 0.5 * 4 * 8 * 3 * 256 * 256
-    assert [e.kind for e in only(found, Step)] == [PLAIN, critics.R1]
+    assert [e.kind for e in only(found, TrainingStep)] == [PLAIN, critics.R1]
     assert all(e.peak_bytes > 0 for e in only(found, StepMemory))
     made = _small_report(found)
     judged = [bar for bar in made["bars"] if bar["subject"] == "64x3x32x32"]

@@ -362,7 +362,9 @@ def test_wrong_penalties_are_caught(wrong_penalty):
     assert "penalty of 131 gradients: " in result["reason"]
     result = gpu_check.attempt(steps["penalties"], Plan(dry_run=True), _silent)
     assert result["status"] == gpu_check.FAILED
-    assert "penalty: WrongResultError: off by 1.0e-03 from float64" in result["reason"]
+    assert (
+        "penalty: WrongResultError: gankernels is off by 1.0e-03 from float64" in result["reason"]
+    )
     assert {row["kind"] for row in result["facts"]["rows"]} == {EAGER}
 
 

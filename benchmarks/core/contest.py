@@ -29,10 +29,10 @@ class Contestant(ABC):
     form: str = field(default="", kw_only=True)  # which of several, by name
 
     @abstractmethod
-    def passes(self) -> Mapping[str, Callable[[], None]]:
+    def passes(self) -> Mapping[str, Callable[[], object]]:
         """What can be timed, by name."""
 
-    def timed(self, which: str) -> Callable[[], None]:
+    def timed(self, which: str) -> Callable[[], object]:
         return self.passes()[which]
 
 

@@ -74,7 +74,7 @@ class Layer(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Event):
+class TrainingStep(Event):
     """A whole training step; its share is what it takes more than one without the subject."""
 
     network: str
@@ -149,7 +149,7 @@ KINDS = {
     "checked": Checked,
     "row": Row,
     "layer": Layer,
-    "step": Step,
+    "step": TrainingStep,
     "reduction": Reduction,
     "step memory": StepMemory,
     "memory": Memory,

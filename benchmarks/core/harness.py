@@ -104,7 +104,7 @@ def _run_queue_delay() -> float | None:
     return total * 1e-9
 
 
-def _take(call: Callable[[], None], repeats: int) -> Sample:
+def _take(call: Callable[[], object], repeats: int) -> Sample:
     waited_before = _run_queue_delay()
     faults_before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     cpu_before = time.thread_time()
@@ -122,7 +122,7 @@ def _take(call: Callable[[], None], repeats: int) -> Sample:
     return Sample(wall / repeats, faults / repeats, waited > DISTURBED * wall)
 
 
-def _repeats(call: Callable[[], None], sample_seconds: float) -> int:
+def _repeats(call: Callable[[], object], sample_seconds: float) -> int:
     """Warms `call` up and says how often to repeat it for a sample of the wanted length."""
     call()
     start = time.perf_counter()
@@ -136,7 +136,7 @@ def _repeats(call: Callable[[], None], sample_seconds: float) -> int:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], None]],
+    calls: Mapping[str, Callable[[], object]],
     budget_s: float,
     min_rounds: int = MIN_ROUNDS,
     max_rounds: int = 300,

@@ -58,13 +58,10 @@ def repeat(case: Workout, device: str, times: int) -> None:
             raise ValueError(f"{case.name}: run {i + 1} differs from the first in {differs}")
 
 
-Step = Callable[[], Results]
-
-
 class Captured:
     """A step in a CUDA graph; `results` are overwritten by every `replay`. It moves its state."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Callable[[], Results]) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -79,7 +76,9 @@ class Captured:
         self.graph.replay()
 
 
-def compare_with_graph(name: str, step: Step, reset: Callable[[], None], times: int) -> Captured:
+def compare_with_graph(
+    name: str, step: Callable[[], Results], reset: Callable[[], None], times: int
+) -> Captured:
     """Replays a captured step; a byte that differs from the eager step is a ValueError."""
     reset()
     eager = [copied(step()) for _ in range(times)]

@@ -9,20 +9,24 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.core.bandwidth import BYTES_PER_ELEMENT, Traffic
 from benchmarks.core.contest import (
     BACKWARD,
     COMPILED,
     FORWARD,
-    WrongResultError,
+    Case,
+    Contestant,
     line_up,
     reason_of,
     relative_error,
+    tolerated,
 )
 from benchmarks.core.harness import Sample, Timings
 from benchmarks.gpu.exact import Captured, compare_with_graph
@@ -204,50 +208,72 @@ def _torch_penalty(g: Tensor) -> Tensor:
     return (g.flatten(1).norm(2, dim=1) - 1).square().mean()
 
 
-def _penalty_pass(penalty: Callable[[Tensor], Tensor], g: Tensor, backward: bool) -> Results:
-    value = penalty(g)
-    gradients = torch.autograd.grad(value, [g]) if backward else ()
-    return {"value": [value.detach()], "gradient": list(gradients)}
+@dataclass
+class GradientContestant(Contestant):
+    """One way of penalizing a gradient; its results are returned, as a CUDA graph needs it."""
+
+    penalty: Callable[[Tensor], Tensor]
+    g: Tensor
+
+    def results(self, which: str) -> Results:
+        value = self.penalty(self.g)
+        gradients = torch.autograd.grad(value, [self.g]) if which == BACKWARD else ()
+        return {"value": [value.detach()], "gradient": list(gradients)}
+
+    def passes(self) -> dict[str, Callable[[], object]]:
+        return {which: partial(self.results, which) for which in (FORWARD, BACKWARD)}
 
 
-def _penalty_error(penalty: Callable[[Tensor], Tensor], g: Tensor) -> float:
-    """The largest against float64, relative; one that is too large is a WrongResultError."""
-    exact = g.detach().cpu().double().requires_grad_()
-    got, wanted = (_penalty_pass(f, x, True) for f, x in ((penalty, g), (_torch_penalty, exact)))
-    error = max(relative_error(got[what][0], wanted[what][0]) for what in wanted)
-    if not error <= TOLERANCE:
-        raise WrongResultError(f"off by {error:.1e} from float64")
-    return error
+@dataclass(frozen=True)
+class GradientCase(Case[GradientContestant]):
+    """One gradient, under WGAN-GP's term."""
+
+    shape: tuple[int, ...]
+    device: str
+
+    @property
+    def name(self) -> str:
+        return f"gradient {self.shape}"
+
+    @property
+    def nbytes(self) -> int:
+        return BYTES_PER_ELEMENT * math.prod(self.shape)
+
+    def builder(self, kinds: Sequence[str]) -> Callable[[str], GradientContestant]:
+        generator = torch.Generator().manual_seed(0)
+        g = (torch.randn(self.shape, generator=generator) / 32).to(self.device).requires_grad_()
+        penalties: dict[str, Callable[[Tensor], Tensor]] = {
+            EAGER: _torch_penalty,
+            INDUCTOR: torch.compile(_torch_penalty),
+            PENALTY: partial(ops.gradient_penalty, center=1.0),
+        }
+        return lambda kind: GradientContestant(kind, penalties[kind], g)
+
+    def check(self, contestant: GradientContestant) -> float:
+        exact = contestant.g.detach().cpu().double().requires_grad_()
+        wanted = GradientContestant(EAGER, _torch_penalty, exact).results(BACKWARD)
+        got = contestant.results(BACKWARD)
+        error = max(relative_error(got[what][0], wanted[what][0]) for what in wanted)
+        return tolerated(error, TOLERANCE, GPU_LABELS[contestant.kind])
+
+    def traffic(self, which: str) -> Traffic:
+        return Traffic(self.nbytes, 2 * self.nbytes if which == BACKWARD else 0)
 
 
 def penalties(device: str, dry_run: bool, say: Say) -> Facts:
     """WGAN-GP's term of one gradient: values checked, then (unless dry) timed."""
     rows: list[Facts] = []
     left_out: list[Facts] = []
+    kinds = (EAGER, PENALTY) if dry_run else (EAGER, INDUCTOR, PENALTY)
     for shape in TINY_GRADIENTS if dry_run else GRADIENTS:
-        name = f"gradient {shape}"
+        case = GradientCase(shape, device)
+        name = case.name
         say(name)
-        generator = torch.Generator().manual_seed(0)
-        g = (torch.randn(shape, generator=generator) / 32).to(device).requires_grad_()
-        kinds: dict[str, Callable[[Tensor], Tensor]] = {
-            EAGER: _torch_penalty,
-            INDUCTOR: torch.compile(_torch_penalty),
-            PENALTY: partial(ops.gradient_penalty, center=1.0),
-        }
-        if dry_run:
-            del kinds[INDUCTOR]
-        errors, missing = {}, {}
-        for kind, penalty in kinds.items():
-            try:
-                errors[kind] = _penalty_error(penalty, g)
-            except Exception as error:
-                missing[kind] = reason_of(error)
+        entered, errors, missing = line_up(case, kinds)
         for which in (FORWARD, BACKWARD):
-            calls: dict[str, Callable[[], object]] = {
-                kind: partial(_penalty_pass, kinds[kind], g, which == BACKWARD) for kind in errors
-            }
+            calls = {contestant.kind: contestant.timed(which) for contestant in entered}
             if not dry_run and PENALTY in errors:
-                step = partial(_penalty_pass, kinds[PENALTY], g, which == BACKWARD)
+                step = next(partial(c.results, which) for c in entered if c.kind == PENALTY)
                 try:
                     graph = compare_with_graph(f"{name}, {which}", step, lambda: None, 1)
                     calls[PENALTY_GRAPH] = graph.replay

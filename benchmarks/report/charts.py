@@ -17,7 +17,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, OURS, PLAIN
 from benchmarks.core.environment import DEFAULT, TUNED
-from benchmarks.core.events import Event, Layer, Row, Step, only
+from benchmarks.core.events import Event, Layer, Row, TrainingStep, only
 from benchmarks.report.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
 from benchmarks.suites import critics
 from benchmarks.suites.augmentation import KORNIA, MULTI_PASS, R1
@@ -251,7 +251,7 @@ def layers(events: list[Event]) -> Figure | None:
 
 def shares(events: list[Event], suite: Suite) -> Figure | None:
     """Share of a whole step that goes into the suite's subject."""
-    found = [e for e in only(events, Step, suite=suite.name) if e.kind != PLAIN]
+    found = [e for e in only(events, TrainingStep, suite=suite.name) if e.kind != PLAIN]
     if not found:
         return None
     titles = list(dict.fromkeys(_step_title(e) for e in found))
@@ -270,7 +270,7 @@ def shares(events: list[Event], suite: Suite) -> Figure | None:
     return figure
 
 
-def _step_title(event: Step) -> str:
+def _step_title(event: TrainingStep) -> str:
     return f"{event.title}\nbatch {event.batch}, {event.threads} threads"
 
 

@@ -39,8 +39,8 @@ from benchmarks.core.events import (
     Memory,
     Reduction,
     Row,
-    Step,
     StepMemory,
+    TrainingStep,
     to_dict,
 )
 from benchmarks.core.harness import Timings, interleaved
@@ -86,7 +86,7 @@ def _rows(job: Job, case: Case[Any], shape: str = "", layers: int = 0) -> Iterat
     numel = case.nbytes // bandwidth.BYTES_PER_ELEMENT
     probes = bandwidth.probes(numel)
     for which in job["passes"]:
-        calls: dict[str, Callable[[], None]] = {c.kind: c.timed(which) for c in entered}
+        calls = {c.kind: c.timed(which) for c in entered}
         timings = interleaved({**calls, **probes}, job["budget_s"])
         speed = bandwidth.from_timings(timings, numel)
         traffic = case.traffic(which)
@@ -169,7 +169,7 @@ def step_rows(job: Job) -> Iterator[Event]:
             steps[kind] = step
         except Exception as error:
             yield LeftOut(network=job["network"], kind=kind, reason=reason_of(error))
-    timings = interleaved({k: _discard(s) for k, s in steps.items()}, job["budget_s"])
+    timings = interleaved(steps, job["budget_s"])
     for kind in steps:
         yield _step(network, job, batch, kind, timings)
 
@@ -193,8 +193,7 @@ def penalty_step_rows(job: Job) -> Iterator[Event]:
             raise WrongResultError(f"the loss with {kind} is not finite")
     reductions, _, _ = line_up(PenaltyCase(tuple(real.shape), False, 0.0), [USUAL, OURS])
     timings = interleaved(
-        {kind: _discard(step) for kind, step in steps.items()}
-        | {c.kind: c.timed(BACKWARD) for c in reductions},
+        {**steps, **{c.kind: c.timed(BACKWARD) for c in reductions}},
         job["budget_s"],
     )
     for kind in steps:
@@ -209,9 +208,11 @@ def penalty_step_rows(job: Job) -> Iterator[Event]:
         yield StepMemory(network=job["network"], kind=kind, peak_bytes=_peak_bytes(step)[0])
 
 
-def _step(network: networks.FullNetwork, job: Job, batch: int, kind: str, timings: Timings) -> Step:
+def _step(
+    network: networks.FullNetwork, job: Job, batch: int, kind: str, timings: Timings
+) -> TrainingStep:
     share = timings.ratio(PLAIN, kind)
-    return Step(
+    return TrainingStep(
         network=job["network"],
         title=network.title,
         batch=batch,
@@ -223,13 +224,6 @@ def _step(network: networks.FullNetwork, job: Job, batch: int, kind: str, timing
         share_q75=1 - share.q25,
         calm=timings.calm(kind),
     )
-
-
-def _discard(call: Callable[[], Any]) -> Callable[[], None]:
-    def run() -> None:
-        call()
-
-    return run
 
 
 def _status_bytes(field: str) -> int:

@@ -14,8 +14,8 @@ from benchmarks.core.events import (
     LeftOut,
     Reduction,
     Row,
-    Step,
     StepMemory,
+    TrainingStep,
     only,
     to_dict,
 )
@@ -131,7 +131,7 @@ def _rows_table(rows: list[Row]) -> str:
     return table(header, body, left=4)
 
 
-def batch(step: Step) -> str:
+def batch(step: TrainingStep) -> str:
     """The batch of a step, and that of the full mode where it is another."""
     taken, full = step.batch, step.full_batch
     return str(taken) if taken == full else f"{taken} (in full: {full})"
@@ -155,7 +155,7 @@ def reduction_sentence(event: Reduction) -> str:
 def _steps_table(events: list[Event]) -> str:
     peaks = step_peaks(events)
     body = []
-    for step in only(events, Step):
+    for step in only(events, TrainingStep):
         plain = step.kind == PLAIN
         peak = peaks.get((step.network, step.kind))
         body.append(
@@ -248,7 +248,7 @@ def render(report: Facts) -> str:
     parts.append("<h2>The bars</h2>" + _bars_table(report["bars"]))
     for suite in SUITES.values():
         mine = [event for event in events if event.suite == suite.name]
-        if only(mine, Step):
+        if only(mine, TrainingStep):
             parts.append(f"<h2>{suite.title}: whole steps</h2>" + _steps_table(mine))
     for event in only(events, Reduction):
         parts.append(f"<p>{escape(reduction_sentence(event))}</p>")

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.core.contest import PLAIN
-from benchmarks.core.events import Event, Figure, LeftOut, Reduction, Row, Step, only
+from benchmarks.core.events import Event, Figure, LeftOut, Reduction, Row, TrainingStep, only
 from benchmarks.report import page
 from benchmarks.suites.registry import SUITES, Suite, suite_of, who
 
@@ -59,7 +59,7 @@ def rows_table(events: list[Event], suite: Suite, allocator: str, threads: int) 
 
 def step_table(events: list[Event], suite: Suite) -> Table | None:
     """Whole steps: time, share of the suite's subject, and peak memory where it was measured."""
-    steps = only(events, Step, suite=suite.name)
+    steps = only(events, TrainingStep, suite=suite.name)
     if not steps:
         return None
     peaks = page.step_peaks([event for event in events if event.suite == suite.name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.core.contest import OURS, PLAIN
-from benchmarks.core.events import Event, LeftOut, Row, Step
+from benchmarks.core.events import Event, LeftOut, Row, TrainingStep
 from benchmarks.suites import augmentation, gradient_penalty, spectral_norm
 
 
@@ -64,7 +64,7 @@ def suite_of(event: Event) -> Suite:
     return SUITES[event.suite]
 
 
-def who(event: Row | Step | LeftOut) -> str:
+def who(event: Row | TrainingStep | LeftOut) -> str:
     """The contestant of an event, by the name that people read."""
     label = suite_of(event).labels.get(event.kind, event.kind)
     form = event.form if isinstance(event, Row) else ""
