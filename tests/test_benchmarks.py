@@ -21,15 +21,25 @@ from benchmarks.core.contest import (
     WrongResultError,
     line_up,
 )
-from benchmarks.core.events import Figure, LeftOut, Memory, Row, StepMemory, TrainingStep, only
-from benchmarks.report import bars, jobs, page, terminal
+from benchmarks.core.events import (
+    AUGMENTATION,
+    GRADIENT_PENALTY,
+    SPECTRAL_NORM,
+    Figure,
+    LeftOut,
+    Memory,
+    Row,
+    StepMemory,
+    TrainingStep,
+    only,
+)
+from benchmarks.report import bars, jobs, page, terminal, words
 from benchmarks.report.processes import run
 from benchmarks.suites import augmentation, critics, networks, workloads
 from benchmarks.suites import gradient_penalty as penalties
 from benchmarks.suites import spectral_norm as contestants
 from benchmarks.suites.augmentation import AugmentCase
 from benchmarks.suites.gradient_penalty import EAGER, USUAL, PenaltyCase
-from benchmarks.suites.registry import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
 from benchmarks.suites.spectral_norm import FUSED, HOOK, LAYER, TORCH, case_of_weights
 
 SHAPES = [(8, 3, 3, 3), (16, 8), (1, 16)]
@@ -227,7 +237,7 @@ def test_a_disturbed_measurement_is_not_judged():
     assert verdict.reached
     disturbed = dataclasses.replace(verdict, calm=False).to_dict()
     assert disturbed["reached"] is None
-    assert "disturbed" in page.verdict_mark(disturbed)
+    assert "disturbed" in words.verdict_mark(disturbed)
 
 
 def test_nothing_measured_still_renders():

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.core.contest import BYTES_PER_ELEMENT, Traffic
 from benchmarks.core.harness import Timings
 from gankernels import ops
 
-BYTES_PER_ELEMENT = 4  # everything here is measured in float32
 READ, COPY = "read:", "copy:"
 COLUMNS = 1024
 
@@ -78,18 +78,6 @@ def probes(numel: int) -> dict[str, Callable[[], None]]:
         COPY + "copy_": copy_plain,
         COPY + "memmove": copy_memmove,
     }
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes that move: those only read, and those read and written as a copy does."""
-
-    read: int
-    copied: int
-
-    @property
-    def total(self) -> int:
-        return self.read + self.copied
 
 
 @dataclass(frozen=True)

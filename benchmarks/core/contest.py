@@ -10,15 +10,26 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.core.bandwidth import Traffic
-
 FORWARD, NO_GRAD, BACKWARD = "forward", "forward, no_grad", "forward + backward"
 COMPILED, OURS = "compiled", "gankernels"
+BYTES_PER_ELEMENT = 4  # everything here is measured in float32
 PLAIN = "plain"  # a whole step without the suite's subject
 
 
 class WrongResultError(RuntimeError):
     """A contestant's numbers are off, so its time is worth nothing."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that move: those only read, and those read and written as a copy does."""
+
+    read: int
+    copied: int
+
+    @property
+    def total(self) -> int:
+        return self.read + self.copied
 
 
 @dataclass

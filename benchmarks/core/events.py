@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 from benchmarks.core.harness import Spread
 
+SPECTRAL_NORM, GRADIENT_PENALTY = "spectral norm", "gradient penalty"
+AUGMENTATION = "augmentation"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.core.bandwidth import BYTES_PER_ELEMENT, Traffic
 from benchmarks.core.contest import (
     BACKWARD,
+    BYTES_PER_ELEMENT,
     COMPILED,
     FORWARD,
     Case,
     Contestant,
+    Traffic,
     line_up,
     reason_of,
     relative_error,

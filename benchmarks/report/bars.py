@@ -8,11 +8,21 @@ from typing import Any, TypeVar
 
 from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, OURS, shape_name
 from benchmarks.core.environment import DEFAULT, TUNED
-from benchmarks.core.events import E, Event, Figure, Layer, Memory, Row, only
+from benchmarks.core.events import (
+    AUGMENTATION,
+    GRADIENT_PENALTY,
+    SPECTRAL_NORM,
+    E,
+    Event,
+    Figure,
+    Layer,
+    Memory,
+    Row,
+    only,
+)
 from benchmarks.core.harness import Spread
 from benchmarks.suites import augmentation
 from benchmarks.suites.gradient_penalty import ACCURACY, EAGER, SHAPES, USUAL
-from benchmarks.suites.registry import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
 from benchmarks.suites.spectral_norm import BASELINE, FUSED, LAYER
 
 FUSED_BARS = {  # network: times faster than torch's parametrization, forward and with backward

@@ -17,18 +17,21 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, OURS, PLAIN
 from benchmarks.core.environment import DEFAULT, TUNED
-from benchmarks.core.events import Event, Layer, Row, TrainingStep, only
+from benchmarks.core.events import (
+    AUGMENTATION,
+    GRADIENT_PENALTY,
+    SPECTRAL_NORM,
+    Event,
+    Layer,
+    Row,
+    TrainingStep,
+    only,
+)
 from benchmarks.report.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
 from benchmarks.suites import critics
 from benchmarks.suites.augmentation import KORNIA, MULTI_PASS, R1
 from benchmarks.suites.gradient_penalty import EAGER, USUAL
-from benchmarks.suites.registry import (
-    AUGMENTATION,
-    GRADIENT_PENALTY,
-    SPECTRAL_NORM,
-    SUITES,
-    Suite,
-)
+from benchmarks.suites.registry import SUITES, Suite
 from benchmarks.suites.spectral_norm import BASELINE, FUSED, HOOK, LAYER
 
 COLOURS = {

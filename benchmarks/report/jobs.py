@@ -7,11 +7,11 @@ from typing import Any
 
 from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, OURS, PLAIN, shape_name
 from benchmarks.core.environment import DEFAULT, TUNED
+from benchmarks.core.events import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
 from benchmarks.suites import augmentation, critics, gradient_penalty, workloads
 from benchmarks.suites.augmentation import KORNIA, AugmentCase
 from benchmarks.suites.gradient_penalty import EAGER, SHAPES, USUAL, PenaltyCase
 from benchmarks.suites.networks import NETWORKS
-from benchmarks.suites.registry import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
 from benchmarks.suites.spectral_norm import FUSED, HOOK, LAYER, PASSES, TORCH
 
 Job = dict[str, Any]

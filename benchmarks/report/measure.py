@@ -22,6 +22,7 @@ import gankernels
 from benchmarks.core import bandwidth
 from benchmarks.core.contest import (
     BACKWARD,
+    BYTES_PER_ELEMENT,
     OURS,
     PLAIN,
     Case,
@@ -83,7 +84,7 @@ def _rows(job: Job, case: Case[Any], shape: str = "", layers: int = 0) -> Iterat
     for kind, reason in left_out.items():
         yield LeftOut(network=case.name, kind=kind, reason=reason)
     yield Checked(seconds=time.perf_counter() - started)
-    numel = case.nbytes // bandwidth.BYTES_PER_ELEMENT
+    numel = case.nbytes // BYTES_PER_ELEMENT
     probes = bandwidth.probes(numel)
     for which in job["passes"]:
         calls = {c.kind: c.timed(which) for c in entered}

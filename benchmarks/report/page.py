@@ -7,23 +7,28 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from benchmarks.core.contest import FORWARD, OURS, PLAIN
+from benchmarks.core.contest import PLAIN
 from benchmarks.core.events import (
     Event,
     Figure,
     LeftOut,
     Reduction,
     Row,
-    StepMemory,
     TrainingStep,
     only,
     to_dict,
 )
 from benchmarks.core.html import CSS, table
 from benchmarks.report import charts
-from benchmarks.suites import augmentation
-from benchmarks.suites.gradient_penalty import USUAL
-from benchmarks.suites.registry import AUGMENTATION, SUITES, suite_of, who
+from benchmarks.report.words import (
+    augmentation_sentences,
+    batch,
+    milliseconds,
+    reduction_sentence,
+    step_peaks,
+    verdict_mark,
+)
+from benchmarks.suites.registry import SUITES, suite_of, who
 
 Facts = dict[str, Any]
 
@@ -70,17 +75,6 @@ _CAPTIONS = {
 }
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}"
-
-
-def verdict_mark(bar: Facts) -> str:
-    """What is said of a bar."""
-    if bar["reached"] is None:
-        return "not measured" if bar["measured"] is None else "disturbed, not judged"
-    return "reached" if bar["reached"] else "not reached"
-
-
 def _bars_table(bars: list[Facts]) -> str:
     body = []
     for bar in bars:
@@ -111,8 +105,8 @@ def _rows_table(rows: list[Row]) -> str:
                 escape(row.which),
                 escape(who(row)),
                 f"{row.allocator}, {row.threads} thr.",
-                _milliseconds(seconds.median),
-                f"{_milliseconds(seconds.q25)} to {_milliseconds(seconds.q75)}",
+                milliseconds(seconds.median),
+                f"{milliseconds(seconds.q25)} to {milliseconds(seconds.q75)}",
                 f"{seconds.count}" + ("" if row.calm else " *"),
                 f"{ratio.median:.2f}" if ratio else "",
                 f"{ratio.q25:.2f} to {ratio.q75:.2f}" if ratio else "",
@@ -131,27 +125,6 @@ def _rows_table(rows: list[Row]) -> str:
     return table(header, body, left=4)
 
 
-def batch(step: TrainingStep) -> str:
-    """The batch of a step, and that of the full mode where it is another."""
-    taken, full = step.batch, step.full_batch
-    return str(taken) if taken == full else f"{taken} (in full: {full})"
-
-
-def step_peaks(events: list[Event]) -> dict[tuple[str, str], int]:
-    """Peak memory by network and kind, of the steps where it was measured."""
-    return {(e.network, e.kind): e.peak_bytes for e in only(events, StepMemory)}
-
-
-def reduction_sentence(event: Reduction) -> str:
-    """How little of a step the penalty's own arithmetic is."""
-    usual, ours = (100 * event.shares[kind] for kind in (USUAL, OURS))
-    return (
-        f"{event.title}: of a whole step with R1, the penalty's reduction of the gradients, "
-        f"which is what gankernels makes faster, is {usual:.2f} % in the usual form and "
-        f"{ours:.2f} % in gankernels. The rest is the critic's own."
-    )
-
-
 def _steps_table(events: list[Event]) -> str:
     peaks = step_peaks(events)
     body = []
@@ -164,8 +137,8 @@ def _steps_table(events: list[Event]) -> str:
                 escape(who(step)),
                 batch(step),
                 str(step.threads),
-                _milliseconds(step.seconds.median),
-                f"{_milliseconds(step.seconds.q25)} to {_milliseconds(step.seconds.q75)}",
+                milliseconds(step.seconds.median),
+                f"{milliseconds(step.seconds.q25)} to {milliseconds(step.seconds.q75)}",
                 "" if plain else f"{100 * step.share:.1f} %",
                 "" if plain else f"{100 * step.share_q25:.1f} to {100 * step.share_q75:.1f} %",
                 "" if peak is None else f"{peak / 1e6:.0f}",
@@ -173,25 +146,6 @@ def _steps_table(events: list[Event]) -> str:
         )
     header = ["network", "who", "batch", "threads", "ms a step", "quartiles", "share", "quartiles"]
     return table([*header, "peak MB"], body, left=2)
-
-
-def augmentation_sentences(events: list[Event]) -> list[str]:
-    """What a reader must know of augmentation's rows and figures."""
-    case = augmentation.GEOMETRY[-1]
-    found = [
-        f"{_milliseconds(e.seconds.median)} ms ({e.threads} thr.)"
-        for e in only(events, Row, suite=AUGMENTATION, kind=augmentation.MULTI_PASS)
-        if e.calm and (e.network, e.which) == (case.name, FORWARD)
-    ]
-    here = f" It takes {', '.join(found)} for {case.name}, {FORWARD}." if found else ""
-    return [
-        "The plain PyTorch that ratios are against is gankernels' own composition of the published "
-        f"passes; the bars were set with a slower one.{here}",
-        "kornia's RandomAffine interpolates bilinearly and does not anti-alias: it does less work, "
-        "and another.",
-        "Cycles a pixel are for all 3 channels: processor seconds of one thread times the frequency"
-        " in /proc/cpuinfo, which on virtual machines is that of the time-stamp counter.",
-    ]
 
 
 def _figures_table(events: list[Event]) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.core.contest import PLAIN
 from benchmarks.core.events import Event, Figure, LeftOut, Reduction, Row, TrainingStep, only
-from benchmarks.report import page
+from benchmarks.report import words
 from benchmarks.suites.registry import SUITES, Suite, suite_of, who
 
 Facts = dict[str, Any]
@@ -62,7 +62,7 @@ def step_table(events: list[Event], suite: Suite) -> Table | None:
     steps = only(events, TrainingStep, suite=suite.name)
     if not steps:
         return None
-    peaks = page.step_peaks([event for event in events if event.suite == suite.name])
+    peaks = words.step_peaks([event for event in events if event.suite == suite.name])
     table = Table(title=f"A whole critic step: time, and the share of it. {suite.title}")
     for name in ("network", "batch"):
         table.add_column(name)
@@ -81,7 +81,7 @@ def step_table(events: list[Event], suite: Suite) -> Table | None:
             if (network, kind) in peaks:
                 text += f"  {peaks[network, kind] / 1e6:.0f} MB"
             cells.append(text)
-        table.add_row(first.title, page.batch(first), *cells)
+        table.add_row(first.title, words.batch(first), *cells)
     return table
 
 
@@ -97,7 +97,7 @@ def bars_table(verdicts: list[Facts]) -> Table:
     for bar in verdicts:
         sign = "<=" if bar["at_most"] else ">="
         measured = "" if bar["measured"] is None else f"{bar['measured']:.2f}"
-        mark = f"[{colour[bar['reached']]}]{page.verdict_mark(bar)}[/]"
+        mark = f"[{colour[bar['reached']]}]{words.verdict_mark(bar)}[/]"
         where = bar["subject"] + (f" ({bar['note']})" if bar["note"] else "")
         table.add_row(bar["group"], where, f"{sign} {bar['bar']:g}", measured, mark)
     return table
@@ -114,9 +114,9 @@ def show(report: Facts, console: Console) -> None:
             if table is not None:
                 console.print(table)
     for event in only(events, Reduction):
-        console.print(page.reduction_sentence(event))
+        console.print(words.reduction_sentence(event))
     if only(events, Figure):
-        for sentence in page.augmentation_sentences(events):
+        for sentence in words.augmentation_sentences(events):
             console.print(sentence)
     console.print(bars_table(report["bars"]))
     for gone in only(events, LeftOut):

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.core.bandwidth import BYTES_PER_ELEMENT, Traffic
 from benchmarks.core.contest import (
     BACKWARD,
+    BYTES_PER_ELEMENT,
     FORWARD,
     OURS,
     Case,
     Contestant,
+    Traffic,
     relative_error,
     shape_name,
     tolerated,

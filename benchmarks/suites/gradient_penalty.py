@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 import gankernels
-from benchmarks.core.bandwidth import BYTES_PER_ELEMENT, Traffic
 from benchmarks.core.contest import (
     BACKWARD,
+    BYTES_PER_ELEMENT,
     COMPILED,
     FORWARD,
     OURS,
     Case,
     Contestant,
+    Traffic,
     WrongResultError,
     finished,
     shape_name,

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.core.contest import OURS, PLAIN
-from benchmarks.core.events import Event, LeftOut, Row, TrainingStep
+from benchmarks.core.events import (
+    AUGMENTATION,
+    GRADIENT_PENALTY,
+    SPECTRAL_NORM,
+    Event,
+    LeftOut,
+    Row,
+    TrainingStep,
+)
 from benchmarks.suites import augmentation, gradient_penalty, spectral_norm
 
 
@@ -23,8 +31,6 @@ class Suite:
     moved: str  # what the bytes of forward + backward are
 
 
-SPECTRAL_NORM, GRADIENT_PENALTY = "spectral norm", "gradient penalty"
-AUGMENTATION = "augmentation"
 SUITES = {
     SPECTRAL_NORM: Suite(
         name=SPECTRAL_NORM,

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import spectral_norm as torch_hook
 
-from benchmarks.core.bandwidth import Traffic
 from benchmarks.core.contest import (
     BACKWARD,
     COMPILED,
@@ -20,6 +19,7 @@ from benchmarks.core.contest import (
     NO_GRAD,
     Case,
     Contestant,
+    Traffic,
     relative_error,
     tolerated,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.core.bandwidth import BYTES_PER_ELEMENT
+from benchmarks.core.contest import BYTES_PER_ELEMENT
 
 WORKLOADS = Path(__file__).with_name("workloads.json")
 
