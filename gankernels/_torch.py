@@ -20,6 +20,8 @@ TorchParametrization = parametrizations._SpectralNorm
 FakeTensor = torch._subclasses.FakeTensor
 foreach_clamp_max_ = torch._foreach_clamp_max_
 foreach_clamp_min_ = torch._foreach_clamp_min_
+#: Tells tree_map and the like that a class is a container; those of subclasses of tuple are not.
+register_pytree_node = torch.utils._pytree.register_pytree_node
 
 #: Attributes and methods of torch's objects that are private by their names alone: they have been
 #: there since torch 1, and pickles of modules have them.
@@ -29,6 +31,7 @@ MODULE_ATTRIBUTES = (
     "_backward_hooks",
     "_backward_pre_hooks",
     "_buffers",
+    "_forward_hooks",
     "_forward_pre_hooks",
     "_load_from_state_dict",
     "_load_state_dict_pre_hooks",
@@ -38,6 +41,8 @@ MODULE_ATTRIBUTES = (
     "_register_load_state_dict_pre_hook",
     "_register_state_dict_hook",
 )
+#: Methods that a module is called through, convolutions by one more.
+CALLED_METHODS = ("__call__", "forward", "_conv_forward")
 
 
 def in_functorch() -> bool:

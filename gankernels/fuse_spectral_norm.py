@@ -260,6 +260,8 @@ class FusedSpectralNorm:
                 continue
             while (earlier := vars(original).get("_retired")) is not None:
                 original = earlier
+            # They can be set at any time.
+            original.n_power_iterations, original.eps = ours.n_power_iterations, ours.eps
             if site.chain is not None:
                 original.training = ours.training
             elif hasattr(site.module, ours.deposit):
@@ -439,7 +441,8 @@ def fuse_spectral_norm(
     ``torch.utils.checkpoint`` without reentrance or other hooks on saved tensors, within
     ``torch.compile`` of a part, below a forward pre-hook of the user's, a later link of a chain of
     parametrizations, complex and foreign tensors. One thing is not seen: a write through ``.data``
-    by the model's own ``forward``, between its start and the call of the layer.
+    between the start of the model's forward and the call of the layer, by that ``forward`` itself,
+    by a part's forward hook, or by a hook on all modules.
 
     Calling it again finds what was added since; where the options are others, they replace the old.
 
@@ -606,14 +609,14 @@ def fold(model: M, *, inplace: bool = False) -> M:
 
 
 def _copies_of_computed(model: Module) -> dict[int, Any]:
-    """For deepcopy: what hooks have stored, of weight_norm for instance, as plain tensors. Autograd
-    refuses to copy tensors with a history."""
-    return {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in [*vars(module).values(), *module._buffers.values()]
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
+    """For deepcopy: what hooks have stored, of weight_norm for instance, as plain tensors, also in
+    the lists of recurrent layers. Autograd refuses to copy tensors with a history."""
+    values: list[Any] = []
+    for module in model.modules():
+        for value in [*vars(module).values(), *module._buffers.values()]:
+            values += value if isinstance(value, (list, tuple)) else [value]
+    computed = [x for x in values if isinstance(x, Tensor) and not x.is_leaf]
+    return {id(x): x.detach().clone() for x in computed}
 
 
 def _fold_hook(module: Module, hook: TorchHook) -> None:

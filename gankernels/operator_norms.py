@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.weight_norm import WeightNorm
 
 from gankernels._checks import is_choice, kind
+from gankernels._torch import CALLED_METHODS
 from gankernels.fuse_spectral_norm import fold, sigma, sites
 
 #: Frequencies for each degree of a symbol: sup <= max over the grid / cos(pi / (2 * this)), 1.0196.
@@ -78,8 +81,9 @@ def spectral_norms(
     a model, such as an ``nn.Sequential``, that applies its modules one after the other. Common
     activations, pooling, dropout and BatchNorm in ``eval()`` count with their constants; modules
     for which there is none (attention, LayerNorm, Embedding, recurrent layers, BatchNorm without
-    running statistics, a class of your own that holds parameters or has no submodules) are listed
-    in ``unbounded`` and make it infinite. What ``forward`` methods of your own do besides calling
+    running statistics, a class of your own that holds parameters or has no submodules, and where
+    there is a forward hook that is not torch's ``weight_norm`` or ``prune``) are listed in
+    ``unbounded`` and make it infinite. What ``forward`` methods of your own do besides calling
     submodules cannot be seen: it is no bound for residual connections (each block is 1 plus its
     branch), branches, or modules that are called more than once.
 
@@ -124,14 +128,25 @@ def spectral_norms(
         found = sigma(model)
         return SpectralNorms(found.layers, found.product)
 
+    if any(x.is_meta for x in model.parameters()):
+        raise ValueError(
+            "spectral_norms: expected a model with weights, got one on the meta device; load them, "
+            "or call model.to_empty() and initialize it"
+        )
     plain = fold(model).eval()
     sizes = {} if input_size is None else _sizes(plain, input_size)
+    unbounded: dict[str, str] = {}
+    for path, module in plain.named_modules():
+        for hook in [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]:
+            if isinstance(hook, (WeightNorm, BasePruningMethod)):
+                hook(module, ())  # what it stored may be of an earlier step
+            else:
+                unbounded[path] = f"{kind(module)} with a forward hook, which may do anything"
     # Of several normalizations of a weight, the first is given what there was before all of them.
     before = {(site.module, site.name): site for site in reversed(list(sites(model)))}
     layers: dict[str, Tensor] = {}
     applied: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
-    unbounded: dict[str, str] = {}
     for path, module in _walk(plain):
         label = f"{path}.weight" if path else "weight"
         measure = _rule(_LINEAR, module)
@@ -155,9 +170,10 @@ def spectral_norms(
         elif value != 1:
             factors[path] = float(value)
     if not layers:
+        parts = "".join(f"; {path or 'it'} is {what}" for path, what in unbounded.items())
         raise ValueError(
             "spectral_norms: expected a model with linear or convolutional layers, got "
-            f"{kind(model)} with none"
+            f"{kind(model)} with none{parts}"
         )
     bound = _product(applied) * math.prod(factors.values())
     lipschitz = torch.full_like(bound, math.inf) if unbounded else bound
@@ -187,8 +203,12 @@ def _rule(table: dict[type, Any], module: Module) -> Any:
     """The table's entry for the class whose ``forward`` the module has."""
     for cls in type(module).__mro__:
         if cls in table:
-            known: Any = cls
-            return table[cls] if type(module).forward is known.forward else None
+            same = all(
+                getattr(type(module), name, None) is getattr(cls, name, None)
+                and name not in vars(module)
+                for name in CALLED_METHODS
+            )
+            return table[cls] if same else None
     return None
 
 
@@ -211,11 +231,24 @@ def _sizes(model: Module, input_size: Sequence[int]) -> dict[Module, tuple[int, 
                 f"{size} for the same; leave input_size out"
             )
 
-    for module in model.modules():
-        if isinstance(module, tuple(_DIMENSIONS)):
-            module.register_forward_pre_hook(note)
-    like = next(p for p in model.parameters())
-    model(torch.zeros((1, *input_size), dtype=like.dtype, device=like.device))
+    handles = [
+        module.register_forward_pre_hook(note)
+        for module in model.modules()
+        if isinstance(module, _DIMENSIONS)
+    ]
+    like = next(model.parameters(), torch.empty(0))
+    x = torch.zeros((1, *input_size), dtype=like.dtype, device=like.device)
+    try:
+        model(x)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if str(error).startswith("spectral_norms: "):
+            raise
+        raise ValueError(
+            "spectral_norms: expected input_size to be of one input of the model without the "
+            f"batch, got {tuple(input_size)}, of which the model says: {error}"
+        ) from error
+    for handle in handles:
+        handle.remove()
     return sizes
 
 
@@ -434,18 +467,18 @@ _CONSTANTS: dict[type, Callable[[Any], float | str]] = {
             nn.ReLU6,
             nn.Tanh,
             nn.Hardtanh,
-            nn.Softplus,
             nn.Softsign,
             nn.Softshrink,
             nn.Tanhshrink,
             nn.LogSigmoid,
-            nn.CELU,
         ),
         _one,
     ),
     nn.Sigmoid: lambda m: 0.25,
     nn.LeakyReLU: lambda m: max(1.0, abs(m.negative_slope)),
-    nn.PReLU: lambda m: max(1.0, float(m.weight.abs().amax())),
+    nn.PReLU: lambda m: float(m.weight.abs().amax().clamp_min(1)),  # NaN remains
+    nn.CELU: lambda m: 1.0 if m.alpha > 0 else "a negative alpha",
+    nn.Softplus: lambda m: 1.0 if m.threshold >= 20 else "jumps at its threshold",
     nn.ELU: lambda m: max(1.0, abs(m.alpha)),
     nn.SELU: lambda m: 1.7581,  # scale * alpha
     nn.GELU: lambda m: 1.13,  # the largest slopes, rounded up

@@ -118,7 +118,7 @@ RULES = [
         "(row * kPitch + column)",
     ),
     (GATHER, "outputs_of: a row less", "(high + 5) >> 1,", "(high + 3) >> 1,"),
-    (GATHER, "gather: what gather_slowly has", "if (!g.copy && !g.few) return;", ""),
+    (GATHER, "gather: what gather_slowly has", "if (g.usable && !g.copy && !g.few) return;", ""),
     (GATHER, "gather_slowly: what gather has", "if (!far && (g.copy || g.few)) return;", ""),
     # --- the filter by bands
     (BANDS, "tile_of: rows have no end", "rows < kRows ? rows : kRows", "kRows"),

@@ -14,6 +14,7 @@ import torch
 from networks import KINDS, assert_same, loss, states
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from gankernels import fold, fuse_spectral_norm, sigma
@@ -279,6 +280,28 @@ def test_an_interrupted_forward(kind, held):
         return [*history, *train(net)]
 
     assert_all_same(three(kind, run), act)
+
+
+def test_hooks_after_it_see_a_plain_tuple(kind):
+    """Copied, pickled and mapped over: what carries the token is none of theirs."""
+    net = Net(kind.torch, twice)
+    fuse_spectral_norm(net)
+    seen = []
+
+    def note(_, args, *__):
+        seen.append([copy.copy(args), copy.deepcopy(args), pickle.loads(pickle.dumps(args))])
+        seen[-1].append(tree_map(lambda t: 2 * t, args))
+        return seen[-1][-1] if len(seen) == 1 else None
+
+    net.register_forward_pre_hook(note)
+    net.register_forward_hook(note)
+    x = x_of(1)
+    y, again = net(x), Net(kind.torch, twice)(2 * x)
+    torch.testing.assert_close(y, again)
+    for values, argument in zip(seen, (x, 2 * x), strict=True):
+        assert [type(value) for value in values] == 4 * [tuple]
+        for value, factor in zip(values, (1, 1, 1, 2), strict=True):
+            torch.testing.assert_close(value, (factor * argument,))
 
 
 def test_copies_made_within_a_forward(kind):
@@ -565,6 +588,37 @@ def test_old_weight_norm_beside_it(kind):
     average.update_parameters(model)
     assert_same(average(x_of(2)), want)
     assert_same(model.eval()(x_of(2)), want)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_recurrent_layers_after_a_forward(kind, fused):
+    """They keep their weights in a list as well, those with a history too."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.lstm = nn.LSTM(4, 4, dtype=D)
+            for name in ("weight_ih_l0", "weight_hh_l0"):
+                kind.torch(self.lstm, name)
+
+        def forward(self, x):
+            return self.lstm(x)[0]
+
+    model = Net()
+    if fused:
+        fuse_spectral_norm(model)
+    model(x_of(1))
+    average = averaged_model(model, 0.0)
+    for step in range(3):
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        loss(model.train()(x_of(step))).backward()
+        optimizer.step()
+        average.update_parameters(model)
+        folded = fold(model)
+        want = model.eval()(x_of(5))
+        assert_same(folded.eval()(x_of(5)), want)
+        assert_same(average(x_of(5)), want)
 
 
 # --- nothing remembered is stale ---------------------------------------------------------------

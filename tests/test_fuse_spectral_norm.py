@@ -283,6 +283,21 @@ def test_unfuse_keeps_the_mode_of_today(pair):
     assert_same(states(model), states(expected))
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_unfuse_keeps_the_settings_of_today(pair, again):
+    """n_power_iterations and eps, which torch lets be set at any time."""
+    model, expected = pair
+    handle = fuse_spectral_norm(model)
+    for m in pair:
+        for norm in norms(m):
+            norm.n_power_iterations, norm.eps = 5, 0.5
+    if again:
+        fuse_spectral_norm(model, coefficient=1e300).unfuse()
+    handle.unfuse()
+    assert_same([model(batch()), model(batch())], [expected(batch()), expected(batch())])
+    assert_same(states(model), states(expected))
+
+
 def test_fusing_again_is_the_same(pair):
     model, expected = pair
     handle = fuse_spectral_norm(model)

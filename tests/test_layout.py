@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import mutate_kernels
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -133,3 +134,9 @@ def test_sources_are_apache_licensed():
 def test_programs_of_tests_can_fail(path):
     # CHECK counts; what is returned is up to main.
     assert "return failures == 0 ? 0 : 1;" in path.read_text()
+
+
+def test_mutations_find_their_places():
+    """What ``mutate_kernels`` replaces is in the kernels, once; it says what is not."""
+    found = mutate_kernels.find_mutations(ROOT)
+    assert {mutation.name for mutation in found} >= set(mutate_kernels.EQUIVALENT)

@@ -516,7 +516,7 @@ class Empty(nn.Module):
         (lambda: nn.Linear(3, 0), {}),
         (lambda: nn.Linear(0, 3), {}),
     ],
-    ids=str,
+    ids=lambda x: str(x) if isinstance(x, dict) else x.__qualname__.partition(".")[0],
 )
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 def test_errors_are_torchs(kind, factory, options):

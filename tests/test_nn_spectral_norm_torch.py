@@ -174,18 +174,20 @@ def test_meta_and_fake_tensors(kind, training, options):
         assert run("cpu").device.type == "cpu"
 
 
+@pytest.mark.parametrize("guard", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
-def test_deferred_initialization(kind, fused):
+def test_deferred_initialization(kind, fused, guard):
     source = make(kind.torch, linear)
     with torch.device("meta"):
-        module = kind.ours(linear())
+        module = kind.ours(linear(), guard=guard)
     model = nn.Sequential(module)
     if fused:
-        gankernels.fuse_spectral_norm(model)
+        gankernels.fuse_spectral_norm(model, guard=guard)
     model(torch.ones(2, 7, device="meta"))
     module.load_state_dict({k: v.clone() for k, v in source.state_dict().items()}, assign=True)
     assert_same(model.eval()(draw((4, 7))), source.eval()(draw((4, 7))))
     assert_same(model.train()(draw((4, 7))), source.train()(draw((4, 7))))
+    assert [int(x) for name, x in model.named_buffers() if "_skipped" in name] == guard * [0]
 
     other = kind.ours(linear().to("meta")).to_empty(device="cpu")
     other.load_state_dict(source.state_dict())

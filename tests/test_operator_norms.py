@@ -368,7 +368,30 @@ class Swish(nn.Module):
         return x * x.sigmoid()
 
 
+class Gain(nn.Conv1d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, 5 * weight, bias)
+
+
+def patched():
+    layer = nn.Linear(3, 3)
+    layer.forward = lambda x: 7 * x
+    return layer
+
+
+def hooked(register):
+    layer = nn.Sequential(nn.Linear(3, 3))
+    getattr(layer, register)(lambda _, x, *y: 9 * y[0] if y else (9 * x[0],))
+    return layer
+
+
 UNKNOWN = {
+    "own_convolution": lambda: Gain(3, 3, 1),
+    "patched": patched,
+    "hook": lambda: hooked("register_forward_hook"),
+    "pre_hook": lambda: hooked("register_forward_pre_hook"),
+    "celu": lambda: nn.CELU(-1.0),
+    "softplus": lambda: nn.Softplus(threshold=0),
     "attention": lambda: nn.MultiheadAttention(3, 1),
     "transformer": lambda: nn.TransformerEncoderLayer(3, 1, 4),
     "layer_norm": lambda: nn.LayerNorm(3),
@@ -393,6 +416,37 @@ def test_what_is_not_known_never_counts_as_one(name):
     assert float(found.product) < math.inf
 
 
+@pytest.mark.parametrize("way", ["weight_norm", "prune"])
+def test_weights_that_older_hooks_compute(way):
+    """Those of today, and not of the last forward."""
+    layer = nn.Linear(5, 4, bias=False).double()
+    if way == "prune":
+        nn.utils.prune.l1_unstructured(layer, "weight", 3)
+    else:
+        nn.utils.weight_norm(layer)
+    with torch.no_grad():
+        next(iter(layer.parameters())).mul_(10)
+    stored = layer.weight.detach().clone()
+    found = spectral_norms(nn.Sequential(layer), "operator")
+    assert torch.equal(layer.weight, stored)
+    layer(torch.zeros(1, 5).double())
+    true = float(torch.linalg.matrix_norm(layer.weight.detach(), 2))
+    assert float(found.lipschitz) == pytest.approx(true)
+    assert found.unbounded == {}
+
+
+def test_constants_that_are_not_finite():
+    prelu = nn.PReLU(2)
+    nn.init.constant_(prelu.weight, math.nan)
+    found = spectral_norms(nn.Sequential(nn.Linear(2, 2), prelu), "operator")
+    assert math.isnan(float(found.lipschitz))
+
+
+def test_a_lazy_layer_has_its_weight_from_the_size():
+    found = spectral_norms(nn.LazyConv2d(4, 3), "operator", input_size=(2, 5, 5))
+    assert 0 < float(found.lipschitz) < math.inf
+
+
 def test_a_module_in_two_places_counts_twice():
     layer = nn.Linear(3, 3).double()
     once, twice = (spectral_norms(nn.Sequential(*[layer] * n), "operator") for n in (1, 2))
@@ -414,6 +468,7 @@ def test_a_chain_of_parametrizations():
 
 def test_mistakes():
     linear, normalized = nn.Linear(2, 2), WAYS["torch_hook"](nn.Linear(2, 2))
+    empty = nn.Sequential()
     for call, error, words in [
         (lambda: spectral_norms(None, "operator"), TypeError, "expected a torch.nn.Module"),
         (lambda: spectral_norms(linear, "norm"), ValueError, '"weight" or "operator"'),
@@ -422,6 +477,10 @@ def test_mistakes():
         (lambda: spectral_norms(normalized, input_size=(2,)), ValueError, "input_size is for"),
         (lambda: spectral_norms(linear, "operator", input_size=(2.0,)), TypeError, "input_size"),
         (lambda: spectral_norms(linear, "operator", input_size=2), TypeError, "input_size"),
+        (lambda: spectral_norms(linear, "operator", input_size=(3,)), ValueError, "got .3,., of"),
+        (lambda: spectral_norms(empty, "operator", input_size=(3,)), ValueError, "with none"),
+        (lambda: spectral_norms(linear.to("meta"), "operator"), ValueError, "meta device; load"),
+        (lambda: spectral_norms(nn.LazyLinear(2), "operator"), ValueError, "call the model once"),
     ]:
         with pytest.raises(error, match=f"^spectral_norms: .*{words}"):
             call()

@@ -51,12 +51,17 @@ def test_the_search_finds_them():
 
 @pytest.mark.parametrize("name", _torch.TENSOR_ATTRIBUTES)
 def test_tensor_attributes(name):
-    assert hasattr(torch.zeros(1), name), f"Tensor.{name} went: find what counts writes, or knows of views, now"
+    assert hasattr(torch.zeros(1), name), f"Tensor.{name} went: find another way to know it"
 
 
 @pytest.mark.parametrize("name", _torch.MODULE_ATTRIBUTES)
 def test_module_attributes(name):
     assert hasattr(nn.Linear(1, 1), name), f"Module.{name} went: look at its successor in torch.nn"
+
+
+@pytest.mark.parametrize("name", _torch.CALLED_METHODS)
+def test_called_methods(name):
+    assert hasattr(nn.Conv2d, name), f"Conv2d.{name} went: look at what its forward calls now"
 
 
 def test_below_autograd():
@@ -96,6 +101,16 @@ def test_foreach_clamps():
     _torch.foreach_clamp_max_(x, 2.0)
     _torch.foreach_clamp_min_(x, -1.0)
     assert x[0].tolist() == [-1, 2]
+
+
+def test_containers_are_registered():
+    """If it goes: its public successor; without one, leave the registration out."""
+
+    class Pair(tuple):
+        pass
+
+    _torch.register_pytree_node(Pair, lambda x: (list(x), None), lambda x, _: tuple(x))
+    assert torch.utils._pytree.tree_leaves(Pair([1, 2])) == [1, 2]
 
 
 def test_torchs_parametrization():

@@ -496,12 +496,12 @@ class _Held(NamedTuple):
 
     @staticmethod
     def of(tensor: Tensor) -> _Held:
-        base, view = tensor._base, None
-        alike = base is not None and (tensor.grad_fn is not None or not tensor.requires_grad)
-        if alike and _interpretation(tensor) == _interpretation(base):
-            view = tensor.shape, tensor.stride(), tensor.storage_offset()
-        held = tensor if view is None else base
-        return _Held(held, tensor._version, view, tensor.requires_grad)
+        base = tensor._base
+        alone = tensor.grad_fn is None and tensor.requires_grad  # a leaf of its own
+        if base is None or alone or _interpretation(tensor) != _interpretation(base):
+            return _Held(tensor, tensor._version, None, tensor.requires_grad)
+        view = tensor.shape, tensor.stride(), tensor.storage_offset()
+        return _Held(base, tensor._version, view, tensor.requires_grad)
 
     def get(self) -> Tensor:
         if self.view is None:

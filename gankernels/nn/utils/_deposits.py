@@ -22,6 +22,7 @@ from gankernels._torch import (
     in_forward_ad,
     in_functorch,
     in_jit_trace,
+    register_pytree_node,
     saves_through_hooks,
 )
 from gankernels.nn.utils._normalize import (
@@ -153,9 +154,16 @@ class Token:
 
 
 class Arguments(tuple):
-    """The arguments of a forward, with a token."""
+    """The arguments of a forward, with a token. Hooks that come later see a tuple as any other:
+    copies, pickles and what is mapped over it are plain ones."""
 
     token: Token
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return tuple, (tuple(self),)
+
+
+register_pytree_node(Arguments, lambda args: (list(args), None), lambda parts, _: tuple(parts))
 
 
 def _runs(frame: Frame, memory: Memory) -> bool:

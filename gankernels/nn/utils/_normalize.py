@@ -283,6 +283,16 @@ def _finish(layers: Sequence[Layer], outputs: Sequence[Tensor]) -> list[Tensor]:
 # --- guard -------------------------------------------------------------------------------------
 
 
+def counter_of(module: torch.nn.Module, name: str, weight: Tensor) -> Tensor:
+    """The guard's counter, where the weight is: ``load_state_dict(assign=True)``, of what was made
+    on the meta device for instance, puts the weight elsewhere, and a state has no counters."""
+    counter: Any = module._buffers[name]
+    if counter.device != weight.device:
+        counter = torch.zeros_like(counter, device=weight.device)
+        module._buffers[name] = counter
+    return counter  # type: ignore[no-any-return]
+
+
 def _counters(layers: Sequence[Layer]) -> Tensor | None:
     first = layers[0].skipped
     return None if first is None else first.new_zeros(len(layers))

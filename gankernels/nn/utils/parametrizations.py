@@ -18,6 +18,7 @@ from gankernels.nn.utils._normalize import (
     Memory,
     Settings,
     checked_init_iterations,
+    counter_of,
     normalize_one,
     warm_up,
 )
@@ -74,7 +75,7 @@ class SpectralNorm(Module):
 
     def layer(self, weight: Tensor) -> Layer:
         buffers: Any = self._buffers  # reading them from the module takes twice as long
-        skipped = buffers["_skipped"] if self.guard else None
+        skipped = counter_of(self, "_skipped", weight) if self.guard else None
         return Layer(
             weight,
             buffers["_u"],

@@ -24,6 +24,7 @@ from gankernels.nn.utils._normalize import (
     Memory,
     Settings,
     checked_init_iterations,
+    counter_of,
     normalize_one,
     warm_up,
 )
@@ -80,7 +81,7 @@ class SpectralNorm(TorchSpectralNorm):
         u, v = buffers.get(first), buffers.get(second)
         u = getattr(module, first) if u is None else u
         v = getattr(module, second) if v is None else v
-        skipped = getattr(module, self.name + "_skipped") if self.guard else None
+        skipped = counter_of(module, self.name + "_skipped", weight) if self.guard else None
         n, eps = self.n_power_iterations, self.eps
         return Layer(weight, u, v, n, eps, self.settings, training, self.memory, skipped)
 
