@@ -95,7 +95,7 @@ cuda-report: $(STAMPS)/installed
 	$(BIN)/python -m build_support.cuda_report --write
 
 gpu-check: emu
-	$(BIN)/python -m benchmarks.gpu_check $(GPU_CHECK)
+	$(BIN)/python -m benchmarks.gpu.check $(GPU_CHECK)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

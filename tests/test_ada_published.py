@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.published import stylegan2_ada as _ada
 from gankernels import ops
 from gankernels.augment import PRESETS, ADAPipe
-from gankernels.reference import _ada
 from gankernels.reference._noise import normal_noise
 
 SIZES = [

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import DTYPES, assert_near, drawer, dtype_name
 
-from gankernels.reference import _ada as ada
+from benchmarks.published import stylegan2_ada as ada
 
 F64 = torch.float64
 #: Channels, height, width.

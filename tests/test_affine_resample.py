@@ -17,8 +17,8 @@ from conftest import (
     instruction_sets,
 )
 
+from benchmarks.published import stylegan2_ada as _ada
 from gankernels import centred_maps, ops, reference
-from gankernels.reference import _ada
 
 
 def similar(angle=0.0, scale=1.0, x=0.0, y=0.0, stretch=1.0):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from conftest import drawer
 from test_affine_resample import MAPS, maps_of
 
+from benchmarks.published import stylegan2_ada as _ada
 from gankernels import reference
-from gankernels.reference import _ada
 
 SIZES = [(12, 12), (9, 14), (33, 27), (5, 7), (2, 9), (1, 6), (7, 1), (1, 1)]
 MODERATE = [name for name in MAPS if name not in ("beyond_a_footprint", "far_shift", "steep_axes")]

@@ -1,7 +1,6 @@
 """The benchmark suite works: its statistics, its checks, its report; one tiny run of each."""
 
 import dataclasses
-import json
 import time
 
 import pytest
@@ -10,22 +9,38 @@ import torch
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from benchmarks import (
-    augmentation,
-    bandwidth,
-    bars,
-    contestants,
-    critics,
-    harness,
-    networks,
-    page,
-    penalties,
-    report,
-    workloads,
+from rich.console import Console
+
+from benchmarks.core import bandwidth, events, harness
+from benchmarks.core.contest import (
+    BACKWARD,
+    COMPILED,
+    FORWARD,
+    OURS,
+    PLAIN,
+    WrongResultError,
+    line_up,
 )
-from benchmarks.contestants import BACKWARD, COMPILED, FORWARD, FUSED, HOOK, LAYER, TORCH
-from benchmarks.penalties import EAGER, OURS, USUAL
-from benchmarks.suites import AUGMENTATION, GRADIENT_PENALTY, PLAIN, SPECTRAL_NORM
+from benchmarks.core.events import (
+    AUGMENTATION,
+    GRADIENT_PENALTY,
+    SPECTRAL_NORM,
+    Figure,
+    LeftOut,
+    Memory,
+    Row,
+    StepMemory,
+    TrainingStep,
+    only,
+)
+from benchmarks.report import bars, jobs, page, terminal, words
+from benchmarks.report.processes import run
+from benchmarks.suites import augmentation, critics, networks, workloads
+from benchmarks.suites import gradient_penalty as penalties
+from benchmarks.suites import spectral_norm as contestants
+from benchmarks.suites.augmentation import AugmentCase
+from benchmarks.suites.gradient_penalty import EAGER, USUAL, PenaltyCase
+from benchmarks.suites.spectral_norm import FUSED, HOOK, LAYER, TORCH, case_of_weights
 
 SHAPES = [(8, 3, 3, 3), (16, 8), (1, 16)]
 #: Nothing here is judged by its time: a process that takes this long hangs.
@@ -74,10 +89,15 @@ def test_bandwidth_probes_run_and_floor_adds_up():
     assert speed.read > 0
     assert speed.copy > 0
     unit = bandwidth.Bandwidth(read=1.0, copy=1.0)
-    for backward in (False, True):
-        assert unit.floor_seconds(10, backward) == bandwidth.floor_bytes(10, backward)
-    for which, moved in ((FORWARD, 10), (BACKWARD, 30)):
-        assert penalties.floor(10, unit, which) == (moved, moved)
+    norms, penalty = case_of_weights("", [torch.ones(2, 5)]), PenaltyCase((2, 1, 5), False, 1.0)
+    for case, which, passes in (
+        (norms, FORWARD, 3),
+        (norms, BACKWARD, 7),
+        (penalty, FORWARD, 1),
+        (penalty, BACKWARD, 3),
+    ):
+        traffic = case.traffic(which)
+        assert unit.seconds(traffic) == traffic.total == passes * case.nbytes == passes * 40
 
 
 def test_workloads_match_the_networks_built_in_full():
@@ -105,7 +125,9 @@ def test_a_network_takes_a_step(name):
 
 @pytest.mark.parametrize("kind", [HOOK, TORCH, LAYER, FUSED])
 def test_every_contestant_is_right(kind):
-    entered, errors, left_out = contestants.line_up([kind], workloads.random_weights(SHAPES))
+    entered, errors, left_out = line_up(
+        case_of_weights("", workloads.random_weights(SHAPES)), [kind]
+    )
     assert left_out == {}
     assert [c.kind for c in entered] == [kind]
     assert errors[kind] <= contestants.TOLERANCE
@@ -116,12 +138,12 @@ def test_a_wrong_result_is_not_timed():
     contestant = contestants.build(TORCH, weights, [torch.ones(shape) for shape in SHAPES])
     honest = contestant.call
     contestant.call = lambda: [1.001 * w for w in honest()]
-    with pytest.raises(contestants.WrongResultError, match="off by"):
+    with pytest.raises(WrongResultError, match="off by"):
         contestants.check(contestant, weights)
 
 
 CASES = [
-    penalties.Case(shape, channels_last, center)
+    PenaltyCase(shape, channels_last, center)
     for shape, channels_last in (((3, 1, 50), False), ((4, 3, 6, 5), False), ((4, 3, 6, 5), True))
     for center in penalties.PENALTIES
 ]
@@ -143,9 +165,9 @@ def _forms(case):
 
 
 def test_the_check_is_of_the_papers_formula():
-    case = penalties.Case((4, 3, 6, 5), False, 1.0)
+    case = PenaltyCase((4, 3, 6, 5), False, 1.0)
     contestant = penalties.build(USUAL, case.grads(), 1.0)
-    with pytest.raises(contestants.WrongResultError, match="off by"):
+    with pytest.raises(WrongResultError, match="off by"):
         penalties.check(contestant, 0.0)
     norms = contestant.grads.detach().double().flatten(1).norm(dim=1)
     wanted = ((norms - 1) ** 2).mean()
@@ -155,7 +177,7 @@ def test_the_check_is_of_the_papers_formula():
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 @pytest.mark.parametrize("what", ["value", "gradient"])
 def test_a_wrong_penalty_is_not_timed(what, factor):
-    case = penalties.Case((4, 3, 6, 5), False, 1.0)
+    case = PenaltyCase((4, 3, 6, 5), False, 1.0)
     contestant = penalties.build(USUAL, case.grads(), 1.0)
     honest = contestant.call
 
@@ -166,16 +188,19 @@ def test_a_wrong_penalty_is_not_timed(what, factor):
         return value.detach() + factor * (value - value.detach())
 
     contestant.call = wrong
-    with pytest.raises(contestants.WrongResultError, match="off by"):
+    with pytest.raises(WrongResultError, match="off by"):
         penalties.check(contestant, 1.0)
 
 
 def test_a_wrong_eager_form_is_not_the_fastest(monkeypatch):
-    forms = {"nothing": lambda g, center: g[0].sum(), "right": penalties._vector_norm}
+    forms = {
+        "nothing": lambda g, center: g[0].sum(),
+        "right": penalties.eager_forms(1.0)["vector_norm"],
+    }
     monkeypatch.setattr(penalties, "eager_forms", lambda center: forms)
     assert penalties.fastest_form(CASES[0].grads(), CASES[0].center) == "right"
     del forms["right"]
-    with pytest.raises(contestants.WrongResultError, match="no eager form"):
+    with pytest.raises(WrongResultError, match="no eager form"):
         penalties.fastest_form(CASES[0].grads(), CASES[0].center)
 
 
@@ -196,14 +221,14 @@ def test_a_critic_takes_a_step_with_every_penalty(kind):
     assert loss == plain if kind == PLAIN else loss > plain
 
 
-def _small_report(events):
+def _small_report(found):
     return {
         "mode": "quick",
         "started": "2020-01-01T00:00:00+00:00",
         "seconds": 1.0,
         "environment": {"cpu": "some <cpu>", "cores": 2, "torch": torch.__version__},
-        "events": events,
-        "bars": [verdict.to_dict() for verdict in bars.verdicts(events)],
+        "events": found,
+        "bars": [verdict.to_dict() for verdict in bars.verdicts(found)],
     }
 
 
@@ -212,7 +237,7 @@ def test_a_disturbed_measurement_is_not_judged():
     assert verdict.reached
     disturbed = dataclasses.replace(verdict, calm=False).to_dict()
     assert disturbed["reached"] is None
-    assert "disturbed" in page.verdict_mark(disturbed)
+    assert "disturbed" in words.verdict_mark(disturbed)
 
 
 def test_nothing_measured_still_renders():
@@ -232,30 +257,30 @@ def test_a_small_run_from_process_to_page(tmp_path, capsys):
         "threads": 2,
         "budget_s": 0.2,
     }
-    events = list(report.run(job, limit_s=HUNG_S))
-    assert [e for e in events if e["event"] == "left out"] == []
-    rows = [e for e in events if e["event"] == "row"]
+    found = list(run(job, limit_s=HUNG_S))
+    assert only(found, LeftOut) == []
+    rows = only(found, Row)
     assert len(rows) == 6
-    assert all(row["seconds"]["median"] > 0 for row in rows)
-    made = _small_report(events)
+    assert all(row.seconds.median > 0 for row in rows)
+    made = _small_report(found)
     judged = [bar for bar in made["bars"] if "mlp_critic" in bar["subject"]]
     assert all(bar["measured"] is not None for bar in judged)
-    data, html = report.write(made, tmp_path)
-    assert json.loads(data.read_text())["events"] == events
+    data, html = page.write(made, tmp_path)
+    assert events.parse(data.read_text())["events"] == found
     text = html.read_text()
     assert "<svg" in text
     assert "http://" not in text.replace("http://www.w3.org", "").replace(
         "http://purl.org", ""
     ).replace("http://creativecommons.org", "")
-    report.show(made, report.Console(width=200))
+    terminal.show(made, Console(width=200))
     assert "mlp_critic" in capsys.readouterr().out
 
 
 def test_a_small_run_of_penalties_from_process_to_page(tmp_path, capsys):
-    cases = [penalties.Case((64, 3, 32, 32), layout, 1.0) for layout in (False, True)]
-    jobs = [
-        report._penalty(cases, [USUAL, EAGER, OURS], "tuned", 2, 0.1),
-        report._job(
+    cases = [PenaltyCase((64, 3, 32, 32), layout, 1.0) for layout in (False, True)]
+    todo = [
+        jobs.penalty_job(cases, [USUAL, EAGER, OURS], "tuned", 2, 0.1),
+        jobs.job_of(
             "penalty step",
             cost_s=1.0,
             network="r3gan_like",
@@ -263,7 +288,7 @@ def test_a_small_run_of_penalties_from_process_to_page(tmp_path, capsys):
             quick=True,
             budget_s=0.1,
         ),
-        report._job(
+        jobs.job_of(
             "penalty memory",
             cost_s=1.0,
             network="small",
@@ -272,44 +297,44 @@ def test_a_small_run_of_penalties_from_process_to_page(tmp_path, capsys):
             allocator="default",
         ),
     ]
-    events = [event for job in jobs for event in report.run(job, limit_s=HUNG_S)]
-    assert [e for e in events if e["event"] == "left out"] == []
-    rows = [e for e in events if e["event"] == "row"]
-    assert {(r["network"], r["kind"]) for r in rows} == {
+    found = [event for job in todo for event in run(job, limit_s=HUNG_S)]
+    assert only(found, LeftOut) == []
+    rows = only(found, Row)
+    assert {(r.network, r.kind) for r in rows} == {
         (case.name, kind) for case in cases for kind in (USUAL, EAGER, OURS)
     }
-    assert all(bool(r["form"]) == (r["kind"] == EAGER) for r in rows)
-    peaks = {e["kind"]: e["peak_bytes"] for e in events if e["event"] == "memory"}
+    assert all(bool(r.form) == (r.kind == EAGER) for r in rows)
+    peaks = {e.kind: e.peak_bytes for e in only(found, Memory)}
     assert peaks[OURS] < 0.5 * 4 * 8 * 3 * 256 * 256
-    assert [e["kind"] for e in events if e["event"] == "step"] == [PLAIN, critics.R1]
-    assert all(e["peak_bytes"] > 0 for e in events if e["event"] == "step memory")
-    made = _small_report(events)
+    assert [e.kind for e in only(found, TrainingStep)] == [PLAIN, critics.R1]
+    assert all(e.peak_bytes > 0 for e in only(found, StepMemory))
+    made = _small_report(found)
     judged = [bar for bar in made["bars"] if bar["subject"] == "64x3x32x32"]
     assert [bar["measured"] is not None for bar in judged] == [True, True, False]
     text = page.render(made)
     assert text.count("<svg") == 3
     assert "reduction of the gradients" in text
-    report.show(made, report.Console(width=250))
+    terminal.show(made, Console(width=250))
     shown = capsys.readouterr().out
     assert "64x3x32x32 channels_last, WGAN-GP" in shown
-    assert next(r["form"] for r in rows if r["kind"] == EAGER) in shown
+    assert next(r.form for r in rows if r.kind == EAGER) in shown
 
 
 def test_a_small_run_of_augmentation_from_process_to_page(capsys):
-    case = augmentation.Case("bg", 1.0, 2, 32)
-    jobs = [
-        report._augment(case, list(augmentation.PASSES), 2, 0.1),
-        report._augment_figures() | {"budget_s": 0.1, "sizes": [(32, 2)]},
+    case = AugmentCase("bg", 1.0, 2, 32)
+    todo = [
+        jobs.augment_job(case, list(augmentation.PASSES), 2, 0.1),
+        jobs.augment_figures_job() | {"budget_s": 0.1, "sizes": [(32, 2)]},
     ]
-    events = [event for job in jobs for event in report.run(job, limit_s=HUNG_S)]
-    assert {e["kind"] for e in events if e["event"] == "left out"} <= {augmentation.KORNIA}
-    rows = [e for e in events if e["event"] == "row" and e["kind"] != augmentation.KORNIA]
-    kinds = augmentation.MULTI_PASS, augmentation.OURS
-    assert {(r["pass"], r["kind"]) for r in rows} == {
+    found = [event for job in todo for event in run(job, limit_s=HUNG_S)]
+    assert {e.kind for e in only(found, LeftOut)} <= {augmentation.KORNIA}
+    rows = [e for e in only(found, Row) if e.kind != augmentation.KORNIA]
+    kinds = augmentation.MULTI_PASS, OURS
+    assert {(r.which, r.kind) for r in rows} == {
         (which, kind) for which in augmentation.PASSES for kind in kinds
     }
-    assert all(r["error"] < 1e-6 for r in rows if r["kind"] == augmentation.OURS)
-    made = _small_report(events)
+    assert all(r.error < 1e-6 for r in rows if r.kind == OURS)
+    made = _small_report(found)
     judged = {bar["group"]: bar for bar in made["bars"] if bar["group"].startswith("augm")}
     assert judged["augmentation, error over the range, in 1e-6"]["reached"]
     assert judged["augmentation, floats saved a sample"]["reached"]
@@ -320,22 +345,22 @@ def test_a_small_run_of_augmentation_from_process_to_page(capsys):
     assert "Augmentation: all of it" in text
     assert "bilinearly" in text
     assert "floats saved a sample" in text
-    report.show(made, report.Console(width=250))
+    terminal.show(made, Console(width=250))
     assert case.name in capsys.readouterr().out
 
 
 def test_the_bars_of_augmentation_are_on_what_is_measured():
-    jobs = [job for job in report.quick_jobs() if job["work"] == "augment"]
-    measured = {(job["network"], which) for job in jobs for which in job["passes"]}
+    todo = [job for job in jobs.quick_jobs() if job["work"] == "augment"]
+    measured = {(job["network"], which) for job in todo for which in job["passes"]}
     assert measured == {(name, which) for name, of in bars.AUGMENT_BARS.items() for which in of}
 
 
 def test_kornia_is_entered_for_what_it_can_do():
-    case = augmentation.Case("bgc", 0.2, 2, 16)
-    entered, _, left_out = augmentation.line_up(case, [augmentation.KORNIA])
+    case = AugmentCase("bgc", 0.2, 2, 16)
+    entered, _, left_out = line_up(case, [augmentation.KORNIA])
     assert entered == []
     assert "geometry at p = 1" in left_out[augmentation.KORNIA]
-    for job in report.quick_jobs():
+    for job in jobs.quick_jobs():
         if job["work"] == "augment":
             assert (augmentation.KORNIA in job["kinds"]) == (job["case"][0] == "bg")
 
@@ -343,59 +368,60 @@ def test_kornia_is_entered_for_what_it_can_do():
 @pytest.mark.parametrize("size", [16, 48])
 def test_kornia_draws_what_it_says(size):
     pytest.importorskip("kornia")
-    assert augmentation.check(augmentation.KORNIA, augmentation.Case("bg", 1.0, 2, size)) < 1e-4
+    assert augmentation.check(augmentation.KORNIA, AugmentCase("bg", 1.0, 2, size)) < 1e-4
+
+
+def _row(ratios, **fields):
+    """A row of which only what is given matters."""
+    rest = {"nbytes": 4, "seconds": harness.spread([1.0]), "error": 0.0, "copy_bandwidth": 1.0}
+    return Row(times_faster_than=ratios, **rest | fields)
 
 
 @pytest.mark.parametrize("ratio", [100.0, 1.0])
 def test_bars_of_augmentation_are_judged(ratio):
-    common = {"suite": AUGMENTATION, "kind": augmentation.OURS, "threads": 2, "calm": True}
-    ratios = {augmentation.MULTI_PASS: {"median": ratio}}
+    common = {"suite": AUGMENTATION, "kind": OURS, "threads": 2, "network": "some"}
+    ratios = {augmentation.MULTI_PASS: harness.spread([ratio])}
     rows = [
-        common | {"event": "row", "network": name, "pass": which, "times_faster_than": ratios}
+        _row(ratios, **common | {"network": name, "which": which})
         for name, of in bars.AUGMENT_BARS.items()
         for which in of
     ]
     figures = [
-        common | {"event": "figure", "network": "some", what: 2 * bar if which else bar}
+        Figure(**common, what=what, value=2 * bar if which else bar)
         for what, bar in bars.AUGMENT_FIGURES.items()
         for which in range(2 if ratio == 1 else 1)
     ]
     extra = 0 if ratio > 1 else 20
-    memory = {"event": "memory", "network": "some", "image_bytes": 100, "result_bytes": 100}
-    memory["peak_bytes"] = 100 + extra
+    memory = Memory(**common, image_bytes=100, result_bytes=100, peak_bytes=100 + extra)
     found = [
-        v
-        for v in bars.verdicts([*rows, *figures, common | memory])
-        if v.group.startswith("augmentation")
+        v for v in bars.verdicts([*rows, *figures, memory]) if v.group.startswith("augmentation")
     ]
     assert len(found) == len(rows) + len(bars.AUGMENT_FIGURES) + 1
     assert {v.reached for v in found} == {ratio > 1}
 
 
 def test_an_augmentation_that_is_wrong_is_not_timed(monkeypatch):
-    case = augmentation.Case("bg", 1.0, 2, 16)
+    case = AugmentCase("bg", 1.0, 2, 16)
     monkeypatch.setattr(augmentation, "pipe_of", lambda kind, case: lambda x: 1.01 * x)
-    entered, _, left_out = augmentation.line_up(case, [augmentation.OURS])
+    entered, _, left_out = line_up(case, [OURS])
     assert entered == []
-    assert "is off by" in left_out[augmentation.OURS]
+    assert "is off by" in left_out[OURS]
 
 
 def test_a_bar_on_a_shape_is_on_its_worst_row():
     def row(network, faster, calm=True, **more):
-        ratio = {"median": faster, "q25": faster, "q75": faster}
-        return {
-            "event": "row",
+        fields = {
             "suite": GRADIENT_PENALTY,
             "network": network,
             "shape": "64x3x64x64",
-            "pass": BACKWARD,
+            "which": BACKWARD,
             "kind": OURS,
             "allocator": "tuned",
             "threads": 2,
-            "times_faster_than": {USUAL: ratio},
             "error": 1e-7,
             "calm": calm,
-        } | more
+        }
+        return _row({USUAL: harness.spread([faster])}, **fields | more)
 
     def verdict(*rows):
         return next(
@@ -409,31 +435,31 @@ def test_a_bar_on_a_shape_is_on_its_worst_row():
     assert verdict(good, bad).reached is False
     assert "bad" in verdict(good, bad).note
     assert verdict(good, row("bad", 2.9, calm=False)).reached is None
-    for ignored in ({"allocator": "default"}, {"pass": FORWARD}, {"kind": USUAL}):
+    for ignored in ({"allocator": "default"}, {"which": FORWARD}, {"kind": USUAL}):
         assert verdict(good, row("bad", 2.9, **ignored)).reached
     error = next(v for v in bars.verdicts([row("x", 4.0, error=2e-6)]) if "float64" in v.group)
     assert error.reached is False
 
 
 def test_a_job_that_fails_is_reported_as_left_out():
-    job = report._job("network", cost_s=1.0, network="no such network")
-    (event,) = list(report.run(job, limit_s=HUNG_S))
-    assert event["event"] == "left out"
-    assert "no such network" in event["reason"]
+    job = jobs.job_of("network", cost_s=1.0, network="no such network")
+    (event,) = list(run(job, limit_s=HUNG_S))
+    assert isinstance(event, LeftOut)
+    assert "no such network" in event.reason
 
 
 def test_what_there_is_no_time_for_is_reported_as_left_out():
-    job = report._job("layers", cost_s=1.0)
-    (event,) = list(report.run(job, limit_s=0.0))
-    assert event["event"] == "left out"
+    job = jobs.job_of("layers", cost_s=1.0)
+    (event,) = list(run(job, limit_s=0.0))
+    assert isinstance(event, LeftOut)
 
 
 def test_modes_cover_every_network_and_fit_their_time():
-    for jobs, limit in ((report.quick_jobs(), 360), (report.full_jobs(), 1380)):
-        jobs = list(jobs)
-        tuned = {j["network"] for j in jobs if j["work"] == "network" and j["allocator"] == "tuned"}
+    for mode, limit in ((jobs.quick_jobs(), 360), (jobs.full_jobs(), 1380)):
+        todo = list(mode)
+        tuned = {j["network"] for j in todo if j["work"] == "network" and j["allocator"] == "tuned"}
         assert tuned == set(workloads.load())
-        measured = [j for j in jobs if j["work"] == "penalty" and j["allocator"] == "tuned"]
+        measured = [j for j in todo if j["work"] == "penalty" and j["allocator"] == "tuned"]
         names = [(*case, j["threads"]) for j in measured for case in j["cases"]]
         assert len(set(names)) == len(names)  # a second row would hide the first
         if limit == 360:
@@ -442,4 +468,4 @@ def test_modes_cover_every_network_and_fit_their_time():
             wanted = [(c.shape, c.channels_last, c.center) for c in penalties.cases()]
             assert set(names) == {(*case, threads) for case in wanted for threads in (1, 2)}
         assert any(COMPILED in j["kinds"] for j in measured)
-        assert sum(job["cost_s"] for job in jobs) <= limit
+        assert sum(job["cost_s"] for job in todo) <= limit

@@ -14,19 +14,20 @@ pytest.importorskip("matplotlib")
 
 from rich.console import Console
 
-from benchmarks import (
-    gpu_check,
-    gpu_exact,
-    gpu_measure,
-    gpu_page,
-    gpu_steps,
-    gpu_tools,
-    gpu_workout,
-)
-from benchmarks.contestants import FUSED, LAYER, TORCH
-from benchmarks.gpu_measure import EAGER, PENALTY
-from benchmarks.gpu_steps import Plan, Step
-from benchmarks.gpu_tools import SkipStepError, StepError
+from benchmarks.core.contest import WrongResultError
+from benchmarks.gpu import check as gpu_check
+from benchmarks.gpu import exact as gpu_exact
+from benchmarks.gpu import measure as gpu_measure
+from benchmarks.gpu import page as gpu_page
+from benchmarks.gpu import spectral_norm as gpu_norm
+from benchmarks.gpu import steps as gpu_steps
+from benchmarks.gpu import tools as gpu_tools
+from benchmarks.gpu import workout as gpu_workout
+from benchmarks.gpu.measure import EAGER, PENALTY
+from benchmarks.gpu.steps import Plan, Step
+from benchmarks.gpu.tools import SkipStepError, StepError
+from benchmarks.suites import spectral_norm
+from benchmarks.suites.spectral_norm import FUSED, LAYER, TORCH
 from gankernels import _library
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +42,7 @@ def _console() -> Console:
 
 
 def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.gpu_check", *arguments]
+    command = [sys.executable, "-m", "benchmarks.gpu.check", *arguments]
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -307,7 +308,7 @@ def test_a_process_that_dies_is_a_failed_step():
 @pytest.fixture
 def wrong_launcher(monkeypatch):
     """Kernels whose outputs are off by a thousandth."""
-    right = gpu_workout.ops.spectral_norm
+    right = gpu_norm.ops.spectral_norm
 
     def wrong(*args, **kwargs):
         outputs, sigma = right(*args, **kwargs)
@@ -315,7 +316,7 @@ def wrong_launcher(monkeypatch):
             outputs = [x * 1.001 for x in outputs]
         return outputs, sigma
 
-    monkeypatch.setattr(gpu_workout.ops, "spectral_norm", wrong)
+    monkeypatch.setattr(gpu_norm.ops, "spectral_norm", wrong)
 
 
 def test_workout_passes_on_the_cpu():
@@ -341,7 +342,7 @@ def test_wrong_values_are_caught_before_they_are_timed(wrong_launcher):
 @pytest.fixture
 def wrong_penalty(monkeypatch):
     """Kernels whose penalties are off by a thousandth."""
-    right = gpu_workout.ops.gradient_penalty
+    right = gpu_norm.ops.gradient_penalty
 
     def wrong(*args, **kwargs):
         found = right(*args, **kwargs)
@@ -351,7 +352,7 @@ def wrong_penalty(monkeypatch):
             return found[0] * 1.001, found[1]
         return found * 1.001
 
-    monkeypatch.setattr(gpu_workout.ops, "gradient_penalty", wrong)
+    monkeypatch.setattr(gpu_norm.ops, "gradient_penalty", wrong)
 
 
 def test_wrong_penalties_are_caught(wrong_penalty):
@@ -361,17 +362,19 @@ def test_wrong_penalties_are_caught(wrong_penalty):
     assert "penalty of 131 gradients: " in result["reason"]
     result = gpu_check.attempt(steps["penalties"], Plan(dry_run=True), _silent)
     assert result["status"] == gpu_check.FAILED
-    assert "penalty: WrongResultError: off by 1.0e-03 from float64" in result["reason"]
+    assert (
+        "penalty: WrongResultError: gankernels is off by 1.0e-03 from float64" in result["reason"]
+    )
     assert {row["kind"] for row in result["facts"]["rows"]} == {EAGER}
 
 
 def test_wrong_contestants_of_ours_fail_the_benchmark(monkeypatch):
     def wrong(contestant, weights):
         if contestant.kind == FUSED:
-            raise gpu_measure.contestants.WrongResultError("off by 1e-3")
+            raise WrongResultError("off by 1e-3")
         return 0.0
 
-    monkeypatch.setattr(gpu_measure.contestants, "check", wrong)
+    monkeypatch.setattr(spectral_norm, "check", wrong)
     step = next(step for step in gpu_steps.STEPS if step.name == "benchmark")
     result = gpu_check.attempt(step, Plan(dry_run=True), _silent)
     assert result["status"] == gpu_check.FAILED
@@ -382,11 +385,11 @@ def test_wrong_contestants_of_ours_fail_the_benchmark(monkeypatch):
 def test_the_reference_in_place_of_the_kernels_is_caught(monkeypatch):
     monkeypatch.setattr(_library, "_NATIVE_DEVICES", frozenset())
     with pytest.raises(ValueError, match="got the reference"):
-        gpu_workout.check_case(gpu_workout.CASES[0], "cpu")
+        gpu_workout.check_case(gpu_norm.CASES[0], "cpu")
 
 
 def test_a_step_that_differs_is_caught(monkeypatch):
-    right, calls = gpu_workout.training_step, []
+    right, calls = gpu_norm.training_step, []
 
     def drifting(case, given):
         results = right(case, given)
@@ -395,9 +398,9 @@ def test_a_step_that_differs_is_caught(monkeypatch):
             results["gradients"][1].view(-1)[0] += 1e-6
         return results
 
-    case = gpu_workout.REPEATED[0]
+    case = gpu_norm.REPEATED[0]
     gpu_exact.repeat(case, "cpu", 3)
-    monkeypatch.setattr(gpu_workout, "training_step", drifting)
+    monkeypatch.setattr(gpu_norm, "training_step", drifting)
     with pytest.raises(ValueError, match=r"run 3 differs .* gradients\[1\]"):
         gpu_exact.repeat(case, "cpu", 4)
 

@@ -101,7 +101,7 @@ def test_one_stem_in_every_layer(contract):
         f"gankernels/reference/{stem}.py",
         f"tests/test_{stem}.py",
         f"tests/cpp/fuzz_{stem}.cpp",
-        f"benchmarks/bench_{stem}.py",
+        f"benchmarks/micro/bench_{stem}.py",
     ]
     assert [path for path in expected if not (ROOT / path).exists()] == []
 

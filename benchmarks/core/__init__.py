@@ -1,0 +1,1 @@
+"""What every benchmark stands on: the machine, timing in turns, and what memory allows."""

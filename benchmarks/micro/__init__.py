@@ -1,0 +1,1 @@
+"""Operators under pytest-benchmark: `pytest benchmarks/ --benchmark-only`."""

@@ -1,0 +1,1 @@
+"""Published pipelines, written from their papers: oracles of the tests, and competitors."""

@@ -1,0 +1,56 @@
+"""`python -m benchmarks.report [--quick|--full] [--out DIR]`: measures, shows and writes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.core import environment
+from benchmarks.report import bars, page, terminal
+from benchmarks.report.jobs import Job, full_jobs, quick_jobs
+from benchmarks.report.processes import measure
+
+RESULTS = environment.ROOT / "benchmarks" / "results"
+QUICK_SECONDS = 345.0
+FULL_SECONDS = 1360.0
+
+
+def collect(jobs: list[Job], mode: str, total_s: float, console: Console) -> dict[str, Any]:
+    """The whole report, as data."""
+    started = time.monotonic()
+    report: dict[str, Any] = {
+        "mode": mode,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment.facts(),
+    }
+    report["events"] = measure(jobs, total_s, console)
+    report["bars"] = [verdict.to_dict() for verdict in bars.verdicts(report["events"])]
+    report["seconds"] = time.monotonic() - started
+    return report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--quick", action="store_true", help="within 6 minutes (the default)")
+    modes.add_argument("--full", action="store_true", help="everything, about 23 minutes")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the report")
+    chosen = parser.parse_args(arguments)
+    console = Console()
+    jobs = list(full_jobs() if chosen.full else quick_jobs())
+    total_s = FULL_SECONDS if chosen.full else QUICK_SECONDS
+    report = collect(jobs, "full" if chosen.full else "quick", total_s, console)
+    terminal.show(report, console)
+    data, html = page.write(report, chosen.out)
+    console.print(f"\nreport  {html}\ndata    {data}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The suites: spectral norm, gradient penalties and augmentation, and networks for whole steps."""

@@ -1,0 +1,284 @@
+"""Adaptive discriminator augmentation: who is measured, on which images, and the check of each."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.core.contest import (
+    BACKWARD,
+    BYTES_PER_ELEMENT,
+    FORWARD,
+    OURS,
+    Case,
+    Contestant,
+    Traffic,
+    relative_error,
+    shape_name,
+    tolerated,
+)
+from benchmarks.core.harness import Spread, spread
+from benchmarks.published import stylegan2_ada
+from gankernels import ops, reference
+from gankernels.augment import ADAPipe
+from gankernels.augment.presets import PRESETS
+from gankernels.reference.ada_parameters import NORMALS, UNIFORMS, Parameters
+
+MULTI_PASS, KORNIA = "multi-pass", "kornia"
+LABELS = {
+    MULTI_PASS: "multi-pass PyTorch",
+    KORNIA: "kornia, bilinear",  # which does not anti-alias: less work than the others'
+    OURS: "gankernels",
+}
+R1 = "R1 double backward"
+PASSES = (FORWARD, BACKWARD, R1)
+CHANNELS = 3
+RANGE = 2.0  # of images, from -1 to 1
+
+ACCURACY = 1e-6  # ours must be as close to float64 as that, as a share of the images' range
+WRONG = 1e-3
+CHECKED_SIZE = 32  # of gradients; what is computed forward is checked at its own size
+SEED = 1
+
+Pipe = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class AugmentContestant(Contestant):
+    """One way of augmenting `images`, which a critic sees, or of which `given` is a gradient."""
+
+    pipe: Pipe
+    images: Tensor
+    given: Tensor
+    weight: Tensor  # the critic's
+
+    def result(self, which: str) -> Tensor:
+        """The images, their gradient, or the gradient of R1's penalty in the critic's weight."""
+        if which == FORWARD:
+            return self.pipe(self.images)
+        if which == BACKWARD:
+            return torch.autograd.grad(self.pipe(self.images), self.images, self.given)[0]
+        scores = (self.weight * self.pipe(self.images)).tanh().square().sum()
+        (gradient,) = torch.autograd.grad(scores, self.images, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), self.weight)[0]
+
+    def passes(self) -> dict[str, Callable[[], object]]:
+        return {which: partial(self.result, which) for which in PASSES}
+
+
+@dataclass(frozen=True)
+class AugmentCase(Case[AugmentContestant]):
+    """A batch of images, which transforms happen to them, and how often."""
+
+    preset: str
+    p: float
+    batch: int
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.batch, CHANNELS, self.size, self.size
+
+    @property
+    def nbytes(self) -> int:
+        return BYTES_PER_ELEMENT * math.prod(self.shape)
+
+    @property
+    def name(self) -> str:
+        return f"{self.preset} at p = {self.p:g}, {shape_name(self.shape)}"
+
+    def images(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A leaf: every number between -1 and 1 as likely as any other."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(self.shape, generator=generator) * RANGE - 1
+        return x.to(dtype).requires_grad_()
+
+    def builder(self, kinds: Sequence[str]) -> Callable[[str], AugmentContestant]:
+        return lambda kind: build(kind, self, pipe_of(kind, self))
+
+    def check(self, contestant: AugmentContestant) -> float:
+        return check(contestant.kind, self)
+
+    def traffic(self, which: str) -> Traffic:
+        """A read and a write for each pass of a pipe."""
+        return Traffic(0, 2 * self.nbytes * (1 + PASSES.index(which)))
+
+
+GEOMETRY = tuple(AugmentCase("bg", 1.0, 16, size) for size in (64, 256))
+COLOUR = AugmentCase("bgc", 0.2, 8, 256)
+
+
+# --- the pipes -----------------------------------------------------------------------------------
+
+
+def drawn(case: AugmentCase, images: Tensor) -> Parameters:
+    """What happens to the images, drawn in plain PyTorch: as gankernels does from the same seed."""
+    options: Any = {"dtype": torch.float64}
+    uniforms = torch.rand(len(images), UNIFORMS, **options)
+    normals = torch.randn(len(images), NORMALS, **options)
+    return reference.ada_parameters(
+        torch.full((), case.p),
+        PRESETS[case.preset],
+        uniforms=uniforms,
+        normals=normals,
+        height=case.size,
+        width=case.size,
+        colour_channels=CHANNELS,
+        dtype=images.dtype,
+    )
+
+
+def _multi_pass(case: AugmentCase, images: Tensor) -> Tensor:
+    """One pass for each step, padded by the margins of the batch, as it is commonly composed."""
+    found = drawn(case, images)
+    assert found.maps is not None
+    return stylegan2_ada.augment(images, found.maps, found.colour, None, None, None, None)
+
+
+def _exact(kind: str, case: AugmentCase, images: Tensor) -> Tensor:
+    """What a pipe must give, one tap at a time."""
+    found = drawn(case, images)
+    assert found.maps is not None
+    margins = None
+    if kind == MULTI_PASS:
+        margins = reference.batch_margins(found.maps, case.size, case.size)
+    channels = () if found.colour is None else range(CHANNELS)
+    return reference.affine_augment(
+        images, found.maps, margins=margins, colour=found.colour, colour_channels=channels
+    )
+
+
+def _kornia(case: AugmentCase) -> Pipe:
+    """Flips and quarter turns are missing, the fractions of the shifts are uniform."""
+    if (case.preset, case.p) != ("bg", 1.0):
+        raise ValueError("it is entered for geometry at p = 1 only")
+    module = importlib.import_module("kornia.augmentation")
+    pipe: Pipe = module.RandomAffine(
+        degrees=180.0,
+        translate=(0.125, 0.125),
+        scale=(0.75, 1.33, 0.75, 1.33),
+        resample="bilinear",
+        padding_mode="reflection",
+        align_corners=True,
+        p=1.0,
+    )
+    return pipe
+
+
+def pipe_of(kind: str, case: AugmentCase) -> Pipe:
+    """What augments a batch; it draws from torch's generator in every call."""
+    if kind == OURS:
+        return ADAPipe(case.preset, p=case.p)
+    return _kornia(case) if kind == KORNIA else partial(_multi_pass, case)
+
+
+# --- contestants ---------------------------------------------------------------------------------
+
+
+def build(
+    kind: str, case: AugmentCase, pipe: Pipe, dtype: torch.dtype = torch.float32
+) -> AugmentContestant:
+    """A contestant whose inputs are the same in every dtype, and for every kind."""
+    generator = torch.Generator().manual_seed(2)
+    given = torch.randn(case.shape, generator=generator).to(dtype)
+    weight = torch.randn(case.shape[1:], generator=generator).to(dtype).requires_grad_()
+    return AugmentContestant(kind, pipe, case.images(dtype), given, weight)
+
+
+def check(kind: str, case: AugmentCase) -> float:
+    """The largest error of the images and of their gradients, against float64, at p = 1.
+
+    It is relative to the largest number wanted. Gradients are of `CHECKED_SIZE` pixels at most.
+    """
+    if kind == KORNIA:
+        return _check_kornia(replace(case, batch=1))
+    full = replace(case, p=1.0, batch=1)
+    small = replace(full, batch=2, size=min(case.size, CHECKED_SIZE))
+    errors = [_error(kind, full, FORWARD), *(_error(kind, small, which) for which in PASSES)]
+    return tolerated(max(errors), WRONG, LABELS[kind])
+
+
+def _error(kind: str, case: AugmentCase, which: str) -> float:
+    exact = build(kind, case, partial(_exact, kind, case), torch.float64)
+    actual = build(kind, case, pipe_of(kind, case))
+    torch.manual_seed(SEED)
+    wanted = exact.result(which).detach()
+    torch.manual_seed(SEED)
+    return relative_error(actual.result(which).detach(), wanted)
+
+
+def _check_kornia(case: AugmentCase) -> float:
+    """It draws other maps: those it says it drew, interpolated linearly in float64."""
+    pipe: Any = _kornia(case)
+    found = pipe(case.images()).detach()
+    forward = pipe.transform_matrix.double()
+    last = torch.eye(3, dtype=torch.float64)
+    last[:2, 2] = (case.size - 1) / 2  # centred pixels to those counted from a corner
+    maps = (last.inverse() @ forward.inverse() @ last)[:, :2]
+    wanted = reference.affine_resample(case.images(torch.float64), maps, filter="bilinear")
+    return tolerated(relative_error(found, wanted), WRONG, LABELS[KORNIA])
+
+
+# --- what is not a ratio -------------------------------------------------------------------------
+
+
+def saved_floats(kind: str, case: AugmentCase) -> float:
+    """How many float32 a sample keeps for the backward, the images themselves not counted."""
+    contestant = build(kind, case, pipe_of(kind, case))
+    known = {contestant.images.untyped_storage().data_ptr()}
+    total = 0
+
+    def keep(x: Tensor) -> Tensor:
+        nonlocal total
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in known:
+            known.add(storage.data_ptr())
+            total += storage.nbytes()
+        return x
+
+    # What is packed stays alive until the end, so that no storage is taken for another.
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        result = contestant.pipe(contestant.images)
+    assert result.requires_grad
+    return total / BYTES_PER_ELEMENT / case.batch
+
+
+def processor_seconds(case: AugmentCase, budget_s: float) -> Spread:
+    """Seconds that the calling thread computes for a pixel of all channels, one batch forward."""
+    pixels = case.batch * case.size**2
+    pipe, images = pipe_of(OURS, case), case.images().detach()
+    pipe(images)
+    deadline = time.perf_counter() + budget_s
+    found: list[float] = []
+    while time.perf_counter() < deadline or len(found) < 5:
+        start = time.thread_time()
+        pipe(images)
+        found.append((time.thread_time() - start) / pixels)
+    return spread(found)
+
+
+def accuracy(size: int, batch: int) -> float:
+    """The largest error of geometry at p = 1 in float32, as a share of the images' range.
+
+    Against the multi-pass pipeline in float64, sample by sample with margins that suffice.
+    """
+    case = AugmentCase("bg", 1.0, batch, size)
+    images = case.images().detach()
+    torch.manual_seed(SEED)
+    maps = drawn(case, images).maps
+    assert maps is not None
+    margins = stylegan2_ada.required_margins(maps, size, size)
+    found = ops.affine_resample(images, maps).double()
+    worst = 0.0
+    for i in range(batch):
+        exact = stylegan2_ada.geometry(images[i : i + 1].double(), maps[i : i + 1], margins[i])
+        worst = max(worst, float((found[i] - exact[0]).abs().max()))
+    return worst / RANGE
