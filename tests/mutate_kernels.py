@@ -45,10 +45,10 @@ WORKERS = 2
 
 #: Below a minute where nothing is broken. Those that find most come first.
 TESTS = [
-    "tests/test_spectral_norm.py::test_many_weights_in_one_call",
-    "tests/test_spectral_norm_autograd.py::test_values",
-    "tests/test_spectral_norm_autograd.py::test_gradient_penalty",
-    "tests/test_spectral_norm.py",
+    "tests/spectral_norm/test_spectral_norm.py::test_many_weights_in_one_call",
+    "tests/spectral_norm/test_spectral_norm_autograd.py::test_values",
+    "tests/spectral_norm/test_spectral_norm_autograd.py::test_gradient_penalty",
+    "tests/spectral_norm/test_spectral_norm.py",
     *("-k", "emu and not (large and (few or channels_last or transposed)) and not beyond"),
 ]
 

@@ -60,7 +60,7 @@ def _run(command: list[str], timeout_s: float, **variables: str) -> tuple[int, s
 # The fixture `backend` puts "cuda" into the brackets of a test's id, first or behind a dash. The
 # files left out test the build and this check, not operators.
 SELECTION = "[cuda or -cuda"
-LEFT_OUT = ("tests/test_build_cuda.py", "tests/test_gpu_check.py")
+LEFT_OUT = ("tests/project/test_build_cuda.py", "tests/bench/test_gpu_check.py")
 TESTS_SECONDS = 3600.0
 
 

@@ -1,5 +1,5 @@
 // The constants of csrc/ by which CPU kernels cut, align or choose, for sizes to be drawn around. They are
-// written down again here because most are private to a file; tests/test_fuzz_sizes.py compares them
+// written down again here because most are private to a file; tests/kernels/test_fuzz_sizes.py compares them
 // with the sources, and fails where one is missing.
 #pragma once
 

@@ -1,6 +1,6 @@
 """Whatever an argument is replaced by: no crash, no hang, no silence, and an error with a name.
 
-The calls are made by ``tests/bad_arguments.py``, one process each.
+The calls are made by ``tests/support/bad_arguments.py``, one process each.
 """
 
 import json

@@ -1,9 +1,10 @@
 """Every public callable with every argument in turn replaced by what is none: one process a call.
 
-    python tests/bad_arguments.py [--only NAME]     prints a line of JSON for each call
+    python tests/support/bad_arguments.py [--only NAME]     prints a line of JSON for each call
 
 A server that has imported torch and done nothing else forks for every call, so that a crash, a hang
-or an allocation without end takes its own process only. ``tests/test_bad_arguments.py`` judges.
+or an allocation without end takes its own process only; ``tests/project/test_bad_arguments.py``
+judges.
 """
 
 from __future__ import annotations
