@@ -1,7 +1,7 @@
 """Every private name of torch that the package uses; nothing else of it begins with an underscore.
 
-``tests/project/test_torch_private.py`` has a test of each that says what to do when the name goes, and one
-that finds private names elsewhere in the package.
+``tests/project/test_torch_private.py`` has a test of each that says what to do when the name goes,
+and one that finds private names elsewhere in the package.
 """
 
 from __future__ import annotations

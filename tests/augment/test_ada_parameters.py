@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from conftest import DTYPES, assert_near, dtype_name, emulator, native_ops
+from support.backends import emulator, native_ops
+from support.tensors import DTYPES, assert_near, dtype_name
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gankernels

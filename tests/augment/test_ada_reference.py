@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DTYPES, assert_near, drawer, dtype_name
+from support.tensors import DTYPES, assert_near, drawer, dtype_name
 
 from benchmarks.published import stylegan2_ada as ada
 

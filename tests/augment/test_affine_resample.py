@@ -7,15 +7,8 @@ import math
 
 import pytest
 import torch
-from conftest import (
-    DTYPES,
-    assert_near,
-    current_backend,
-    drawer,
-    dtype_name,
-    emulator,
-    instruction_sets,
-)
+from support.backends import current_backend, emulator, instruction_sets
+from support.tensors import DTYPES, assert_near, drawer, dtype_name
 
 from benchmarks.published import stylegan2_ada as _ada
 from gankernels import centred_maps, ops, reference

@@ -4,9 +4,10 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import drawer, emulator
+from support.backends import emulator
+from support.tensors import drawer
+from support.transforms import Transforms
 from test_affine_resample import maps_of, parameters
-from transforms import Transforms
 
 from gankernels import centred_maps, ops, reference
 from gankernels.augment import ADAPipe
@@ -95,7 +96,7 @@ def test_a_penalty_through_it(backend):
 
 
 def test_opcheck(backend):
-    from conftest import native_ops
+    from support.backends import native_ops
 
     space = native_ops()
     x = drawer(6, torch.float64, backend)(*SHAPE).requires_grad_()

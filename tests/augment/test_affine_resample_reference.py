@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import drawer
+from support.tensors import drawer
 from test_affine_resample import MAPS, maps_of
 
 from benchmarks.published import stylegan2_ada as _ada

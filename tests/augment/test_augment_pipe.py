@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import TOLERANCE, dtype_name
+from support.tensors import TOLERANCE, dtype_name
 from torch import nn
 
 import gankernels

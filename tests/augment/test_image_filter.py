@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from conftest import DTYPES, assert_near, drawer, dtype_name, instruction_sets, native_ops
-from transforms import Transforms
+from support.backends import instruction_sets, native_ops
+from support.tensors import DTYPES, assert_near, drawer, dtype_name
+from support.transforms import Transforms
 
 from gankernels import ops, reference
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import ROOT
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -29,8 +30,6 @@ from benchmarks.gpu.tools import SkipStepError, StepError
 from benchmarks.suites import spectral_norm
 from benchmarks.suites.spectral_norm import FUSED, LAYER, TORCH
 from gankernels import _library
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def _silent(_: str) -> None:

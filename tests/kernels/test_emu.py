@@ -2,14 +2,13 @@
 
 import math
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import LAYOUTS, drawer, dtype_name, emulator, native_ops
+from support.backends import emulator, native_ops
+from support.tensors import drawer, dtype_name
+from support.weights import LAYOUTS
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from build_support import cuda_report
 from gankernels import ops
 

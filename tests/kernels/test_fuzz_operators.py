@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DTYPES, TOLERANCE
+from support.tensors import DTYPES, TOLERANCE
 from torch import Tensor
 
 import gankernels

@@ -1,9 +1,9 @@
 """The C++ fuzzers draw sizes around every constant of the CPU kernels: none is forgotten."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from support import ROOT
+
 SOURCES = [*(ROOT / "csrc/cpu").glob("*.*"), *(ROOT / "csrc").glob("*.h")]
 #: Constants that no size of an input meets.
 NO_SIZES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import drawer
+from support.tensors import drawer
 
 import gankernels
 from gankernels import ops

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DTYPES, assert_near, drawer, dtype_name
+from support.tensors import DTYPES, assert_near, drawer, dtype_name
 from torch import Tensor
 
 import gankernels

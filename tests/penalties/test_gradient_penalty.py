@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 import torch
-from conftest import DTYPES, assert_near, drawer, dtype_name, instruction_sets
+from support.backends import instruction_sets
+from support.tensors import DTYPES, assert_near, drawer, dtype_name
 
 from gankernels import ops, reference
 

@@ -2,15 +2,8 @@
 
 import pytest
 import torch
-from conftest import (
-    DTYPES,
-    assert_near,
-    current_backend,
-    drawer,
-    dtype_name,
-    instruction_sets,
-    native_ops,
-)
+from support.backends import current_backend, instruction_sets, native_ops
+from support.tensors import DTYPES, assert_near, drawer, dtype_name
 from torch.autograd import gradcheck, gradgradcheck
 
 import gankernels

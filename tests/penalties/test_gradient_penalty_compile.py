@@ -4,9 +4,9 @@ import warnings
 
 import pytest
 import torch
-from conftest import DTYPES, assert_near, drawer, dtype_name
+from support.tensors import DTYPES, assert_near, drawer, dtype_name
+from support.transforms import Transforms
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transforms import Transforms
 
 from gankernels import _library, ops
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from conftest import assert_near, drawer, native_ops
+from support.backends import native_ops
+from support.tensors import assert_near, drawer
 from torch import nn
 
 import gankernels

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import assert_near, drawer
+from support.tensors import assert_near, drawer
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm

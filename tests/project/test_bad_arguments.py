@@ -11,9 +11,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import bad_arguments
 import pytest
 import torch
+from support import ROOT, bad_arguments
 
 import gankernels as gk
 from gankernels import augment, dirac, ema, losses, ops, regularizers
@@ -49,8 +49,8 @@ def answers():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=program.parent.parent,
-            env={**os.environ, "PYTHONPATH": str(program.parent.parent)},
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         for k in range(2)
     ]

@@ -1,11 +1,9 @@
 """How setup.py finds a CUDA compiler: fake toolkits in a temporary folder."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from build_support import cuda
 
 NVCC = """#!/bin/sh

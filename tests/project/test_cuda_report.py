@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from build_support import cuda, cuda_report, sass
 from build_support.cuda_report import ReportError, Row
 

@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-ROOT = Path(__file__).parent.parent
 OTHER_TORCH = "2.13.0"  # its CPU build installs quickly
 PARTS = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "build_support"]
 

@@ -1,17 +1,17 @@
 """What the README shows can be run: every line of its table, and the example of a step."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from support import ROOT
 from torch import nn
 from torch.optim import Adam
 
 import gankernels
 from gankernels import losses, regularizers
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 TABLE = README.partition("## A paper, a line")[2].partition("\n\nThings that go wrong")[0]
 ROWS = [line for line in TABLE.splitlines() if line.startswith("| ") and line.count("|") == 3]
 #: What is code to run, not a fragment of it.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DTYPES, drawer
+from support.tensors import DTYPES, drawer
 from torch import nn
 
 from gankernels import clip

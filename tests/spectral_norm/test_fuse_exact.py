@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 import torch
-from networks import KINDS, assert_same, loss, states
+from support.networks import KINDS, assert_same, loss, states
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils._pytree import tree_map

@@ -24,7 +24,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from networks import WAYS
+from support.networks import WAYS
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 from torch.utils.checkpoint import checkpoint

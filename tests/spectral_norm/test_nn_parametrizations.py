@@ -8,7 +8,18 @@ import math
 
 import pytest
 import torch
-from networks import KINDS, LAYERS, Scale, assert_same, draw, loss, make, states, train, twins
+from support.networks import (
+    KINDS,
+    LAYERS,
+    Scale,
+    assert_same,
+    draw,
+    loss,
+    make,
+    states,
+    train,
+    twins,
+)
 from torch import nn
 from torch.nn.utils import parametrize
 

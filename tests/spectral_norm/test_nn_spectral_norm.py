@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-from networks import (
+from support.networks import (
     KINDS,
     LAYERS,
     Scale,

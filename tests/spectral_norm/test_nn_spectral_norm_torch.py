@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from networks import (
+from support.networks import (
     KINDS,
     assert_same,
     critic,

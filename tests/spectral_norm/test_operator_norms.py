@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from networks import WAYS
+from support.networks import WAYS
 from torch import nn
 
 import gankernels

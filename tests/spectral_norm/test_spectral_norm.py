@@ -2,20 +2,11 @@
 
 import pytest
 import torch
-from conftest import (
-    DTYPES,
-    LARGE_LAYOUTS,
-    LAYOUTS,
-    TOLERANCE,
-    assert_near,
-    current_backend,
-    drawer,
-    dtype_name,
-    instruction_sets,
-    native_ops,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.backends import current_backend, instruction_sets, native_ops
+from support.tensors import DTYPES, TOLERANCE, assert_near, drawer, dtype_name
+from support.weights import LARGE_LAYOUTS, LAYOUTS
 
 import gankernels
 from gankernels import _library, ops, reference

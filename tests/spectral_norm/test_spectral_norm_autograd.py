@@ -2,17 +2,9 @@
 
 import pytest
 import torch
-from conftest import (
-    DTYPES,
-    LAYOUTS,
-    TOLERANCE,
-    assert_near,
-    current_backend,
-    drawer,
-    dtype_name,
-    instruction_sets,
-    native_ops,
-)
+from support.backends import current_backend, instruction_sets, native_ops
+from support.tensors import DTYPES, TOLERANCE, assert_near, drawer, dtype_name
+from support.weights import LAYOUTS
 from torch.autograd import gradcheck, gradgradcheck
 
 import gankernels

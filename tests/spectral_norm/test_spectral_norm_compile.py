@@ -6,11 +6,12 @@ import warnings
 
 import pytest
 import torch
-from conftest import DTYPES, LAYOUTS, assert_near, drawer, dtype_name
+from support.tensors import DTYPES, assert_near, drawer, dtype_name
+from support.transforms import Transforms
+from support.weights import LAYOUTS
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
-from transforms import Transforms
 
 from gankernels import _library, ops, reference
 from gankernels.reference.spectral_norm import accumulation_dtype

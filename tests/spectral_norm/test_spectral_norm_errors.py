@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import assert_near, drawer
+from support.tensors import assert_near, drawer
 from torch import nn
 
 import gankernels

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from networks import (
+from support.networks import (
     CRITIC_LABELS,
     KINDS,
     WAYS,

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import assert_near, drawer, dtype_name
+from support.tensors import assert_near, drawer, dtype_name
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 

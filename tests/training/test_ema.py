@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from networks import CRITIC_LABELS, KINDS, WAYS, batch, critic, loss, make
+from support.networks import CRITIC_LABELS, KINDS, WAYS, batch, critic, loss, make
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import assert_near, drawer
+from support.tensors import assert_near, drawer
 from torch import Tensor
 
 from gankernels import losses

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import DTYPES, assert_near, drawer
+from support.tensors import DTYPES, assert_near, drawer
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import assert_near, drawer
+from support.tensors import assert_near, drawer
 
 from gankernels.regularizers import LeCam
 

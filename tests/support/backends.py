@@ -1,0 +1,127 @@
+"""What the kernels of an operator run on: the processor, the emulator, a GPU."""
+
+import contextlib
+import importlib
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from gankernels import _library
+from support import ROOT
+
+
+def _cpu() -> torch.device:
+    status = _library.EXTENSIONS["_C"]
+    if not status.loaded:
+        pytest.skip(f"gankernels._C: {status.reason}")
+    return torch.device("cpu")
+
+
+#: Where `make test` puts the emulated CUDA kernels.
+EMULATOR = Path(os.environ.get("GANKERNELS_EMU", ROOT / "build" / "emu")).resolve()
+_OPERATORS = [
+    importlib.import_module(f"gankernels.ops.{stem}")
+    for stem in (
+        "ada_parameters",
+        "affine_resample",
+        "gradient_penalty",
+        "image_filter",
+        "spectral_norm",
+    )
+]
+_emulator: list[ModuleType] = []
+
+
+def emulator() -> ModuleType:
+    """The emulator's control panel. Its kernels are in ``torch.ops.gankernels_emu``."""
+    if not _emulator:
+        if not list(EMULATOR.glob("gankernels_emu*.so")):
+            pytest.fail(f"expected gankernels_emu in {EMULATOR}: run `make emu`")
+        sys.path.insert(0, str(EMULATOR))
+        library = torch.library.Library("gankernels_emu", "DEF")
+        for operator in _OPERATORS:
+            operator.define(library)
+        _emulator.extend([importlib.import_module("gankernels_emu"), library])
+    return _emulator[0]
+
+
+def _emu() -> torch.device:
+    emulator()
+    return torch.device("cpu")
+
+
+def _cuda() -> torch.device:
+    status = _library.EXTENSIONS["_C_cuda"]
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if not status.loaded:
+        pytest.fail(f"gankernels._C_cuda: {status.reason}")
+    return torch.device("cuda")
+
+
+#: What the kernels of an operator run on: a function that prepares it and returns the device of its
+#: tensors, or skips. "emu" are the CUDA kernels, emulated, on CPU tensors.
+BACKENDS: dict[str, Callable[[], torch.device]] = {"cpu": _cpu, "emu": _emu, "cuda": _cuda}
+_current = "cpu"
+
+
+@contextlib.contextmanager
+def use(name: str, test: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """Run the operators on a backend within a block of the test of this id."""
+    global _current
+    device = BACKENDS[name]()
+    if name == "emu":
+        panel = emulator()
+        panel.set_order(panel.Order.random, zlib.crc32(test.encode()))
+        for operator in _OPERATORS:
+            monkeypatch.setattr(operator, "_ops", torch.ops.gankernels_emu)
+    _current = name
+    try:
+        yield device
+    finally:
+        _current = "cpu"
+
+
+def current_backend() -> str:
+    """The name of the backend under test."""
+    return _current
+
+
+def native_ops() -> Any:
+    """The namespace of the backend under test, such as ``torch.ops.gankernels``."""
+    return _OPERATORS[0]._ops
+
+
+#: What an emulated test goes through instead of instruction sets: orders of the threads.
+ORDERS_OF_THREADS = ("descending", "switching")
+
+
+def instruction_sets() -> list[str]:
+    """Those of the CPU kernels that this processor has; orders of threads on the emulator."""
+    if _current == "emu":
+        return list(ORDERS_OF_THREADS)
+    if _current == "cuda":
+        return ["cuda"]
+    from gankernels import _C
+
+    found = [name for name in ("portable", "avx2", "avx512") if _C.set_isa(name)]
+    _C.set_isa("")
+    return found
+
+
+def choose_isa(name: str) -> None:
+    """Choose one of :func:`instruction_sets`."""
+    if _current == "emu":
+        emulator().set_order(getattr(emulator().Order, name), 1)
+    elif _current == "cpu":
+        from gankernels import _C
+
+        assert _C.set_isa(name)
+        assert _C.isa() == name
