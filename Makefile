@@ -20,6 +20,7 @@ BENCH ?= --quick
 TORCH ?= 2.13.0
 TORCH_TESTS ?= -m "not slow" -k "not emu"
 FUZZ_SECONDS ?= 300
+REPORT = $(if $(JUNIT),--junitxml=$(JUNIT))  # where JUNIT names a file
 # A commit has its cases: they repeat where it is tested again, and the next one has others.
 export GANKERNELS_FUZZ_SEED ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo 1)
 export MAX_JOBS ?= $(shell nproc)
@@ -40,7 +41,7 @@ CMAKE := $(BIN)/cmake
 
 # Two processes share the files; more would fight over the threads of the CPU kernels.
 test: emu
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile $(REPORT)
 
 # The binaries are those of this torch: one build serves all. What tests need comes from pyproject.toml.
 OTHER := build/torch-$(TORCH)
@@ -49,7 +50,7 @@ test-torch: $(STAMPS)/installed
 	$(OTHER)/bin/python -m pip --disable-pip-version-check install -q "torch==$(TORCH)" setuptools ninja \
 	  $$($(BIN)/python -c 'from importlib.metadata import requires; print(*(r.partition(";")[0].strip() \
 	    for r in requires("gankernels") if r.endswith("extra == \"test\"")))')
-	$(OTHER)/bin/python -m pytest $(TORCH_TESTS)
+	$(OTHER)/bin/python -m pytest $(TORCH_TESTS) $(REPORT)
 
 # The CUDA kernels, compiled for the CPU, as a Python module that the tests load.
 emu: $(STAMPS)/installed
