@@ -1,5 +1,6 @@
 # Every target sets up what it needs in .venv, then runs. Nothing outside this folder is touched.
 #
+#   make, make help    this list
 #   make test      install, compile, run the tests; the CUDA kernels on an emulator
 #   make test-torch TORCH=2.11.0   the same tests, without the slow and the emulated ones, under
 #                  another torch, which goes into build/torch-2.11.0
@@ -35,9 +36,12 @@ CXX_SOURCES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.inc' -o -name 
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: test test-torch emu bench lint format sanitize fuzz coverage cuda-report gpu-check \
+.PHONY: help test test-torch emu bench lint format sanitize fuzz coverage cuda-report gpu-check \
     clean distclean
 .DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 # Two processes share the files; more would fight over the threads of the CPU kernels.
 test: emu
