@@ -94,7 +94,7 @@ coverage: $(STAMPS)/installed
 	$(CMAKE) -S . -B build/coverage -DGANKERNELS_COVERAGE=ON
 	$(CMAKE) --build build/coverage -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/coverage --output-on-failure --no-tests=error
-	$(BIN)/python tests/device_coverage.py build/coverage
+	$(BIN)/python tools/device_coverage.py build/coverage
 
 cuda-report: $(STAMPS)/installed
 	$(BIN)/python -m build_support.cuda_report --write

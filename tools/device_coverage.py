@@ -1,4 +1,4 @@
-"""How much of the CUDA kernels the emulated C++ tests run: ``python tests/device_coverage.py DIR``.
+"""How much of the CUDA kernels the emulated C++ tests run: ``python tools/device_coverage.py DIR``.
 
 DIR is a build with ``-DGANKERNELS_COVERAGE=ON`` in which ctest ran. Lines are counted for every
 instantiation of every device function by itself: what only float was run for is not covered for
