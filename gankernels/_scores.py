@@ -75,7 +75,9 @@ def listed_scores(
     if isinstance(value, Tensor):
         return [value]
     if type(value) not in (list, tuple):  # a NamedTuple has more than scores
-        if not isinstance(value, (tuple, list)) and is_lazy_iterable(value):
+        if callable(value):  # the critic itself; an nn.Sequential can be iterated over, too
+            cure = "call it on the samples, and pass what it returns"
+        elif not isinstance(value, (tuple, list)) and is_lazy_iterable(value):
             cure = "make a list of it"
         raise TypeError(f"{op}: expected {expected}, got {kind(value)}; {cure}")
     if not value:

@@ -259,3 +259,18 @@ def test_a_flat_list_of_logits_and_features_is_refused(name):
 class Output(NamedTuple):
     logits: torch.Tensor
     features: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "critic",
+    [nn.Sequential(nn.Linear(6, 1)), nn.Linear(6, 1), lambda x: x],
+    ids=["Sequential", "Linear", "function"],
+)
+def test_the_critic_in_place_of_its_scores(critic):
+    x = torch.randn(5, 6, requires_grad=True)
+    for call in (
+        lambda: gk.r1_penalty(critic, x),
+        lambda: losses.hinge.discriminator(critic, x[:, :1]),
+    ):
+        with pytest.raises(TypeError, match="call it on the samples, and pass what it returns"):
+            call()
