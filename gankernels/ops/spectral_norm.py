@@ -497,7 +497,7 @@ class _Held(NamedTuple):
     @staticmethod
     def of(tensor: Tensor) -> _Held:
         base = tensor._base
-        alone = tensor.grad_fn is None and tensor.requires_grad  # a leaf of its own
+        alone = tensor.requires_grad and _leaf_of(tensor) is not base
         if base is None or alone or _interpretation(tensor) != _interpretation(base):
             return _Held(tensor, tensor._version, None, tensor.requires_grad)
         view = tensor.shape, tensor.stride(), tensor.storage_offset()
@@ -508,6 +508,14 @@ class _Held(NamedTuple):
             return self.tensor
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             return self.tensor.as_strided(*self.view)
+
+
+def _leaf_of(tensor: Tensor) -> Tensor | None:
+    # The leaf that a chain of views leads to: a view may hang on another than its base.
+    node: Any = tensor.grad_fn
+    while node is not None and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    return getattr(node, "variable", None)
 
 
 def _interpretation(tensor: Tensor) -> tuple:

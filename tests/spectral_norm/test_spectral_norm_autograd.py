@@ -494,3 +494,36 @@ def test_third_order(backend):
     for order in range(3):
         for got, want in zip(found[order], expected[order], strict=True):
             assert_near(got, want, factor=100)
+
+
+def _viewed_without_gradient(base):
+    with torch.no_grad():
+        return base.view(5, 6)
+
+
+#: A tensor that requires a gradient, and the weight that is a view of it.
+VIEWS = {
+    "movedim": (lambda x: x.view(5, 6), lambda w: w.movedim(1, 0)),
+    "slice": (lambda x: x.view(5, 6), lambda w: w[1:, ::2]),
+    "chunk_of_a_product": (lambda x: x.view(6, 5), lambda w: (w * 2).chunk(2)[1]),
+    "transposed_leaf": (lambda x: x.view(6, 5).t(), lambda w: w.t()),
+    "leaf_within_another": (
+        lambda x: _viewed_without_gradient(x.requires_grad_()),
+        lambda w: w.t(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_retained_views_have_the_derivatives_of_what_they_are_views_of(name, cpu_backend):
+    make, view = VIEWS[name]
+    leaf = make(drawer(3, torch.float64)(30)).requires_grad_()
+    rows, cols = view(leaf).shape
+    u, v = (drawer(k, torch.float64)(n) for k, n in ((4, rows), (5, cols)))
+    found = []
+    for retain in (False, True):
+        (out,), sigma = ops.spectral_normalize([view(leaf)], [u], [v], retain=retain)
+        loss = out.sin().sum() + sigma.sum()
+        (grad,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        found.append((grad, *torch.autograd.grad(grad.square().sum(), leaf)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
