@@ -26,6 +26,7 @@ from gankernels._checks import (
     kind,
     raised_in,
 )
+from gankernels._dtypes import accumulation_dtype
 from gankernels._groups import Groups, check_groups, score_count
 from gankernels._scores import (
     Pick,
@@ -37,7 +38,6 @@ from gankernels._scores import (
 )
 from gankernels._torch import traces_autograd_ops
 from gankernels._warnings import _warned, warn, warn_once
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 __all__ = ["_warned", "warn", "warn_once"]  # for those that look for them here
 

@@ -22,15 +22,13 @@ import torch
 from torch import Tensor
 
 from gankernels._checks import is_choice
+from gankernels._dtypes import NATIVE_DTYPES
 from gankernels._torch import FakeTensor, in_forward_ad, in_functorch
 
 logger = logging.getLogger("gankernels")
 
 #: The namespace that ``gankernels/ops`` defines its schemas in.
 LIBRARY = torch.library.Library("gankernels", "DEF")
-
-NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-
 
 #: The folder that the package was imported from.
 PACKAGE = Path(__file__).resolve().parent
@@ -86,7 +84,8 @@ def _load_cuda() -> ExtensionStatus:
 
 _C, _status = _load("_C", "reinstall gankernels where a C++20 compiler is found")
 EXTENSIONS: dict[str, ExtensionStatus] = {"_C": _status, "_C_cuda": _load_cuda()}
-_NATIVE_DEVICES = frozenset(
+#: Those that an extension was loaded for.
+NATIVE_DEVICES = frozenset(
     device for device, name in (("cpu", "_C"), ("cuda", "_C_cuda")) if EXTENSIONS[name].loaded
 )
 
@@ -121,7 +120,7 @@ def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
         return True
     first = tensors[0]
     device, dtype = first.device.type, first.dtype
-    if device not in _NATIVE_DEVICES and device != "meta":
+    if device not in NATIVE_DEVICES and device != "meta":
         name = {"cpu": "_C", "cuda": "_C_cuda"}.get(device)
         reason = f"there are no kernels for {device} tensors"
         if name is not None:
@@ -147,7 +146,7 @@ def has_kernels(tensor: Tensor) -> bool:
     return (
         type(tensor) in (torch.nn.Parameter, Tensor)
         and tensor.dtype in NATIVE_DTYPES
-        and tensor.device.type in _NATIVE_DEVICES
+        and tensor.device.type in NATIVE_DEVICES
         and _backend == "native"
     )
 
@@ -172,11 +171,6 @@ def isa() -> str | None:
     return None if _C is None else _C.isa()
 
 
-def cpu_threads() -> int:
-    """How many threads the CPU kernels use."""
-    return torch.get_num_threads()
-
-
 def empty_cache() -> int:
     """Give the recycled output buffers of the CPU kernels back to the system; returns the bytes.
 
@@ -187,11 +181,3 @@ def empty_cache() -> int:
     Tensors that are alive are not touched.
     """
     return 0 if _C is None else _C.empty_cache()
-
-
-def op_backends() -> dict[str, dict[str, str]]:
-    """For every operator, what it runs on for each kind of device."""
-    from gankernels import ops
-
-    where = {d: "native" if d in _NATIVE_DEVICES else "reference" for d in ("cpu", "cuda")}
-    return {name: dict(where) for name in ops.__all__ if name != "unpack"}

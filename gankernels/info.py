@@ -45,14 +45,20 @@ def collect() -> Facts:
         "system": f"{platform.system()} {platform.machine()}",
         "build": build,
         "extensions": {name: _extension(name, build) for name in _library.EXTENSIONS},
-        "cpu": {"instruction_set": _library.isa(), "threads": _library.cpu_threads()},
+        "cpu": {"instruction_set": _library.isa(), "threads": torch.get_num_threads()},
         "gpu": gpu(build),
-        "backends": _library.op_backends(),
+        "backends": op_backends(),
         "self_test": self_test(),
     }
     facts["missing"] = missing(facts)
     facts["healthy"] = not any(gap["needed"] for gap in facts["missing"])
     return facts
+
+
+def op_backends() -> dict[str, dict[str, str]]:
+    """For every operator, what it runs on for each kind of device."""
+    where = {d: "native" if d in _library.NATIVE_DEVICES else "reference" for d in ("cpu", "cuda")}
+    return {name: dict(where) for name in ops.__all__ if name != "unpack"}
 
 
 def build_info() -> Facts | None:

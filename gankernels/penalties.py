@@ -84,11 +84,11 @@ from gankernels._critics import (
     states_of,
     sum_per_score,
 )
+from gankernels._dtypes import accumulation_dtype
 from gankernels._groups import Groups, check_groups
 from gankernels._scores import Pick
 from gankernels._warnings import warn_once
 from gankernels.ops._spectral_norm_checks import check_iteration
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 __all__ = [
     "approx_r1_penalty",

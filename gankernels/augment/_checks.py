@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gankernels._checks import check_strided, kind
-from gankernels._library import NATIVE_DTYPES
+from gankernels._dtypes import NATIVE_DTYPES
 from gankernels.augment._settings import Settings
 
 _INTEGERS = (

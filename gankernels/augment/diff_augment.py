@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from gankernels import ops
 from gankernels._checks import kind
+from gankernels._dtypes import accumulation_dtype
 from gankernels.augment._checks import check_pixels, check_views
 from gankernels.augment._strength import source
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 __all__ = ["DiffAugment"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from gankernels._checks import check_number, check_strided, is_choice, is_tensors, kind
-from gankernels._library import NATIVE_DTYPES, is_foreign
+from gankernels._dtypes import NATIVE_DTYPES, accumulation_dtype
+from gankernels._library import is_foreign
 from gankernels._torch import in_functorch, is_fake
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 #: Steps of the power method in one call: it has come to rest by then, or never will.
 MAX_STEPS = 1_000_000

@@ -22,6 +22,7 @@ from gankernels._checks import (
     describe,
     kind,
 )
+from gankernels._dtypes import accumulation_dtype
 from gankernels._library import LIBRARY, takes_reference
 from gankernels._torch import below_autograd
 from gankernels.reference.ada_parameters import (
@@ -36,7 +37,6 @@ from gankernels.reference.ada_parameters import (
     AdaMultipliers,
     Parameters,
 )
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 __all__ = [
     "GROUPS",

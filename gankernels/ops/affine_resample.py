@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gankernels import reference
 from gankernels._checks import check_bool, check_real, check_strided, describe, is_choice, kind
+from gankernels._dtypes import accumulation_dtype
 from gankernels._library import LIBRARY, takes_reference
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 Filter = Literal["sym6", "bilinear", "nearest"]
 Mode = Literal["ideal", "stylegan2-ada"]

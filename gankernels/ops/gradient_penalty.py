@@ -24,10 +24,10 @@ from gankernels._checks import (
     kind,
     third_order,
 )
+from gankernels._dtypes import accumulation_dtype
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
 from gankernels._torch import below_autograd
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 Reduction = Literal["mean", "sum", "none"]
 

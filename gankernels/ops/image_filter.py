@@ -13,10 +13,10 @@ from torch import Tensor
 
 from gankernels import reference
 from gankernels._checks import check_real, check_strided, describe, kind
+from gankernels._dtypes import accumulation_dtype
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
 from gankernels._torch import below_autograd
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 _SCHEMAS = (
     "image_filter(Tensor image, Tensor gains, Tensor? sigma, Tensor? seed, Tensor? box) -> Tensor",

@@ -15,6 +15,7 @@ from torch.autograd.graph import increment_version
 
 from gankernels import reference
 from gankernels._checks import check_bool, is_choice, third_order
+from gankernels._dtypes import accumulation_dtype
 from gankernels._layout import is_dense
 from gankernels._library import LIBRARY, takes_reference
 from gankernels._torch import below_autograd, in_functorch, in_jit_trace
@@ -26,7 +27,7 @@ from gankernels.ops._spectral_norm_checks import (
     check_packed,
     check_tensors,
 )
-from gankernels.reference.spectral_norm import PACK, accumulation_dtype, move_
+from gankernels.reference.spectral_norm import PACK, move_
 
 Order = Literal["u_first", "v_first"]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gankernels.reference.spectral_norm import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype
 
 _F64 = torch.float64
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gankernels._dtypes import accumulation_dtype
 from gankernels.reference._noise import normal_noise
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 #: The symlet of 12 taps (PyWavelets: ``Wavelet("sym6").dec_lo``), divided by its sum.
 SYMLET = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gankernels.reference.spectral_norm import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype
 
 
 def gradient_penalty(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gankernels._dtypes import accumulation_dtype
 from gankernels.reference._noise import normal_noise
-from gankernels.reference.spectral_norm import accumulation_dtype
 
 #: What a band reaches to either side.
 REACH = 21

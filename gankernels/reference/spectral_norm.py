@@ -10,15 +10,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
+from gankernels._dtypes import accumulation_dtype
 from gankernels._torch import in_forward_ad, in_functorch, is_batched
 
 #: Every part of a packed result starts at a multiple of this many elements.
 PACK = 16
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a product is summed in: float32, or the dtype itself where that is wider."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def unit_vector(x: Tensor, eps: float) -> Tensor:

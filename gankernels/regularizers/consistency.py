@@ -24,8 +24,8 @@ from torch import Tensor
 
 from gankernels._checks import check_callable, check_floats, check_number, raised_in
 from gankernels._critics import Calls, Critic, Samples, copied, draw_like, listed
+from gankernels._dtypes import accumulation_dtype
 from gankernels._scores import Pick, check_alike, listed_scores, pick_scores
-from gankernels.reference.spectral_norm import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
 
 

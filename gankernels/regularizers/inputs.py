@@ -18,7 +18,7 @@ from gankernels._checks import (
     check_strided,
     kind,
 )
-from gankernels.reference.spectral_norm import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
 
 Schedule = Literal["constant", "linear", "cosine"] | Callable[[Tensor], Tensor | float]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gankernels._checks import check_count, check_number, device_of, kind, raised_in
-from gankernels.reference.spectral_norm import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -10,7 +10,7 @@ from support.weights import LARGE_LAYOUTS, LAYOUTS
 
 import gankernels
 from gankernels import _library, ops, reference
-from gankernels.reference.spectral_norm import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype
 
 ORDERS = ("u_first", "v_first")
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 from gankernels import _library, ops, reference
-from gankernels.reference.spectral_norm import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype
 
 OPS = torch.ops.gankernels
 SOME = ("linear", "one_row", "vector", "conv_channels_last", "conv_transpose")

@@ -1,0 +1,11 @@
+"""Which dtypes the kernels take, and what they accumulate in."""
+
+import torch
+
+#: Those that the compiled kernels take.
+NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a product is summed in: float32, or the dtype itself where that is wider."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
