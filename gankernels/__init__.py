@@ -4,13 +4,6 @@ from gankernels import augment, ema, losses, nn, ops, penalties, regularizers
 from gankernels._library import backend, empty_cache
 from gankernels._version import __version__
 from gankernels.clip import clip_weights_
-from gankernels.fuse_spectral_norm import (
-    FusedSpectralNorm,
-    Sigmas,
-    fold,
-    fuse_spectral_norm,
-    sigma,
-)
 from gankernels.operator_norms import SpectralNorms, spectral_norms
 from gankernels.ops import affine_resample, affine_resample_transpose, gradient_penalty
 from gankernels.ops.affine_resample import centred_maps
@@ -29,6 +22,9 @@ from gankernels.penalties import (
     wgan_lp_penalty,
     zero_centered_penalty,
 )
+from gankernels.spectral_norm.fold import fold
+from gankernels.spectral_norm.fuse import FusedSpectralNorm, fuse_spectral_norm
+from gankernels.spectral_norm.sites import Sigmas, sigma
 
 __all__ = [
     "FusedSpectralNorm",

@@ -5,16 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.nn import Module
-from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gankernels._checks import check_module, check_number, kind
-from gankernels.fuse_spectral_norm import NORMS, evaluated, fold
-from gankernels.nn.utils._deposits import close_what_was_left
+from gankernels.spectral_norm.fold import fold, folded_tensors
 
 
 def averaged_model(
@@ -127,7 +122,7 @@ class _FoldedAverage(AveragedModel):
     def update_parameters(self, model: Module) -> None:
         """Average the weights of ``model`` in; see :func:`averaged_model`."""
         check_module("averaged_model", model)
-        tensors = _folded_tensors(model)
+        tensors = folded_tensors(model)
         for name, average in [*self.module.named_parameters(), *self.module.named_buffers()]:
             if name not in tensors:
                 raise ValueError(
@@ -145,39 +140,6 @@ class _FoldedAverage(AveragedModel):
             buffers=lambda: [tensors[name] for name, _ in self.module.named_buffers()],
         )
         super().update_parameters(folded)  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def _folded_tensors(model: Module) -> dict[str, Tensor]:
-    """The parameters and buffers of ``fold(model)``, by name, and those that folding takes away."""
-    close_what_was_left()
-    tensors: dict[str, Tensor] = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
-        if parametrize.is_parametrized(module):
-            for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
-                if any(isinstance(link, NORMS) for link in chain):
-                    tensors[prefix + name] = evaluated(chain)
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, TorchHook):
-                tensors[prefix + hook.name] = _normalised_by(hook, module)
-    return tensors
-
-
-def _normalised_by(hook: TorchHook, module: Module) -> Tensor:
-    original = f"{hook.name}_orig"
-    device = getattr(module, f"{hook.name}_u").device.type
-    with torch.autocast(device, enabled=False):
-        if not parametrize.is_parametrized(module, original):
-            return hook.compute_weight(module, False)
-        # Reading the parametrized weight in training mode would iterate.
-        value = evaluated(module.parametrizations[original])  # type: ignore[index]
-        state: dict[str, Any] = {**module._buffers, original: value}
-        there = SimpleNamespace(**state, _parameters={original: value}, _buffers=module._buffers)
-        return hook.compute_weight(there, False)  # type: ignore[arg-type]
 
 
 __all__ = ["averaged_model", "decay_for_half_life"]

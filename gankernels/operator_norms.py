@@ -16,7 +16,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from gankernels._checks import is_choice, kind
 from gankernels._torch import CALLED_METHODS
-from gankernels.fuse_spectral_norm import fold, sigma, sites
+from gankernels.spectral_norm.fold import fold
+from gankernels.spectral_norm.sites import sigma, sites
 
 #: Frequencies for each degree of a symbol: sup <= max over the grid / cos(pi / (2 * this)), 1.0196.
 _OVERSAMPLING = 8

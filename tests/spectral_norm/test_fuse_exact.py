@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gankernels import fold, fuse_spectral_norm, sigma
 from gankernels.ema import averaged_model
-from gankernels.nn.utils import _deposits
+from gankernels.spectral_norm import deposits
 
 D = torch.float64
 
@@ -157,7 +157,7 @@ def assert_all_same(nets, act, bitwise=True):
         assert all(torch.equal(a, b) for a, b in zip(flat(fused), flat(ours), strict=True)), (
             "rounded differently from layer by layer"
         )
-    assert not _deposits._open.frames
+    assert not deposits._open.frames
 
 
 def flat(values):
@@ -754,4 +754,4 @@ def test_memory_is_freed(kind):
     if kind is KINDS["hook"]:
         vars(net.a)["weight"] = vars(net.b)["weight"] = vars(net.c)["weight"] = weight.detach()
     assert all(ref() is None for ref in seen)
-    assert not _deposits._open.frames
+    assert not deposits._open.frames

@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 import gankernels
 from gankernels import fuse_spectral_norm, ops
-from gankernels.fuse_spectral_norm import FusedSpectralNorm, sites
-from gankernels.nn.utils import _deposits
+from gankernels.spectral_norm import deposits
+from gankernels.spectral_norm.fuse import FusedSpectralNorm, sites
 
 #: Who normalises the layers of a critic, in turn; and torch's own for the same numbers.
 MIXES = {
@@ -70,7 +70,7 @@ def norms(model):
 
 
 def nothing_deposited():
-    assert not _deposits._open.frames
+    assert not deposits._open.frames
 
 
 # --- the same as layer by layer ----------------------------------------------------------------

@@ -1,22 +1,19 @@
-"""A network's spectral normalisation in one call a forward, and what is read off a network."""
+"""A network's spectral normalization in one call a forward."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import sys
-from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._checks import check_bool, check_module
-from gankernels._torch import TorchParametrization, is_compiled
-from gankernels.nn.utils._deposits import (
+from gankernels._torch import is_compiled
+from gankernels.spectral_norm.deposits import (
     Arguments,
     Frame,
     Token,
@@ -28,143 +25,12 @@ from gankernels.nn.utils._deposits import (
     is_deposited,
     is_nested,
 )
-from gankernels.nn.utils._normalize import (
-    CompiledDeposit,
-    Layer,
-    Settings,
-    normalize,
-    rows_first,
-)
-from gankernels.nn.utils.parametrizations import SpectralNorm as Parametrization
-from gankernels.nn.utils.spectral_norm import SpectralNorm as Hook
-from gankernels.nn.utils.spectral_norm import make_copyable, remove_spectral_norm
-
-M = TypeVar("M", bound=Module)
-
-
-class Site(NamedTuple):
-    """A spectrally normalised weight in a model, of either kind, torch's or ours."""
-
-    path: str  # of the module, "" for the model itself
-    name: str  # of the parameter
-    module: Module
-    chain: Any  # the ParametrizationList; None for a hook
-    holder: dict  # the dict that has the hook or parametrization
-    key: Any  # under this key
-    again: bool  # not the first spectral normalisation of its chain
-
-    @property
-    def label(self) -> str:
-        label = f"{self.path}.{self.name}" if self.path else self.name
-        return f"{label}.{self.key}" if self.again else label
-
-    @property
-    def norm(self) -> Any:
-        """The hook or parametrization; None where it has been removed."""
-        if self.chain is not None:
-            chains: Any = self.module._modules.get("parametrizations")
-            if chains is None or chains._modules.get(self.name) is not self.chain:
-                return None
-        return self.holder.get(self.key)
-
-    def replace(self, value: Any) -> None:
-        self.holder[self.key] = value
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether what is normalised is a tensor that is there, and not computed when it is read.
-
-        A later link of a chain, or a hook's weight that is parametrized, normalises itself.
-        """
-        if self.chain is not None:
-            return bool(self.key == "0" and self.chain.is_tensor)
-        original = f"{self.name}_orig"
-        return original in self.module._parameters or original in vars(self.module)
-
-    def layer(self, norm: Any) -> Layer:
-        """What there is to normalise now, of a plain site; its norm is one of ours."""
-        if self.chain is None:
-            return norm.layer(self.module, self.module.training)
-        return norm.layer(self.chain.original)
-
-    def input(self) -> Tensor:
-        """The weight before this normalisation, with the others of its chain in ``eval()``."""
-        if self.chain is not None:
-            return evaluated(self.chain, int(self.key))
-        original = f"{self.name}_orig"
-        if parametrize.is_parametrized(self.module, original):
-            return evaluated(self.module.parametrizations[original])  # type: ignore[union-attr, index]
-        return getattr(self.module, original)
-
-    def vectors(self) -> tuple[Tensor, Tensor]:
-        if self.chain is not None:
-            return self.norm._u, self.norm._v
-        return getattr(self.module, f"{self.name}_u"), getattr(self.module, f"{self.name}_v")
-
-    def counter(self, norm: Any) -> tuple[Module, str]:
-        """Where the guard's counter is: the module, and the name of the buffer."""
-        return (self.module, f"{self.name}_skipped") if self.chain is None else (norm, "_skipped")
-
-    def deposit_compiled(self, norm: Any, deposit: CompiledDeposit | None) -> None:
-        holder, name = (self.module, norm.deposit) if self.chain is None else (norm, "_fused")
-        setattr(holder, name, deposit)
-
-    def compiled_deposit(self, norm: Any) -> CompiledDeposit | None:
-        if self.chain is None:
-            return getattr(self.module, norm.deposit, None)
-        return norm._fused
-
-
-def sites(model: Module) -> Iterator[Site]:
-    """Every spectrally normalised weight of a model, torch's or ours, by its first name in it.
-
-    Vectors under a parametrization, which are simply divided by their norm, do not count.
-    """
-    for path, module in model.named_modules():
-        for key, hook in module._forward_pre_hooks.items():
-            if isinstance(hook, TorchHook):
-                yield Site(path, hook.name, module, None, module._forward_pre_hooks, key, False)
-        if parametrize.is_parametrized(module):
-            for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
-                again = False
-                for key, norm in chain._modules.items():
-                    if isinstance(norm, NORMS) and hasattr(norm, "_u"):
-                        yield Site(path, name, module, chain, chain._modules, key, again)
-                        again = True
-
-
-NORMS = (TorchParametrization, Parametrization)
-
-
-@torch.no_grad()
-def evaluated(chain: Any, links: int | None = None) -> Tensor:
-    """What a parametrized weight is, or its first links make of it, with its spectral
-    normalisations in ``eval()``; they are left as they are."""
-    norms = [link for link in chain if isinstance(link, NORMS)]
-    modes = [norm.training for norm in norms]
-    if chain.is_tensor:
-        originals = [chain.original]
-    else:
-        originals = [getattr(chain, f"original{i}") for i in range(chain.ntensors)]
-    if links == 0:
-        return originals[0]
-    try:
-        for norm in norms:
-            norm.training = False
-        with torch.autocast(originals[0].device.type, enabled=False):
-            result = chain[0](*originals)
-            for link in list(chain)[1:links]:
-                result = link(result)
-            return result
-    finally:
-        for norm, mode in zip(norms, modes, strict=True):
-            norm.training = mode
-
-
-def _settings(norm: Any) -> Settings:
-    if isinstance(norm, (Hook, Parametrization)):
-        return norm.settings
-    return Settings(norm.dim, "v_first" if isinstance(norm, TorchHook) else "u_first")
+from gankernels.spectral_norm.hook import SpectralNorm as Hook
+from gankernels.spectral_norm.hook import make_copyable
+from gankernels.spectral_norm.layer import CompiledDeposit
+from gankernels.spectral_norm.normalizer import normalize
+from gankernels.spectral_norm.parametrization import SpectralNorm as Parametrization
+from gankernels.spectral_norm.sites import Site, settings_of, sites
 
 
 class FusedSpectralNorm:
@@ -276,7 +142,7 @@ class FusedSpectralNorm:
 
     def _ours(self, site: Site, norm: Any) -> Any:
         wanted = {k: v for k, v in self.options.items() if k != "guard" and v}
-        settings = dataclasses.replace(_settings(norm), **wanted)
+        settings = dataclasses.replace(settings_of(norm), **wanted)
         guard = self.options["guard"] or getattr(norm, "guard", False)
         ours: Any
         if site.chain is None:
@@ -506,7 +372,7 @@ def fuse_spectral_norm(
             f"{type(model).__name__} with none; apply gankernels.nn.utils.parametrizations."
             "spectral_norm to its layers first"
         )
-    handle = _handle_of(model)
+    handle = handle_of(model)
     if handle is None:
         handle = FusedSpectralNorm(model, options)
     elif handle.options != options:
@@ -526,132 +392,9 @@ def _check_coefficient(c: float | None) -> None:
         raise ValueError(f"fuse_spectral_norm: expected a positive, finite coefficient, got {c!r}")
 
 
-def _handle_of(model: Module) -> FusedSpectralNorm | None:
+def handle_of(model: Module) -> FusedSpectralNorm | None:
     for hook in model._forward_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, FusedSpectralNorm):
             return owner
     return None
-
-
-@dataclasses.dataclass(frozen=True)
-class Sigmas:
-    """The norms of a model's weights, as matrices, as their u and v see them."""
-
-    layers: dict[str, Tensor]
-    product: Tensor  # bounds no network that has convolutions: see gankernels.spectral_norms
-
-
-@torch.no_grad()
-def sigma(model: Module) -> Sigmas:
-    """``u . (W v)`` of every spectrally normalised weight of ``model``, and their product.
-
-    For logging: nothing moves, no gradient, no synchronisation. The weights are those before the
-    normalisation; torch's and our ``spectral_norm`` count, fused or not. Scalars of the weights'
-    dtype, in a dict by name (``"conv1.weight"``).
-
-    In a chain of parametrizations each spectral norm counts, with what the links before it make of
-    the weight; a second one of a chain has its place for a suffix (``"conv1.weight.1"``).
-
-    Raises:
-        TypeError: if ``model`` is not a module.
-        ValueError: if there is none.
-    """
-    check_module("sigma", model)
-    close_what_was_left()
-    found = {}
-    for site in sites(model):
-        weight, (u, v) = site.input(), site.vectors()
-        s = _settings(site.norm)
-        matrix = rows_first(weight, s.dim)
-        # What W is divided by: torch's hook conjugates nothing, its parametrization does.
-        product = torch.dot if s.order == "v_first" else torch.vdot
-        with torch.autocast(u.device.type, enabled=False):
-            found[site.label] = product(u, matrix.reshape(matrix.shape[0], -1) @ v)
-    if not found:
-        raise ValueError("sigma: expected a model with spectrally normalised weights, got none")
-    return Sigmas(found, torch.stack(list(found.values())).prod())
-
-
-def fold(model: M, *, inplace: bool = False) -> M:
-    """``model`` with plain weights W / sigma, for export or for averaging weights.
-
-    u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys.
-    Other parametrizations of a spectrally normalised weight are folded with it. A folded weight is
-    a new parameter: whoever shares the old one, with or without a normalisation, keeps it as it is.
-
-    Args:
-        model: with torch's or our ``spectral_norm``, fused or not.
-        inplace: change ``model`` itself instead of a copy. An optimiser goes on to have the old
-            parameters.
-
-    Raises:
-        TypeError: if ``model`` is not a module, or ``inplace`` not True or False.
-    """
-    check_module("fold", model)
-    check_bool("fold", "inplace", inplace)
-    if not inplace:
-        model = copy.deepcopy(model, _copies_of_computed(model))
-    for module in model.modules():
-        handle = _handle_of(module)
-        if handle is not None:
-            handle.unfuse()
-    for module in list(model.modules()):
-        for hook in list(module._forward_pre_hooks.values()):
-            if isinstance(hook, TorchHook):
-                _fold_hook(module, hook)
-        if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                chain = module.parametrizations[name]  # type: ignore[index]
-                if any(isinstance(link, NORMS) for link in chain):
-                    _bake(module, name)
-    return model
-
-
-def _copies_of_computed(model: Module) -> dict[int, Any]:
-    """For deepcopy: what hooks have stored, of weight_norm for instance, as plain tensors, also in
-    the lists of recurrent layers. Autograd refuses to copy tensors with a history."""
-    values: list[Any] = []
-    for module in model.modules():
-        for value in [*vars(module).values(), *module._buffers.values()]:
-            values += value if isinstance(value, (list, tuple)) else [value]
-    computed = [x for x in values if isinstance(x, Tensor) and not x.is_leaf]
-    return {id(x): x.detach().clone() for x in computed}
-
-
-def _fold_hook(module: Module, hook: TorchHook) -> None:
-    original = f"{hook.name}_orig"
-    if parametrize.is_parametrized(module, original):
-        _bake(module, original)
-    wanted = getattr(module, original).requires_grad
-    remove_spectral_norm(module, hook.name)
-    getattr(module, hook.name).requires_grad_(wanted)
-
-
-def _bake(module: Module, name: str) -> None:
-    """Make a parametrized tensor a plain one of its own, with its value of ``eval()``."""
-    chain: Any = module.parametrizations[name]  # type: ignore[index]
-    value = evaluated(chain).detach().clone()
-    tensors = [p for p in chain._parameters.values() if p is not None]
-    wanted = any(p.requires_grad for p in tensors)
-    is_parameter = bool(tensors)
-    for link in chain:
-        if isinstance(link, NORMS):
-            link.eval()  # removing reads the weight
-    _own_class(module)
-    if not chain.is_tensor:
-        parametrize.remove_parametrizations(module, name)
-    else:
-        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
-    if is_parameter:
-        setattr(module, name, torch.nn.Parameter(value, wanted))
-    else:
-        setattr(module, name, value)
-
-
-def _own_class(module: Module) -> None:
-    # Copies of a parametrised module share its class, and removing takes the property off the
-    # class.
-    shared = type(module)
-    namespace = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, namespace)

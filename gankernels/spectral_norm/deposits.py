@@ -25,18 +25,9 @@ from gankernels._torch import (
     register_pytree_node,
     saves_through_hooks,
 )
-from gankernels.nn.utils._normalize import (
-    Kept,
-    Layer,
-    Memory,
-    group_of,
-    kept_of,
-    needs_grad,
-    normalize_group,
-    recall,
-    version_of,
-    versions_of,
-)
+from gankernels.spectral_norm.layer import Kept, Layer, Memory, needs_grad, version_of, versions_of
+from gankernels.spectral_norm.memory import kept_of, recall
+from gankernels.spectral_norm.normalizer import group_of, normalize_group
 
 
 class _Open(threading.local):

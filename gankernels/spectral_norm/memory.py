@@ -1,0 +1,115 @@
+"""What is remembered of layers between forwards: for ``step_scoped`` and ``cache_eval``."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from gankernels._torch import in_functorch, in_jit_trace, is_fake
+from gankernels.spectral_norm.layer import Kept, Layer, Memory, needs_grad
+
+
+def _can_remember(layer: Layer) -> bool:
+    weight, trusted = layer.weight, layer.settings.trust_versions
+    if torch.compiler.is_compiling() or in_functorch() or in_jit_trace():
+        return False
+    if is_fake(weight) or weight.is_inference() or layer.u.is_inference():
+        return False
+    if not trusted and not isinstance(weight, torch.nn.Parameter) and type(weight) is not Tensor:
+        return False  # what equality of a foreign tensor means is not known
+    # A captured comparison cannot decide anything.
+    return trusted or not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def is_step_scoped(layer: Layer) -> bool:
+    if not (layer.settings.step_scoped and layer.training) or not _can_remember(layer):
+        return False
+    return not torch.is_inference_mode_enabled()
+
+
+def _caches_eval(layer: Layer) -> bool:
+    if not layer.settings.cache_eval or layer.training or needs_grad(layer):
+        return False
+    return _can_remember(layer)
+
+
+def kept_of(layer: Layer) -> Kept | None:
+    """What is remembered of a layer, if it is asked to remember in its present mode."""
+    if is_step_scoped(layer):
+        return layer.memory.step
+    return layer.memory.evaluation if _caches_eval(layer) else None
+
+
+def recall(layers: Sequence[Layer]) -> list[Kept | None]:
+    """What is remembered of each layer, and still holds; what does not is forgotten."""
+    found: list[Kept | None] = [None] * len(layers)
+    compared: list[int] = []
+    for i, layer in enumerate(layers):
+        s = layer.settings
+        kept = kept_of(layer) if s.step_scoped or s.cache_eval else None
+        if kept is None:
+            continue
+        if not kept.matches(layer):
+            layer.memory.forget(kept)
+            continue
+        found[i] = kept
+        if kept.copies is not None:
+            compared.append(i)
+    if not compared:
+        return found
+    pairs = [(found[i].copies, layers[i]) for i in compared]  # type: ignore[union-attr]
+    same = _all_equal([zip(c, (x.weight, x.u, x.v), strict=True) for c, x in pairs])  # type: ignore[arg-type]
+    for i, equal in zip(compared, same, strict=True):
+        kept = found[i]
+        if kept is not None and not equal:
+            layers[i].memory.forget(kept)
+            found[i] = None
+    return found
+
+
+@torch.no_grad()
+def _all_equal(groups: Sequence[Iterable[tuple[Tensor, Tensor]]]) -> list[bool]:
+    """Whether all pairs of each group are equal; waits for a GPU once, not for every tensor."""
+    lists = [list(pairs) for pairs in groups]
+    if not any(a.is_cuda for pairs in lists for a, _ in pairs):
+        return [all(torch.equal(a, b) for a, b in pairs) for pairs in lists]
+    flags = [torch.stack([(a == b).all() for a, b in pairs]).all().view(1) for pairs in lists]
+    return torch.cat([flag.to(flags[0].device) for flag in flags]).tolist()
+
+
+def remember(layers: Sequence[Layer], vectors: tuple, outputs: Sequence[Tensor]) -> None:
+    for i, (layer, output) in enumerate(zip(layers, outputs, strict=True)):
+        if is_step_scoped(layer):
+            values = (output, None) if needs_grad(layer) else (None, output)
+            own = vectors[0][i], vectors[1][i], vectors[2][i]
+            layer.memory.step = Kept(layer, own, *values)
+        elif _caches_eval(layer) and not torch.is_inference_mode_enabled():
+            layer.memory.evaluation = Kept(layer, None, None, output)
+        else:
+            continue
+        if layer.settings.trust_versions:
+            _trust(layer.memory)
+
+
+#: Memories under ``trust_versions=True``, which the steps of all optimisers are announced to.
+_trusting: weakref.WeakSet[Memory] = weakref.WeakSet()
+_announced: list[Any] = []  # the handle of the hook, once there is one
+
+
+def _announce(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    written = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for memory in list(_trusting):
+        for kept in (memory.step, memory.evaluation):
+            if kept is not None and id(kept.weight) in written:
+                memory.forget(kept)
+
+
+def _trust(memory: Memory) -> None:
+    _trusting.add(memory)
+    if not _announced:
+        _announced.append(register_optimizer_step_post_hook(_announce))
