@@ -700,8 +700,7 @@ def spectral_norm_regularization(
         if n_power_iterations == 0:
             check_iteration(constant, u, v, 1, eps, "u_first", None)
         else:
-            packed = ops.power_iteration_(constant, u, v, n_power_iterations, eps)
-            u, v, _ = ops.unpack(packed, constant)
+            u, v, _ = ops.power_iteration_(constant, u, v, n_power_iterations, eps)
     except (TypeError, ValueError) as error:
         message = str(error).replace("power_iteration_:", f"{op}:", 1)
         raise type(error)(message) from None

@@ -311,8 +311,7 @@ def _fused_calls(weights: list[Tensor], grads: list[Tensor]) -> dict[str, Callab
     """The forward and the backward by themselves, as operators."""
     u = [torch.randn_like(w.flatten(1)[:, 0]) for w in weights]
     v = [torch.randn_like(w.flatten(1)[0]) for w in weights]
-    packed = ops.power_iteration_(weights, u, v)
-    saved_u, saved_v, sigma = ops.unpack(packed, weights)
+    saved_u, saved_v, sigma = ops.power_iteration_(weights, u, v)
     backward = torch.ops.gankernels.spectral_normalize_backward
 
     def forward() -> list[Tensor]:

@@ -181,10 +181,9 @@ def training_step(case: NormWorkout, given: NormData) -> Results:
 
 def apart(case: NormWorkout, given: NormData) -> Results:
     """The operators one by one: the iteration, and normalising with and without its sigma."""
-    packed = ops.power_iteration_(
+    u, v, sigma = ops.power_iteration_(
         given.weights, given.u, given.v, case.n, order=case.order, skipped=given.skipped
     )
-    u, v, sigma = ops.unpack(packed, given.weights)
     with torch.no_grad():
         outputs, _ = ops.spectral_normalize(
             given.weights, u, v, sigma, coefficient=case.coefficient

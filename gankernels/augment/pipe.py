@@ -30,15 +30,10 @@ from gankernels.augment._settings import (
     strengths,
 )
 from gankernels.augment._strength import Strength
+from gankernels.augment.draws import check_percentile, draw_compat, preview_values
 from gankernels.augment.presets import DEFAULT, TRANSFORMS
 from gankernels.augment.transform import Transform, augment
-from gankernels.ops.ada_parameters import (
-    NORMALS,
-    UNIFORMS,
-    check_percentile,
-    draw_compat,
-    preview_values,
-)
+from gankernels.ops.ada_parameters import NORMALS, UNIFORMS
 from gankernels.ops.affine_resample import Mode
 
 __all__ = ["ADAPipe"]
@@ -83,7 +78,7 @@ class ADAPipe(Strength):
         colour_channels: the 3 channels, or the one, that colour transforms act on, ascending. By
             default all, of images of 3 or 1 channels.
         seed_compat: draw as the published code does, so that a seed gives the same transforms: see
-            :func:`gankernels.ops.ada_parameters.draw_compat`.
+            :func:`gankernels.augment.draws.draw_compat`.
         **settings: multipliers by the names of the transforms, instead of the preset's
             (``xflip=1.0``, ``cutout=0.5``, 0 for never; ``imgfilter_bands``, four factors of that
             of imgfilter), and how strong they are (``xint_max``, ``scale_std``, ``rotate_max``,
@@ -227,7 +222,7 @@ class ADAPipe(Strength):
         Args:
             images: (B, C, H, W), or a list of them.
             percentile: above 0 and below 1, the same for every transform and image: see
-                :func:`gankernels.ops.ada_parameters.preview_values`.
+                :func:`gankernels.augment.draws.preview_values`.
             generator: of the noise, if it is enabled.
 
         Raises:

@@ -8,7 +8,7 @@ from gankernels.ops.affine_resample import (
 )
 from gankernels.ops.gradient_penalty import gradient_penalty
 from gankernels.ops.image_filter import image_filter, image_filter_transpose
-from gankernels.ops.spectral_norm import power_iteration_, spectral_norm, spectral_normalize, unpack
+from gankernels.ops.spectral_norm import power_iteration_, spectral_norm, spectral_normalize
 
 __all__ = [
     "ada_parameters",
@@ -21,5 +21,4 @@ __all__ = [
     "power_iteration_",
     "spectral_norm",
     "spectral_normalize",
-    "unpack",
 ]

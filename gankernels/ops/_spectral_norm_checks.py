@@ -111,18 +111,6 @@ def check_tensors(op: str, name: str, values: object) -> None:
     raise TypeError(f"{op}: expected {name} to be a list of tensors, got {kind(values)}{cure}")
 
 
-def check_packed(packed: object, size: int) -> None:
-    """Refuse what power_iteration_ did not return for the weights."""
-    if not isinstance(packed, Tensor):
-        raise TypeError(f"unpack: expected packed to be a tensor, got {kind(packed)}")
-    check_strided("unpack", "packed", packed)
-    if tuple(packed.shape) != (size,):
-        raise ValueError(
-            f"unpack: expected packed of shape {(size,)}, what power_iteration_ returns for these "
-            f"weights, got {tuple(packed.shape)}"
-        )
-
-
 def check_iteration(weights, u, v, n, eps, order, skipped, *, op="power_iteration_") -> None:
     """Refuse what the power iteration cannot take, in the name of ``op``."""
     _check_lists(op, weights, u=u, v=v)

@@ -7,38 +7,29 @@ Karras et al. 2020 (arXiv 2006.06676), appendix B. The kernels behind the schema
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gankernels import reference
-from gankernels._checks import check_bool, check_real, check_strided, describe, is_choice, kind
-from gankernels._dtypes import accumulation_dtype
-from gankernels._library import LIBRARY, takes_reference
+from gankernels._checks import check_bool
+from gankernels._library import takes_reference
+from gankernels.ops import _operator
+from gankernels.ops._affine_resample_checks import (
+    FILTERS,
+    PADDINGS,
+    check,
+    check_epilogue,
+    check_pair,
+    check_size,
+    check_theta,
+)
+from gankernels.ops._operator import Operator, call_eager, declare, eager, one_device
 
 Filter = Literal["sym6", "bilinear", "nearest"]
 Mode = Literal["ideal", "stylegan2-ada"]
 PaddingMode = Literal["reflection", "zeros", "border"]
-
-_FILTERS = ("nearest", "bilinear", "sym6")  # the numbers are those of the C++ side
-_PADDINGS = ("reflection", "zeros", "border")
-_SCHEMAS = (
-    *(
-        f"affine_resample{name}(Tensor {x}, Tensor maps, Tensor? margins, int filter, int padding, "
-        "bool lossless, SymInt height, SymInt width) -> Tensor"
-        for name, x in (("", "image"), ("_transpose", "grad"))
-    ),
-    "affine_augment(Tensor image, Tensor? maps, Tensor? margins, bool lossless, Tensor? colour, "
-    "int[] colour_channels, Tensor? sigma, Tensor? seed, Tensor? box, bool offsets) -> Tensor",
-    "affine_augment_transpose(Tensor grad, Tensor? maps, Tensor? margins, bool lossless, "
-    "Tensor? colour, int[] colour_channels, Tensor? box) -> Tensor",
-)
-_LARGEST_SIDE = 2**31 - 1
-#: Where the operators are called: the tests put the emulated CUDA kernels here.
-_ops: Any = torch.ops.gankernels
 
 
 # --- what users call -----------------------------------------------------------------------------
@@ -91,8 +82,8 @@ def affine_resample(
     :func:`affine_resample_transpose`. Deterministic. Nothing is read back from the device.
     """
     op = "affine_resample"
-    _check(op, "image", image, inverse_maps, filter, mode, margins, padding_mode, lossless_blits)
-    size = _size(op, "output_size", output_size, image)
+    check(op, "image", image, inverse_maps, filter, mode, margins, padding_mode, lossless_blits)
+    size = check_size(op, "output_size", output_size, image)
     if mode == "stylegan2-ada" and size != tuple(image.shape[2:]):
         raise ValueError(
             'affine_resample: expected no output_size with mode "stylegan2-ada", whose results are '
@@ -109,8 +100,8 @@ def affine_resample(
             output_size=size,
             lossless_blits=lossless_blits,
         )
-    options = _FILTERS.index(filter), _PADDINGS.index(padding_mode), lossless_blits
-    return _ops.affine_resample(image, maps, margins, *options, *size)
+    options = FILTERS.index(filter), PADDINGS.index(padding_mode), lossless_blits
+    return _run("affine_resample", image, maps, margins, *options, *size)
 
 
 def affine_resample_transpose(
@@ -140,8 +131,8 @@ def affine_resample_transpose(
     Linear in ``grad``, and differentiable to any order in it. Deterministic; in CUDA a gather.
     """
     op = "affine_resample_transpose"
-    _check(op, "grad", grad, inverse_maps, filter, mode, margins, padding_mode, lossless_blits)
-    size = _size(op, "input_size", input_size, grad)
+    check(op, "grad", grad, inverse_maps, filter, mode, margins, padding_mode, lossless_blits)
+    size = check_size(op, "input_size", input_size, grad)
     if mode == "stylegan2-ada" and size != tuple(grad.shape[2:]):
         raise ValueError(f'{op}: expected no input_size with mode "stylegan2-ada", got {size}')
     maps, margins = _prepared(inverse_maps, mode, margins, grad.shape)
@@ -155,8 +146,8 @@ def affine_resample_transpose(
             padding_mode=padding_mode,
             lossless_blits=lossless_blits,
         )
-    options = _FILTERS.index(filter), _PADDINGS.index(padding_mode), lossless_blits
-    return _ops.affine_resample_transpose(grad, maps, margins, *options, *size)
+    options = FILTERS.index(filter), PADDINGS.index(padding_mode), lossless_blits
+    return _run("affine_resample_transpose", grad, maps, margins, *options, *size)
 
 
 def affine_augment(
@@ -200,8 +191,8 @@ def affine_augment(
     Deterministic.
     """
     op = "affine_augment"
-    _check(op, "image", image, inverse_maps, "sym6", mode, margins, "reflection", lossless_blits)
-    channels = _check_epilogue(op, image, colour, colour_channels, sigma, seed, box)
+    check(op, "image", image, inverse_maps, "sym6", mode, margins, "reflection", lossless_blits)
+    channels = check_epilogue(op, image, colour, colour_channels, sigma, seed, box)
     maps: Tensor | None = None
     if inverse_maps is not None:
         maps, margins = _prepared(inverse_maps, mode, margins, image.shape)
@@ -218,8 +209,8 @@ def affine_augment(
             box=box,
         )
     given = [None if x is None else x.contiguous() for x in (colour, sigma, seed, box)]
-    return _ops.affine_augment(
-        image, maps, margins, lossless_blits, given[0], channels, *given[1:], True
+    return _run(
+        "affine_augment", image, maps, margins, lossless_blits, given[0], channels, *given[1:], True
     )
 
 
@@ -247,17 +238,13 @@ def centred_maps(
         TypeError, ValueError: if an argument is none of the above.
     """
     op = "centred_maps"
-    good = isinstance(theta, Tensor) and not theta.is_nested and theta.dim() == 3
-    if not good or tuple(theta.shape[1:]) != (2, 3):
-        got = describe(theta) if isinstance(theta, Tensor) else kind(theta)
-        raise ValueError(f"{op}: expected theta of shape (B, 2, 3), got {got}")
-    check_strided(op, "theta", theta)
-    if theta.is_complex():
-        raise TypeError(f"{op}: expected theta of real numbers, got {theta.dtype}")
+    check_theta(op, theta)
     check_bool(op, "align_corners", align_corners)
     less = 1 if align_corners else 0
-    height, width = _pair(op, "size", size)
-    out_height, out_width = _pair(op, "output_size", size if output_size is None else output_size)
+    height, width = check_pair(op, "size", size)
+    out_height, out_width = check_pair(
+        op, "output_size", size if output_size is None else output_size
+    )
     # Between the centres of a single pixel there is nothing: of the input all positions are that
     # pixel. That of the output is at 0, whatever it is divided by.
     of_input = [(n - less) / 2 for n in (width, height)]
@@ -265,6 +252,18 @@ def centred_maps(
     into, out_of = (theta.new_tensor(e, dtype=torch.float64) for e in (of_input, of_output))
     matrix = into[:, None] * theta[:, :, :2].double() / out_of
     return torch.cat((matrix, (into * theta[:, :, 2].double())[:, :, None]), 2)
+
+
+def _prepared(
+    maps: Tensor, mode: str, margins: Tensor | None, shape: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Maps as the kernels take them, and the margins of the batch if the mode has any."""
+    maps = maps.detach().double().contiguous()
+    if mode == "ideal":
+        return maps, None
+    if margins is None:
+        margins = reference.batch_margins(maps, shape[2], shape[3])
+    return maps, margins.contiguous()
 
 
 # --- fakes and autograd --------------------------------------------------------------------------
@@ -281,16 +280,17 @@ def _image_like(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _fake(x, maps, margins, filter, padding, lossless, height, width):
-    if any(y is not None and y.device != x.device for y in (maps, margins)):
-        raise RuntimeError("expected all tensors on one device")
+    one_device(x, maps, margins)
     return _image_like(x, height, width)
 
 
-def _fake_augment(x, maps, margins, lossless, colour, channels, *rest):
-    tensors = [y for y in (maps, margins, colour, *rest) if isinstance(y, Tensor)]
-    if any(y.device != x.device for y in tensors):
-        raise RuntimeError("expected all tensors on one device")
+def _fake_augment(x, *constants):
+    one_device(x, *(y for y in constants if isinstance(y, Tensor)))
     return _image_like(x, x.shape[2], x.shape[3])
+
+
+def _run(name: str, x: Tensor, *constants: Any) -> Tensor:
+    return call_eager(_EAGER[name], getattr(_operator.kernels, name), x, *constants)  # type: ignore[no-any-return]
 
 
 def _setup(ctx, inputs, output):
@@ -300,210 +300,66 @@ def _setup(ctx, inputs, output):
     ctx.save_for_backward(maps, margins)
 
 
-def _backward_by(name: str):
+def _backward_by(transpose: str):
     def backward(ctx, grad):
         maps, margins = ctx.saved_tensors
-        given = getattr(_ops, name)(grad, maps, margins, *ctx.options, *ctx.size)
-        return given, *(None,) * 7
+        return _run(transpose, grad, maps, margins, *ctx.options, *ctx.size), *(None,) * 7
 
     return backward
 
 
 def _setup_augment(ctx, inputs, output):
-    _, maps, margins, lossless, colour, channels, _, _, box, _ = inputs
+    _, maps, margins, lossless, colour, channels, *rest = inputs
     ctx.options = lossless, channels
-    ctx.save_for_backward(maps, margins, colour, box)
+    ctx.save_for_backward(maps, margins, colour, rest[2] if len(rest) > 1 else rest[0])  # box
 
 
 def _backward_augment(ctx, grad):
     maps, margins, colour, box = ctx.saved_tensors
-    lossless, channels = ctx.options
-    given = _ops.affine_augment_transpose(grad, maps, margins, lossless, colour, channels, box)
-    return given, *(None,) * 9
-
-
-def _setup_augment_transpose(ctx, inputs, output):
-    _, maps, margins, lossless, colour, channels, box = inputs
-    ctx.options = lossless, channels
-    ctx.save_for_backward(maps, margins, colour, box)
+    constants = maps, margins, ctx.options[0], colour, ctx.options[1], box
+    return _run("affine_augment_transpose", grad, *constants), *(None,) * 9
 
 
 def _backward_augment_transpose(ctx, grad):
+    # The transpose's transpose: without noise and offsets, which are constant.
     maps, margins, colour, box = ctx.saved_tensors
-    lossless, channels = ctx.options
-    given = _ops.affine_augment(
-        grad, maps, margins, lossless, colour, channels, None, None, box, False
-    )
-    return given, *(None,) * 6
+    constants = maps, margins, ctx.options[0], colour, ctx.options[1], None, None, box, False
+    return _run("affine_augment", grad, *constants), *(None,) * 6
 
 
-def define(library: torch.library.Library) -> None:
-    """Define the operators, their fakes and their autograd in the namespace of ``library``."""
-    for schema in _SCHEMAS:
-        library.define(schema)
-    for name, fake, backward, setup in (
-        ("affine_resample", _fake, _backward_by("affine_resample_transpose"), _setup),
-        ("affine_resample_transpose", _fake, _backward_by("affine_resample"), _setup),
-        ("affine_augment", _fake_augment, _backward_augment, _setup_augment),
-        (
-            "affine_augment_transpose",
-            _fake_augment,
-            _backward_augment_transpose,
-            _setup_augment_transpose,
-        ),
-    ):
-        name = f"{library.ns}::{name}"
-        torch.library.register_fake(name, fake, lib=library)
-        torch.library.register_autograd(name, backward, setup_context=setup, lib=library)
+_CONSTANTS = (
+    "Tensor maps, Tensor? margins, int filter, int padding, bool lossless, SymInt height, "
+    "SymInt width"
+)
+OPERATORS = (
+    Operator(
+        f"affine_resample(Tensor image, {_CONSTANTS}) -> Tensor",
+        _fake,
+        _backward_by("affine_resample_transpose"),
+        _setup,
+    ),
+    Operator(
+        f"affine_resample_transpose(Tensor grad, {_CONSTANTS}) -> Tensor",
+        _fake,
+        _backward_by("affine_resample"),
+        _setup,
+    ),
+    Operator(
+        "affine_augment(Tensor image, Tensor? maps, Tensor? margins, bool lossless, "
+        "Tensor? colour, int[] colour_channels, Tensor? sigma, Tensor? seed, Tensor? box, "
+        "bool offsets) -> Tensor",
+        _fake_augment,
+        _backward_augment,
+        _setup_augment,
+    ),
+    Operator(
+        "affine_augment_transpose(Tensor grad, Tensor? maps, Tensor? margins, bool lossless, "
+        "Tensor? colour, int[] colour_channels, Tensor? box) -> Tensor",
+        _fake_augment,
+        _backward_augment_transpose,
+        _setup_augment,
+    ),
+)
+_EAGER = {operator.name: eager(operator) for operator in OPERATORS}
 
-
-define(LIBRARY)
-
-
-# --- checks --------------------------------------------------------------------------------------
-
-
-def _prepared(
-    maps: Tensor, mode: str, margins: Tensor | None, shape: Sequence[int]
-) -> tuple[Tensor, Tensor | None]:
-    """Maps as the kernels take them, and the margins of the batch if the mode has any."""
-    maps = maps.detach().double().contiguous()
-    if mode == "ideal":
-        return maps, None
-    if margins is None:
-        margins = reference.batch_margins(maps, shape[2], shape[3])
-    return maps, margins.contiguous()
-
-
-def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
-    wanted = f"{op}: expected {name} to be (height, width)"
-    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != 2:
-        raise ValueError(f"{wanted}, got {value!r}")
-    if any(not isinstance(n, (int, torch.SymInt, Integral)) or isinstance(n, bool) for n in value):
-        raise TypeError(f"{wanted}, two integers, got {value!r}")
-    if any(n < 1 for n in value):
-        raise ValueError(f"{wanted} of at least 1, got {value}")
-    if any(n > _LARGEST_SIDE for n in value):
-        raise ValueError(f"{wanted} below 2^31, got {value}")
-    return value[0], value[1]
-
-
-def _size(op: str, name: str, size: object, x: Tensor) -> tuple[int, int]:
-    if size is None:
-        return x.shape[2], x.shape[3]
-    return _pair(op, name, size)
-
-
-def _check(op, name, x, maps, filter, mode, margins, padding_mode, lossless_blits) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(x)}")
-    check_strided(op, name, x)
-    check_bool(op, "lossless_blits", lossless_blits)
-    check_real(op, name, x)
-    if x.dim() != 4 or 0 in x.shape[2:]:
-        raise ValueError(
-            f"{op}: expected {name} of shape (B, C, H, W) with pixels, got {tuple(x.shape)}"
-        )
-    if not is_choice(filter, _FILTERS):
-        raise ValueError(f"{op}: expected a filter of {', '.join(_FILTERS)}, got {filter!r}")
-    if not is_choice(mode, ("ideal", "stylegan2-ada")):
-        raise ValueError(f'{op}: expected mode "ideal" or "stylegan2-ada", got {mode!r}')
-    if not is_choice(padding_mode, _PADDINGS):
-        raise ValueError(
-            f"{op}: expected a padding_mode of {', '.join(_PADDINGS)}, got {padding_mode!r}"
-        )
-    if filter == "sym6" and padding_mode != "reflection":
-        raise ValueError(
-            f'{op}: expected padding_mode "reflection" with the filter "sym6", got '
-            f'{padding_mode!r}; take filter="bilinear" or "nearest"'
-        )
-    if mode == "stylegan2-ada" and filter != "sym6":
-        raise ValueError(f'{op}: expected the filter "sym6" with mode {mode!r}, got {filter!r}')
-    if maps is None and op == "affine_augment":
-        return
-    if not isinstance(maps, Tensor):
-        raise TypeError(f"{op}: expected inverse_maps to be a tensor, got {kind(maps)}")
-    check_strided(op, "inverse_maps", maps)
-    check_real(op, "inverse_maps", maps)
-    if tuple(maps.shape) != (x.shape[0], 2, 3) or maps.device != x.device:
-        raise ValueError(
-            f"{op}: expected inverse_maps of shape {(x.shape[0], 2, 3)} on {x.device}, got "
-            f"{describe(maps)}"
-        )
-    if maps.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            f"{op}: expected inverse_maps without a gradient, which this operator does not give; "
-            "pass inverse_maps.detach()"
-        )
-    if margins is not None:
-        _check_margins(op, x, mode, margins)
-
-
-def _are_channels(channels: object) -> bool:
-    if not isinstance(channels, Sequence):
-        return False
-    return all(isinstance(c, int) and not isinstance(c, bool) for c in channels)
-
-
-def _check_margins(op, x, mode, margins) -> None:
-    if mode != "stylegan2-ada":
-        raise ValueError(
-            f'{op}: expected margins with mode "stylegan2-ada" only, got mode {mode!r}'
-        )
-    if isinstance(margins, Tensor):
-        check_strided(op, "margins", margins)
-    good = isinstance(margins, Tensor) and margins.dtype == torch.int64
-    if not good or tuple(margins.shape) != (4,) or margins.device != x.device:
-        got = describe(margins) if isinstance(margins, Tensor) else kind(margins)
-        raise ValueError(f"{op}: expected margins int64 of shape (4,) on {x.device}, got {got}")
-
-
-def _check_epilogue(op, x, colour, colour_channels, sigma, seed, box) -> list[int]:
-    """The channels that are colour."""
-    wide = accumulation_dtype(x.dtype)
-    batch, count = x.shape[:2]
-    channels: list[int] = []
-    if colour is not None:
-        if colour_channels is not None and not _are_channels(colour_channels):
-            raise TypeError(
-                f"{op}: expected colour_channels to be numbers of channels, as in (0, 1, 2), got "
-                f"{colour_channels!r}"
-            )
-        channels = list(range(count) if colour_channels is None else colour_channels)
-        if len(channels) not in (1, 3):
-            raise ValueError(
-                f"{op}: expected 1 or 3 colour channels, got {len(channels)} of an image of "
-                f"{count}; name them by colour_channels=(0, 1, 2)"
-            )
-        ascending = all(a < b for a, b in pairwise(channels))
-        if not ascending or channels[0] < 0 or channels[-1] >= count:
-            raise ValueError(
-                f"{op}: expected ascending colour_channels of 0 to {count - 1}, got {channels}"
-            )
-    elif colour_channels is not None:
-        raise ValueError(f"{op}: expected colour matrices with colour_channels, got None")
-    n = len(channels)
-    for name, value, shape, dtype in (
-        ("colour", colour, (batch, n, n + 1), wide),
-        ("sigma", sigma, (batch,), wide),
-        ("seed", seed, (batch,), torch.int64),
-        ("box", box, (batch, 3), torch.float64),
-    ):
-        if value is None:
-            continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(value)}")
-        check_strided(op, name, value)
-        if tuple(value.shape) != shape or value.dtype != dtype or value.device != x.device:
-            raise ValueError(
-                f"{op}: expected {name} of {dtype} and shape {shape} on {x.device}, got "
-                f"{describe(value)}"
-            )
-        if value.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"{op}: expected {name} without a gradient, which this operator does not give; "
-                f"pass {name}.detach()"
-            )
-    if (sigma is None) != (seed is None):
-        raise ValueError(f"{op}: expected sigma and seed together, or neither")
-    return channels
+declare(*OPERATORS)

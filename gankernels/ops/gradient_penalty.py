@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from torch import Tensor
 from gankernels import reference
 from gankernels._checks import (
     check_bool,
-    check_floats,
-    check_number,
-    describe,
     is_choice,
     is_lazy_iterable,
     kind,
@@ -26,25 +23,13 @@ from gankernels._checks import (
 )
 from gankernels._dtypes import accumulation_dtype
 from gankernels._layout import is_dense
-from gankernels._library import LIBRARY, takes_reference
+from gankernels._library import takes_reference
 from gankernels._torch import below_autograd
+from gankernels.ops import _operator
+from gankernels.ops._gradient_penalty_checks import REDUCTIONS, check
+from gankernels.ops._operator import Operator, call_below_autograd, declare, one_device
 
 Reduction = Literal["mean", "sum", "none"]
-
-_REDUCTIONS = ("none", "mean", "sum")  # the numbers are those of the C++ side
-_OPTIONS = (
-    "Tensor? sample_weight, Tensor? inv_scale, float center, bool one_sided, float weight, "
-    "bool per_tensor, int reduction"
-)
-_SCHEMAS = (
-    f"gradient_penalty(Tensor[] grads, {_OPTIONS}) -> (Tensor, Tensor)",
-    "gradient_penalty_backward(Tensor seed, Tensor[] grads, Tensor norms, "
-    f"{_OPTIONS}) -> (Tensor[], Tensor)",
-    "gradient_penalty_double_backward(Tensor[] h, Tensor? e, Tensor seed, Tensor[] grads, "
-    f"Tensor norms, {_OPTIONS}) -> (Tensor[], Tensor, Tensor)",
-)
-#: Where the operators are called: the tests put the emulated CUDA kernels here.
-_ops: Any = torch.ops.gankernels
 
 
 # --- what users call ---------------------------------------------------------------------------
@@ -144,7 +129,7 @@ def gradient_penalty(
         check_bool("gradient_penalty", "return_norms", return_norms)
     rest = (center, one_sided, weight, sample_weight, inv_scale, per_tensor, reduction)
     if takes_reference("gradient_penalty", listed):
-        _check(listed, *rest)
+        check(listed, *rest)
         values, norms = reference.gradient_penalty(
             listed,
             center=center,
@@ -159,9 +144,9 @@ def gradient_penalty(
         return (values, norms) if return_norms else values
     compiling = torch.compiler.is_compiling()
     if compiling or not _plain(*rest):
-        _check(listed, *rest)
+        check(listed, *rest)
     try:
-        number = _REDUCTIONS.index(reduction)
+        number = REDUCTIONS.index(reduction)
         options = (float(center), one_sided, float(weight), per_tensor, number)
         listed = [_samples_first(g) for g in listed]
         if sample_weight is not None or inv_scale is not None:
@@ -172,7 +157,9 @@ def gradient_penalty(
             # A weight is part of the graph as an argument of the operator, which would be compiled
             # anew whenever an annealed one changes; as a factor it is not.
             plain = (options[0], one_sided, 1.0, per_tensor, number)
-            values, norms = _ops.gradient_penalty(listed, sample_weight, inv_scale, *plain)
+            values, norms = _operator.kernels.gradient_penalty(
+                listed, sample_weight, inv_scale, *plain
+            )
             values, norms = weight * values, norms.detach()
         elif torch.is_grad_enabled() and _any_grad(listed, sample_weight):
             found: list[Tensor] = []
@@ -180,10 +167,12 @@ def gradient_penalty(
             norms = found[0]
         else:
             with below_autograd():
-                values, norms = _ops.gradient_penalty(listed, sample_weight, inv_scale, *options)
+                values, norms = _operator.kernels.gradient_penalty(
+                    listed, sample_weight, inv_scale, *options
+                )
     except (RuntimeError, TypeError, AttributeError, ValueError):
         # The kernel refused; find the words for what it was given.
-        _check(listed, *rest)
+        check(listed, *rest)
         raise
     return (values, norms) if return_norms else values
 
@@ -196,7 +185,7 @@ def _plain(center, one_sided, weight, sample_weight, inv_scale, per_tensor, redu
         and type(weight) in (float, int)
         and 0 <= center <= sys.float_info.max
         and 0 <= weight <= sys.float_info.max
-        and is_choice(reduction, _REDUCTIONS)
+        and is_choice(reduction, REDUCTIONS)
         and sample_weight is None
         and inv_scale is None
     )
@@ -227,11 +216,7 @@ def _as_acc(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _fake(grads, sample_weight, inv_scale, center, one_sided, weight, per_tensor, reduction):
-    # It answers for a call in which any tensor is a meta tensor.
-    if any(
-        x is not None and x.device != grads[0].device for x in (*grads, sample_weight, inv_scale)
-    ):
-        raise RuntimeError("expected all tensors on one device")
+    one_device(*grads, sample_weight, inv_scale)
     rows = [len(grads), grads[0].shape[0]] if per_tensor else [grads[0].shape[0]]
     dtype = accumulation_dtype(grads[0].dtype)
     values = rows if reduction == 0 else rows[:-1]
@@ -249,11 +234,9 @@ def _fake_double_backward(h, e, seed, grads, norms, sample_weight, *_):
 
 
 def _backward_op(seed, *args) -> tuple[list[Tensor], Tensor]:
-    seed = seed.contiguous()
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return _ops.gradient_penalty_backward(seed, *args)
-    with below_autograd():
-        return _ops.gradient_penalty_backward(seed, *args)
+    return call_below_autograd(
+        _operator.kernels.gradient_penalty_backward, seed.contiguous(), *args
+    )
 
 
 class _GradientPenalty(torch.autograd.Function):
@@ -265,7 +248,9 @@ class _GradientPenalty(torch.autograd.Function):
     @staticmethod
     def forward(ctx, options, found, sample_weight, inv_scale, *grads):
         with below_autograd():
-            values, norms = _ops.gradient_penalty(grads, sample_weight, inv_scale, *options)
+            values, norms = _operator.kernels.gradient_penalty(
+                grads, sample_weight, inv_scale, *options
+            )
         ctx.options = options
         ctx.save_for_backward(norms, sample_weight, inv_scale, *grads)
         found.append(norms)  # as an output, without a gradient, it would cost more
@@ -308,7 +293,7 @@ def _backward_backward(ctx, h, e):
     h = [None] * len(grads) if h is None else h
     h = [torch.zeros_like(g) if x is None else x for x, g in zip(h, grads, strict=True)]
     e = None if e is None or sample_weight is None else e.contiguous()
-    out, d_seed, d_weight = _ops.gradient_penalty_double_backward(
+    out, d_seed, d_weight = _operator.kernels.gradient_penalty_double_backward(
         h, e, seed, grads, norms, sample_weight, inv_scale, *ctx.options
     )
     return d_seed, out, None, None if sample_weight is None else d_weight, None, *_NONE
@@ -318,70 +303,30 @@ def _third_order(ctx, *grads):
     raise third_order("gradient_penalty")
 
 
-def define(library: torch.library.Library) -> None:
-    """Define the operators, their fakes and their autograd in the namespace of ``library``."""
-    for schema in _SCHEMAS:
-        library.define(schema)
-    for name, fake, backward, setup in (
-        ("", _fake, _backward, _setup),
-        ("_backward", _fake_backward, _backward_backward, _setup_backward),
-        ("_double_backward", _fake_double_backward, _third_order, None),
-    ):
-        name = f"{library.ns}::gradient_penalty{name}"
-        torch.library.register_fake(name, fake, lib=library)
-        torch.library.register_autograd(name, backward, setup_context=setup, lib=library)
+_OPTIONS = (
+    "Tensor? sample_weight, Tensor? inv_scale, float center, bool one_sided, float weight, "
+    "bool per_tensor, int reduction"
+)
+OPERATORS = (
+    Operator(
+        f"gradient_penalty(Tensor[] grads, {_OPTIONS}) -> (Tensor, Tensor)",
+        _fake,
+        _backward,
+        _setup,
+    ),
+    Operator(
+        "gradient_penalty_backward(Tensor seed, Tensor[] grads, Tensor norms, "
+        f"{_OPTIONS}) -> (Tensor[], Tensor)",
+        _fake_backward,
+        _backward_backward,
+        _setup_backward,
+    ),
+    Operator(
+        "gradient_penalty_double_backward(Tensor[] h, Tensor? e, Tensor seed, Tensor[] grads, "
+        f"Tensor norms, {_OPTIONS}) -> (Tensor[], Tensor, Tensor)",
+        _fake_double_backward,
+        _third_order,
+    ),
+)
 
-
-define(LIBRARY)
-
-
-# --- checks ------------------------------------------------------------------------------------
-
-
-def _check(
-    grads, center, one_sided, weight, sample_weight, inv_scale, per_tensor, reduction
-) -> None:
-    op = "gradient_penalty"
-    first = grads[0]
-    for k, g in enumerate(grads):
-        name = "grads" if len(grads) == 1 else f"grads[{k}]"
-        check_floats(op, name, g)
-        if g.dim() == 0:
-            raise ValueError(
-                f"{op}: expected {name} to have a batch dimension, got a scalar; pass the gradient "
-                "with respect to the critic's input, of shape (B, ...)"
-            )
-        if g.numel() == 0:
-            what = "an empty batch" if g.shape[0] == 0 else "samples without elements"
-            raise ValueError(
-                f"{op}: expected {name} to have elements, got {what}, shape {tuple(g.shape)}"
-            )
-        if g.shape[0] != first.shape[0]:
-            raise ValueError(
-                f"{op}: expected gradients of one batch size, got {first.shape[0]} samples in "
-                f"grads[0] and {g.shape[0]} in {name}"
-            )
-        if g.dtype != first.dtype or g.device != first.device:
-            raise ValueError(
-                f"{op}: expected gradients of one dtype and device, got {describe(first)} and "
-                f"{name} {describe(g)}; convert them, or make a call for each"
-            )
-    check_number(op, "center", center)
-    check_number(op, "weight", weight)
-    for name, flag in (("one_sided", one_sided), ("per_tensor", per_tensor)):
-        check_bool(op, name, flag)
-    if not is_choice(reduction, _REDUCTIONS):
-        raise ValueError(f'{op}: expected reduction "mean", "sum" or "none", got {reduction!r}')
-    for name, x, numel in (
-        ("sample_weight", sample_weight, first.shape[0]),
-        ("inv_scale", inv_scale, 1),
-    ):
-        if x is None:
-            continue
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{op}: expected {name} to be a tensor, got {kind(x)}")
-        check_floats(op, name, x)
-        shaped = tuple(x.shape) == (numel,) if name == "sample_weight" else x.numel() == 1
-        if not shaped or x.device != first.device:
-            wanted = f"of shape {(numel,)}" if name == "sample_weight" else "of one element"
-            raise ValueError(f"{op}: expected {name} {wanted} on {first.device}, got {describe(x)}")
+declare(*OPERATORS)

@@ -98,6 +98,8 @@ class Parameters(NamedTuple):
     box: Tensor | None  #: (B, 3), float64
 
 
+#: What each of six strengths p is of.
+GROUPS = ("blit", "geom", "color", "filter", "noise", "cutout")
 #: The columns of uniform numbers: those of the gates first.
 GATES = (
     *("xflip", "rotate90", "xint", "scale", "rotate_before", "aniso", "rotate_after", "xfrac"),

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.functional import pad
 
 from gankernels._dtypes import accumulation_dtype
 from gankernels._torch import in_forward_ad, in_functorch, is_batched
 
-#: Every part of a packed result starts at a multiple of this many elements.
-PACK = 16
+
+class PowerIteration(NamedTuple):
+    """What the power method found of a list of weights."""
+
+    u: Sequence[Tensor]  # of every weight
+    v: Sequence[Tensor]
+    sigma: Tensor  # (L,)
 
 
 def unit_vector(x: Tensor, eps: float) -> Tensor:
@@ -32,14 +37,10 @@ def power_iteration_(
     order: str = "u_first",
     *,
     skipped: Tensor | None = None,
-) -> Tensor:
+) -> PowerIteration:
     """See :func:`gankernels.ops.power_iteration_`."""
-    u_new, v_new, sigmas = move_(weights, u, v, n, eps, order, skipped=skipped)
-    with torch.no_grad():
-        parts = [torch.stack(sigmas)]
-        for pair in zip(u_new, v_new, strict=True):
-            parts.extend(pair)
-        return torch.cat([pad(part, (0, -part.numel() % PACK)) for part in parts])
+    left, right, sigmas = move_(weights, u, v, n, eps, order, skipped=skipped)
+    return PowerIteration(left, right, torch.stack(sigmas))
 
 
 def move_(

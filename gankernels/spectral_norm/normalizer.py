@@ -96,7 +96,7 @@ def normalize_group(
             )
             _count(layers, skipped)
             return _finish(layers, outputs), skipped
-        vectors = ops.unpack(ops.power_iteration_(weights, u, v, *step, skipped=skipped), weights)
+        vectors = ops.power_iteration_(weights, u, v, *step, skipped=skipped)
         _count(layers, skipped)
     elif layers[0].training:  # of a step whose iteration is done
         known: list[Any] = [kept.vectors for kept in remembered if kept is not None]

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gankernels
 from gankernels import _library, ops, reference
+from gankernels.augment.draws import draw_compat, preview_values
 from gankernels.ops.ada_parameters import (
     NORMALS,
     UNIFORMS,
@@ -18,8 +19,6 @@ from gankernels.ops.ada_parameters import (
     AdaConstants,
     AdaMultipliers,
     Parameters,
-    draw_compat,
-    preview_values,
 )
 from gankernels.reference.ada_parameters import GATES, NORMAL_VALUES, UNIFORM_VALUES
 
@@ -912,7 +911,7 @@ def test_autocast(backend):
 
 def test_without_kernels_the_reference_answers(monkeypatch):
     drawn = {**draws(4, 1), **SIZE}
-    monkeypatch.setattr(_library, "_NATIVE_DEVICES", frozenset())
+    monkeypatch.setattr(_library, "NATIVE_DEVICES", frozenset())
     monkeypatch.setattr(_library, "_told", {("ada_parameters", "anything")})
     found = ops.ada_parameters(torch.tensor(0.5), ALL, **drawn)
     assert len(_library._told) == 2

@@ -11,13 +11,8 @@ import gankernels
 from gankernels import ops, regularizers
 from gankernels._checks import kind
 from gankernels.augment import ADAController, ADAPipe, ADASchedule, DiffAugment, Transform
-from gankernels.ops.ada_parameters import (
-    NORMALS,
-    UNIFORMS,
-    AdaConstants,
-    AdaMultipliers,
-    draw_compat,
-)
+from gankernels.augment.draws import draw_compat
+from gankernels.ops.ada_parameters import NORMALS, UNIFORMS, AdaConstants, AdaMultipliers
 
 IMAGE = torch.ones(1, 3, 8, 8)
 MAPS = torch.eye(2, 3)[None]

@@ -13,15 +13,8 @@ from torch import nn
 import gankernels
 from gankernels import ops, reference
 from gankernels.augment import PRESETS, ADAPipe, Transform
-from gankernels.ops.ada_parameters import (
-    GROUPS,
-    NORMALS,
-    UNIFORMS,
-    VALUES,
-    AdaConstants,
-    draw_compat,
-    preview_values,
-)
+from gankernels.augment.draws import draw_compat, preview_values
+from gankernels.ops.ada_parameters import GROUPS, NORMALS, UNIFORMS, VALUES, AdaConstants
 
 CHANNELS = {"grey": 1, "rgb": 3}
 

@@ -382,7 +382,7 @@ def test_wrong_contestants_of_ours_fail_the_benchmark(monkeypatch):
 
 
 def test_the_reference_in_place_of_the_kernels_is_caught(monkeypatch):
-    monkeypatch.setattr(_library, "_NATIVE_DEVICES", frozenset())
+    monkeypatch.setattr(_library, "NATIVE_DEVICES", frozenset())
     with pytest.raises(ValueError, match="got the reference"):
         gpu_workout.check_case(gpu_norm.CASES[0], "cpu")
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.tensors import DTYPES, assert_near, drawer, dtype_name
+from support.weights import joined
 from torch import Tensor
 
 import gankernels
@@ -38,10 +39,10 @@ def check_spectral_norm(weights: list[Tensor], order: str, what: str) -> None:
     u = [torch.nn.functional.normalize(draw(w.shape[0]), dim=0) for w in weights]
     v = [torch.nn.functional.normalize(draw(w.numel() // w.shape[0]), dim=0) for w in weights]
     wide = [[x.to(torch.float64, copy=True) for x in vectors] for vectors in (weights, u, v)]
-    packed = ops.power_iteration_(weights, u, v, 1, 1e-12, order)
+    found = ops.power_iteration_(weights, u, v, 1, 1e-12, order)
     expected = reference.power_iteration_(*wide, 1, 1e-12, order)
-    assert_near(packed, expected, dtype, factor=4, what=f"{what}: the iteration")
-    u, v, sigma = ops.unpack(packed, weights)
+    assert_near(joined(found), joined(expected), dtype, factor=4, what=f"{what}: the iteration")
+    u, v, sigma = found
     constants = [x.double() for x in u], [x.double() for x in v], sigma.double()
     g, h = ([draw(*w.shape) for w in weights] for _ in range(2))
 

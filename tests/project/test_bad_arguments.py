@@ -35,7 +35,6 @@ NOT_CALLED = {
     "Transform": "returned by ADAPipe.sample; its calls are in the table",
     "Loss": "the type of losses.hinge and the others; their sides are in the table",
     "empty_cache": "takes nothing",
-    "unpack": "splits what power_iteration_ returned",
 }
 
 

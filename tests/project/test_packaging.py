@@ -37,8 +37,7 @@ torch.manual_seed(0)
 # One singular value is far above the others: the iteration converges for any draw.
 weight = (5 + torch.randn(8, 6)).requires_grad_()
 u, v = [torch.randn(8)], [torch.randn(6)]
-packed = ops.power_iteration_([weight], u, v, n=50)
-u, v, sigma = ops.unpack(packed, [weight])
+u, v, sigma = ops.power_iteration_([weight], u, v, n=50)
 (out,), _ = ops.spectral_normalize([weight], u, v, sigma)
 torch.testing.assert_close(torch.linalg.matrix_norm(out, 2), torch.tensor(1.0))
 out.sum().backward()

@@ -742,7 +742,7 @@ def test_memory_is_freed(kind):
 
     def note(module, args, output):
         node = output.grad_fn
-        while type(node).__name__ != "_SpectralNormBackward":
+        while type(node).__name__ != "SpectralNormBackward":
             node = [n for n, _ in node.next_functions if n is not None][-1]
         node.metadata["alive"] = alive = Alive()
         seen.append(weakref.ref(alive))

@@ -636,15 +636,6 @@ def test_bad_arguments_of_ops(op, table, route):
         assert torch.equal(v, torch.ones(7))
 
 
-@pytest.mark.parametrize("packed", [None, torch.ones(3), torch.ones(48, 1)])
-def test_unpack_takes_what_was_packed(packed):
-    weights = [torch.ones(5, 7)]
-    with pytest.raises((TypeError, ValueError), match=r"^unpack: expected packed "):
-        gankernels.ops.unpack(packed, weights)
-    with pytest.raises(TypeError, match=r"^unpack: expected weights to be a list of tensors"):
-        gankernels.ops.unpack(torch.ones(48), iter(weights))
-
-
 @pytest.mark.parametrize("module", [None, torch.ones(2), [nn.Linear(1, 1)], nn.Linear])
 def test_what_is_no_module(kind, module):
     with pytest.raises(

@@ -38,8 +38,7 @@ def exact(weights, u, v, n=1, eps=1e-12, order="u_first", coefficient=None, guar
     """u, v, sigma, outputs and the guard's counters, by the reference in float64."""
     weights, u, v = doubles(weights), doubles(u), doubles(v)
     skipped = torch.zeros(len(weights), dtype=torch.int64) if guard else None
-    packed = reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
-    new_u, new_v, sigma = ops.unpack(packed, weights)
+    new_u, new_v, sigma = reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
     out, sigma = reference.spectral_normalize(weights, new_u, new_v, sigma, coefficient=coefficient)
     return new_u, new_v, sigma, out, skipped
 
@@ -64,11 +63,12 @@ def check_outputs(weights, out, expected, what=""):
         assert o.stride() == expected_strides(w), f"{what} output {i}"
 
 
-def check_iteration(weights, u, v, packed, expected, what=""):
-    new_u, new_v, sigma = ops.unpack(packed, weights)
+def check_iteration(weights, u, v, found, expected, what=""):
+    new_u, new_v, sigma = found
     wide = accumulation_dtype(weights[0].dtype)
-    assert packed.dtype == sigma.dtype == wide
-    assert not packed.requires_grad
+    for x in (*new_u, *new_v, sigma):
+        assert x.dtype == wide
+        assert not x.requires_grad
     assert_near(sigma, expected[2], what=f"{what} sigma")
     for i, (x, y) in enumerate(zip([*u, *v], [*new_u, *new_v], strict=True)):
         assert_near(y, [*expected[0], *expected[1]][i], what=f"{what} vector {i}")
@@ -95,10 +95,9 @@ def test_iteration_and_output(backend, isa, layout, dtype):
                 what = f"{name} {order} n={n}"
                 isa(name)
                 u, v = clones(u0), clones(v0)
-                packed = ops.power_iteration_(weights, u, v, n, order=order)
-                check_iteration(weights, u, v, packed, expected, what)
+                parts = ops.power_iteration_(weights, u, v, n, order=order)
+                check_iteration(weights, u, v, parts, expected, what)
 
-                parts = ops.unpack(packed, weights)
                 out, sigma = ops.spectral_normalize(weights, *parts)
                 assert torch.equal(sigma, parts[2])
                 check_outputs(weights, out, expected[3], what)
@@ -166,10 +165,8 @@ def test_coefficient(backend, dtype, coefficient):
     expected = exact(weights, u, v, coefficient=coefficient)
     out, _ = ops.spectral_norm(weights, clones(u), clones(v), coefficient=coefficient)
     check_outputs(weights, out, expected[3])
-    packed = ops.power_iteration_(weights, u, v)
-    again, _ = ops.spectral_normalize(
-        weights, *ops.unpack(packed, weights), coefficient=coefficient
-    )
+    found = ops.power_iteration_(weights, u, v)
+    again, _ = ops.spectral_normalize(weights, *found, coefficient=coefficient)
     check_outputs(weights, again, expected[3])
     if coefficient == 1e6:
         for w, o in zip(weights, out, strict=True):
@@ -223,8 +220,7 @@ def test_large_weights_do_not_depend_on_threads(backend, isa, threads, layout):
             for count in (1, 2, 5) if current_backend() == "cpu" else (1,):
                 threads(count)
                 u, v = clones(u0), clones(v0)
-                packed = ops.power_iteration_(weights, u, v, 2, order=order)
-                parts = ops.unpack(packed, weights)
+                parts = ops.power_iteration_(weights, u, v, 2, order=order)
                 out, sigma = ops.spectral_norm(weights, clones(u0), clones(v0), 2, order=order)
                 _, read = ops.spectral_normalize(weights, parts[0], parts[1])
                 rest = []
@@ -236,7 +232,7 @@ def test_large_weights_do_not_depend_on_threads(backend, isa, threads, layout):
                 runs.append([*u, *v, sigma, *out, *rest, read])
                 assert_near(read, expected[2])
             check_outputs(weights, runs[0][5:7], expected[3], f"{name} {order}")
-            check_iteration(weights, u, v, packed, expected, f"{name} {order}")
+            check_iteration(weights, u, v, parts, expected, f"{name} {order}")
             for other in runs[1:]:
                 for a, b in zip(runs[0], other, strict=True):
                     assert torch.equal(a, b), f"{name} {order}: not the same on more threads"
@@ -278,8 +274,8 @@ def test_magnitudes(backend, isa, order, eps, scale):
     for name in instruction_sets():
         isa(name)
         u, v = clones(u0), clones(v0)
-        packed = ops.power_iteration_(weights, u, v, eps=eps, order=order)
-        check_iteration(weights, u, v, packed, expected, name)
+        found = ops.power_iteration_(weights, u, v, eps=eps, order=order)
+        check_iteration(weights, u, v, found, expected, name)
         out, _ = ops.spectral_norm(weights, clones(u0), clones(v0), eps=eps, order=order)
         check_outputs(weights, out, expected[3], name)
 
@@ -301,8 +297,8 @@ def test_bad_numbers_do_as_torch_does(backend, isa, kind, eps, order):
     for name in instruction_sets():
         isa(name)
         u, v = clones(u0), clones(v0)
-        packed = ops.power_iteration_([w], u, v, eps=eps, order=order)
-        check_iteration([w], u, v, packed, expected, name)
+        found = ops.power_iteration_([w], u, v, eps=eps, order=order)
+        check_iteration([w], u, v, found, expected, name)
         out, _ = ops.spectral_norm([w], clones(u0), clones(v0), eps=eps, order=order)
         assert_near(out[0], expected[3][0], what=name)
 
@@ -317,16 +313,16 @@ def test_guard(backend, dtype, order, n):
     u0, v0 = vectors(weights)
     u, v = clones(u0), clones(v0)
     skipped = torch.full((len(weights),), 10, dtype=torch.int64, device=backend)
-    packed = ops.power_iteration_(weights, u, v, n, order=order, skipped=skipped)
+    found = ops.power_iteration_(weights, u, v, n, order=order, skipped=skipped)
     assert skipped.tolist() == [10, 11, 10, 11, 11, 11, 10]
     expected = exact(weights, u0, v0, n, order=order, guard=True)
     assert expected[4].tolist() == [0, 1, 0, 1, 1, 1, 0]
-    check_iteration(weights, u, v, packed, expected)
+    check_iteration(weights, u, v, found, expected)
     for i, count in enumerate(expected[4].tolist()):
         if count:
             assert torch.equal(u[i], u0[i])
             assert torch.equal(v[i], v0[i])
-            assert ops.unpack(packed, weights)[2][i] == 1
+            assert found.sigma[i] == 1
 
     out, sigma = ops.spectral_norm(weights, u0, v0, n, order=order, skipped=skipped)
     assert skipped.tolist() == [10, 12, 10, 12, 12, 12, 10]
@@ -346,10 +342,8 @@ def test_nothing_is_counted_without_need(backend):
     a = ops.power_iteration_([w], u, v, skipped=skipped)
     b = ops.power_iteration_([w], plain_u, plain_v)
     assert skipped.item() == 0
-    # The last elements of a part of the packed result are padding.
-    for x, y in zip(ops.unpack(a, [w]), ops.unpack(b, [w]), strict=True):
-        for s, t in zip(x, y, strict=True):
-            assert torch.equal(s, t)
+    for s, t in zip((*a.u, *a.v, a.sigma), (*b.u, *b.v, b.sigma), strict=True):
+        assert torch.equal(s, t)
 
 
 def test_float16_edges(backend, isa):

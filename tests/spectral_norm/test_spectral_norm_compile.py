@@ -28,13 +28,13 @@ def forget_compiled_code():
 
 
 def layers(dtype=torch.float32, trainable=True, names=SOME):
-    """Weights, u, v, and a packed result."""
+    """Weights, u, v, and what an iteration found."""
     weights = [LAYOUTS[name](drawer(i, dtype)) for i, name in enumerate(names)]
     draw = drawer(9, dtype)
     u = [draw(w.shape[0]) for w in weights]
     v = [draw(w.numel() // w.shape[0]) for w in weights]
-    packed = ops.power_iteration_(weights, u, v, 3)
-    return [w.requires_grad_(trainable) for w in weights], u, v, packed
+    found = ops.power_iteration_(weights, u, v, 3)
+    return [w.requires_grad_(trainable) for w in weights], u, v, found
 
 
 # --- opcheck -----------------------------------------------------------------------------------
@@ -52,23 +52,20 @@ class TestOpcheck:
     @pytest.mark.parametrize("coefficient", [None, 5.0])
     @pytest.mark.parametrize("retain", [False, True])
     def test_spectral_normalize(self, dtype, coefficient, given, retain):
-        weights, *_, packed = layers(dtype)
-        u, v, sigma = ops.unpack(packed, weights)
+        weights, _, _, (u, v, sigma) = layers(dtype)
         sigma = sigma if given else None
         opcheck(OPS.spectral_normalize, (weights, u, v, sigma, coefficient, retain, False))
 
     @pytest.mark.parametrize("seeded", [False, True])
     def test_backward(self, dtype, seeded):
-        weights, *_, packed = layers(dtype)
-        u, v, sigma = ops.unpack(packed, weights)
+        weights, _, _, (u, v, sigma) = layers(dtype)
         grads = [torch.ones_like(w).requires_grad_() for w in weights]
         seed = torch.ones_like(sigma).requires_grad_() if seeded else None
         opcheck(OPS.spectral_normalize_backward, (grads, weights, u, v, sigma, seed, None))
 
     def test_double_backward(self, dtype):
         """Its derivative, the third, is refused on purpose: nothing here requires a gradient."""
-        weights, *_, packed = layers(dtype, trainable=False)
-        u, v, sigma = ops.unpack(packed, weights)
+        weights, _, _, (u, v, sigma) = layers(dtype, trainable=False)
         grads, h = ([torch.ones_like(w) for w in weights] for _ in range(2))
         arguments = (h, grads, weights, u, v, sigma, torch.ones_like(sigma), 3.0)
         opcheck(OPS.spectral_normalize_double_backward, arguments)
@@ -209,8 +206,7 @@ def test_double_backward_through_a_compiled_function():
     draw = drawer(0, torch.float64)
     weights = [draw(9, 6).requires_grad_(), draw(1, 9).requires_grad_()]
     u, v = [draw(9), draw(1)], [draw(6), draw(9)]
-    packed = ops.power_iteration_(weights, u, v)
-    u, v, sigma = ops.unpack(packed, weights)
+    u, v, sigma = ops.power_iteration_(weights, u, v)
     x = draw(4, 6).requires_grad_()
 
     def twice(function):
@@ -287,7 +283,7 @@ def test_autocast_leaves_the_numbers(cast, route):
         "kernels": ops.spectral_norm,
         "compiled": torch.compile(ops.spectral_norm, fullgraph=True, backend="aot_eager"),
         "reference": lambda w, u, v: reference.spectral_normalize(
-            w, *ops.unpack(reference.power_iteration_(w, u, v), w)
+            w, *reference.power_iteration_(w, u, v)
         ),
     }
     expected, sigma = ops.spectral_norm(weights, [x.clone() for x in u], [x.clone() for x in v])
@@ -311,8 +307,7 @@ class TestTransforms(Transforms):
         self.at = draw(4, 3)
         self.direction = draw(4, 3)
         u, v = [draw(4)], [draw(3)]
-        packed = ops.power_iteration_([self.at], u, v)
-        (self.u,), (self.v,), _ = ops.unpack(packed, [self.at])
+        (self.u,), (self.v,), _ = ops.power_iteration_([self.at], u, v)
 
     def plain(self, w):
         return (w / (self.u @ w @ self.v)).pow(3).sum()
@@ -353,9 +348,10 @@ def test_fakes_look_like_the_results(dtype, kind):
     names = [name for name in LAYOUTS if name not in ("slice_of_channels",)]
     weights, u, v, _ = layers(dtype, names=names)
     skipped = torch.zeros(len(weights), dtype=torch.int64)
-    packed = ops.power_iteration_(weights, u, v, skipped=skipped)
-    results = [packed, *flat(ops.spectral_normalize(weights, *ops.unpack(packed, weights)))]
-    results += torch.autograd.grad(sum(o.sum() for o in results[1:-1]), weights)
+    found = ops.power_iteration_(weights, u, v, skipped=skipped)
+    outputs = flat(ops.spectral_normalize(weights, *found))
+    results = [*found.u, *found.v, found.sigma, *outputs]
+    results += torch.autograd.grad(sum(o.sum() for o in outputs[:-1]), weights)
 
     mode = FakeTensorMode()
     if kind == "fake":
@@ -368,9 +364,10 @@ def test_fakes_look_like_the_results(dtype, kind):
 
     weights, u, v = ([convert(x) for x in group] for group in (weights, u, v))
     fake = ops.power_iteration_(weights, u, v, skipped=convert(skipped))
-    fakes = [fake, *flat(ops.spectral_normalize(weights, *ops.unpack(fake, weights)))]
-    fakes += torch.autograd.grad(sum(o.sum() for o in fakes[1:-1]), weights)
-    assert fake.dtype == accumulation_dtype(dtype)
+    outputs = flat(ops.spectral_normalize(weights, *fake))
+    fakes = [*fake.u, *fake.v, fake.sigma, *outputs]
+    fakes += torch.autograd.grad(sum(o.sum() for o in outputs[:-1]), weights)
+    assert fake.sigma.dtype == accumulation_dtype(dtype)
     for got, want in zip(fakes, results, strict=True):
         assert (got.shape, got.dtype, steps(got)) == (want.shape, want.dtype, steps(want))
         assert got.requires_grad == want.requires_grad

@@ -151,7 +151,7 @@ def test_passes_of_a_step_share_a_weight(given_to, backwards):
 
 
 def test_one_backward_pass_through_the_shared_weight(monkeypatch):
-    module = importlib.import_module("gankernels.ops.spectral_norm")
+    module = importlib.import_module("gankernels.ops._spectral_norm_autograd")
     original, calls = module._backward_op, []
 
     def counted(grads, *args):

@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 from support.tensors import assert_near, drawer, dtype_name
+from support.weights import joined
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 import gankernels
 from gankernels import ops, reference
 from gankernels.nn import utils as ours
+from gankernels.reference.spectral_norm import PowerIteration
 
 THEIRS = nn.utils
 FORMS = ["hook", "parametrization"]
@@ -47,13 +49,13 @@ def test_weights_far_from_one(backend, dtype, layout, order):
         u, v = vectors([w])
         u64, v64 = [u[0].double()], [v[0].double()]
         for eps in (0.0, 1e-40):
-            packed = ops.power_iteration_([w], [u[0].clone()], [v[0].clone()], 2, eps, order)
+            found = ops.power_iteration_([w], [u[0].clone()], [v[0].clone()], 2, eps, order)
             expected = reference.power_iteration_(
                 [w.double()], [u64[0].clone()], [v64[0].clone()], 2, eps, order
             )
-            for got, right in zip(_parts(packed, w), _parts(expected, w), strict=True):
+            for got, right in zip(_parts(found), _parts(expected), strict=True):
                 assert_near(got, right, torch.float32, factor=4, what=f"{size} {eps}")
-        u_new, v_new, sigma = ops.unpack(packed, [w])
+        u_new, v_new, sigma = found
         wide = [x.double() for x in (w, u_new[0], v_new[0], sigma)]
         g = drawer(2, dtype, w.device)(*w.shape)
         for given in (sigma, None):
@@ -70,8 +72,8 @@ def test_weights_far_from_one(backend, dtype, layout, order):
                 assert_near(got_grad, right_grad, dtype, factor=8, what=f"gradient {size}")
 
 
-def _parts(packed: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-    u, v, sigma = ops.unpack(packed, [w])
+def _parts(found: PowerIteration) -> tuple[Tensor, ...]:
+    u, v, sigma = found
     return u[0], v[0], sigma
 
 
@@ -83,10 +85,10 @@ def test_norms_below_eps(backend, order):
         u, v = vectors([w])
         wide = [w.double()], [u[0].double()], [v[0].double()]
         (out,), sigma = ops.spectral_norm([w], u, v, 1, eps, order)
-        packed = reference.power_iteration_(*wide, 1, eps, order)
+        found = reference.power_iteration_(*wide, 1, eps, order)
         assert_near(u[0], wide[1][0], torch.float32, what=f"u {size} {eps}")
         assert_near(v[0], wide[2][0], torch.float32, what=f"v {size} {eps}")
-        right = ops.unpack(packed, [w])[2]
+        right = found.sigma
         # float32 holds two digits of a number of 1e-44.
         assert abs(sigma.double() - right) <= max(1e-5 * right, 1.5e-45)
         assert_near(out, w.double() / sigma.double(), torch.float32, what=f"output {size} {eps}")
@@ -148,8 +150,8 @@ def test_guarded_vectors_recover(backend, poison, order):
     skipped = torch.zeros(3, dtype=torch.int64, device=backend)
     wide = [[x.to(torch.float64, copy=True) for x in xs] for xs in (weights, u, v)]
     expected = reference.power_iteration_(*wide, 1, 1e-12, order, skipped=skipped.clone())
-    packed = ops.power_iteration_(weights, u, v, 1, 1e-12, order, skipped=skipped)
-    assert_near(packed, expected, torch.float32, factor=4)
+    found = ops.power_iteration_(weights, u, v, 1, 1e-12, order, skipped=skipped)
+    assert_near(joined(found), joined(expected), torch.float32, factor=4)
     assert skipped.tolist() == [0, 0, 0]
     for _ in range(30):
         outputs, _ = ops.spectral_norm(weights, u, v, 1, 1e-12, order, skipped=skipped)
@@ -274,11 +276,11 @@ def test_nine_dimensions_and_more(backend, layout, order):
     weights = [MANY[layout](drawer(0, device=backend)), drawer(3, device=backend)(5, 4)]
     u, v = vectors(weights)
     wide = [[x.to(torch.float64, copy=True) for x in xs] for xs in (weights, u, v)]
-    packed = ops.power_iteration_(weights, u, v, 2, 1e-12, order)
+    found = ops.power_iteration_(weights, u, v, 2, 1e-12, order)
     expected = reference.power_iteration_(*wide, 2, 1e-12, order)
-    assert_near(packed, expected, torch.float32, factor=4)
-    u, v, _ = ops.unpack(packed, weights)
-    u64, v64, _ = ops.unpack(expected, weights)
+    assert_near(joined(found), joined(expected), torch.float32, factor=4)
+    u, v, _ = found
+    u64, v64, _ = expected
     g, h = ([drawer(k, device=backend)(*w.shape) for w in weights] for k in (4, 5))
     results = []
     for ws, us, vs, of in ((weights, u, v, ops), (wide[0], u64, v64, reference)):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from gankernels import _library
+from gankernels.ops import _operator
 from support import ROOT
 
 
@@ -26,16 +27,6 @@ def _cpu() -> torch.device:
 
 #: Where `make test` puts the emulated CUDA kernels.
 EMULATOR = Path(os.environ.get("GANKERNELS_EMU", ROOT / "build" / "emu")).resolve()
-_OPERATORS = [
-    importlib.import_module(f"gankernels.ops.{stem}")
-    for stem in (
-        "ada_parameters",
-        "affine_resample",
-        "gradient_penalty",
-        "image_filter",
-        "spectral_norm",
-    )
-]
 _emulator: list[ModuleType] = []
 
 
@@ -46,8 +37,7 @@ def emulator() -> ModuleType:
             pytest.fail(f"expected gankernels_emu in {EMULATOR}: run `make emu`")
         sys.path.insert(0, str(EMULATOR))
         library = torch.library.Library("gankernels_emu", "DEF")
-        for operator in _OPERATORS:
-            operator.define(library)
+        _operator.define(library, _operator.DECLARED)
         _emulator.extend([importlib.import_module("gankernels_emu"), library])
     return _emulator[0]
 
@@ -80,8 +70,7 @@ def use(name: str, test: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch
     if name == "emu":
         panel = emulator()
         panel.set_order(panel.Order.random, zlib.crc32(test.encode()))
-        for operator in _OPERATORS:
-            monkeypatch.setattr(operator, "_ops", torch.ops.gankernels_emu)
+        monkeypatch.setattr(_operator, "kernels", torch.ops.gankernels_emu)
     _current = name
     try:
         yield device
@@ -96,7 +85,7 @@ def current_backend() -> str:
 
 def native_ops() -> Any:
     """The namespace of the backend under test, such as ``torch.ops.gankernels``."""
-    return _OPERATORS[0]._ops
+    return _operator.kernels
 
 
 #: What an emulated test goes through instead of instruction sets: orders of the threads.

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gankernels.reference.spectral_norm import PowerIteration
+
 
 def _channels_last(x: Tensor) -> Tensor:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -64,3 +66,8 @@ LARGE_LAYOUTS: dict[str, Callable[[Callable[..., Tensor]], Tensor]] = {
     # So wide that tiles of the CUDA kernels hold their columns 27 at a time, and 32 threads them.
     "conv_transpose_many_rows": lambda draw: draw(2, 3100, 3, 3).movedim(1, 0),
 }
+
+
+def joined(found: PowerIteration) -> torch.Tensor:
+    """All that a power iteration returns, in one tensor."""
+    return torch.cat([found.sigma, *found.u, *found.v])

@@ -1,0 +1,103 @@
+"""How an operator is declared: schema, fake, autograd; and how its autograd is reached fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gankernels._library import LIBRARY
+from gankernels._torch import below_autograd, in_dispatch_mode
+
+#: Where operators are called: the tests put the namespace of the emulated CUDA kernels here.
+kernels: Any = torch.ops.gankernels
+#: All that were declared.
+DECLARED: list[Operator] = []
+
+
+class Operator(NamedTuple):
+    """What torch is told of an operator. Its kernels are bound in ``csrc/bindings``."""
+
+    schema: str
+    fake: Callable[..., Any]
+    #: ``torch.library.register_autograd``'s, or None for an operator without a gradient.
+    backward: Callable[..., Any] | None = None
+    setup: Callable[..., None] | None = None
+    #: Moves its arguments and has no gradient: autograd passes it by instead of warning.
+    mutates: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.schema.partition("(")[0]
+
+
+def declare(*operators: Operator) -> None:
+    """Define operators in the namespace ``gankernels``."""
+    DECLARED.extend(operators)
+    define(LIBRARY, operators)
+
+
+def define(library: torch.library.Library, operators: Sequence[Operator]) -> None:
+    """Define operators in the namespace of ``library``, with their fakes and their autograd."""
+    for operator in operators:
+        name = f"{library.ns}::{operator.name}"
+        library.define(operator.schema)
+        if operator.mutates:
+            library.impl(operator.name, torch.library.fallthrough_kernel, "Autograd")
+        torch.library.register_fake(name, operator.fake, lib=library)
+        if operator.backward is not None:
+            torch.library.register_autograd(
+                name, operator.backward, setup_context=operator.setup, lib=library
+            )
+
+
+def one_device(first: Tensor, *others: Tensor | None) -> None:
+    """For fakes, which answer for a call in which any tensor is a meta tensor."""
+    if any(x is not None and x.device != first.device for x in others):
+        raise RuntimeError("expected all tensors on one device")
+
+
+def eager(operator: Operator) -> type[torch.autograd.Function]:
+    """The autograd of an operator as a Function, which takes a third of the registered one's time.
+
+    For operators whose tensors are arguments of their own: a Function does not look into lists.
+    """
+    setup, registered = operator.setup, operator.backward
+    assert setup is not None
+    assert registered is not None
+
+    def forward(ctx: Any, op: Callable[..., Any], *args: Any) -> Any:
+        with below_autograd():
+            output = op(*args)
+        setup(ctx, args, output)
+        return output
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None, *registered(ctx, *grads)
+
+    parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(operator.name, (torch.autograd.Function,), parts)
+
+
+def call_eager(function: type[torch.autograd.Function], op: Any, x: Tensor, *constants: Any) -> Any:
+    """Call an operator that has a gradient for ``x`` alone, by the fastest way that is right.
+
+    Compiled graphs take the registered autograd: there a double backward through a Function goes
+    wrong.
+    """
+    if torch.compiler.is_compiling() or in_dispatch_mode():
+        return op(x, *constants)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return function.apply(op, x, *constants)
+    with below_autograd():
+        return op(x, *constants)
+
+
+def call_below_autograd(op: Any, *args: Any) -> Any:
+    """Call an operator, below autograd where no graph can be built."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return op(*args)
+    with below_autograd():
+        return op(*args)
