@@ -14,23 +14,19 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gankernels import __version__, _library, ops, reference
-from gankernels.ops.ada_parameters import NORMALS, UNIFORMS, AdaMultipliers
+from gankernels.ops._operator import EXAMPLES
 
 #: Of the self-test: the largest error against float64, relative to the largest value.
 TOLERANCE = 1e-5
-SHAPES = ((64, 32, 3, 3), (10, 7), (1, 5), (33, 31))
 
 Facts = dict[str, Any]
-
-Normalize = Callable[[list[Tensor]], tuple[list[Tensor], Tensor]]
 
 
 def collect() -> Facts:
@@ -118,157 +114,66 @@ def _parse(arch_flags: Sequence[str]) -> list[tuple[int, int, bool]]:
 def self_test() -> list[Facts]:
     """Runs every operator on small random data against the reference in float64."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    return [_judge(op, test, device) for device in devices for op, test in TESTS.items()]
+    return [_judge(op, device) for device in devices for op in sorted(EXAMPLES)]
 
 
-def _judge(op: str, test: Callable[[str], float], device: str) -> Facts:
+def _judge(op: str, device: str) -> Facts:
     result: Facts = {"op": op, "device": device, "max_error": None, "passed": False}
     try:
-        result["max_error"] = test(device)
+        arguments = EXAMPLES[op](_drawing(device))
+        wide = _widened(arguments)
+        found = _results(getattr(ops, op), arguments)
+        expected = _results(getattr(reference, op), wide)
+        result["max_error"] = _error(found, expected)
         result["passed"] = result["max_error"] <= TOLERANCE  # false for NaN
     except Exception as error:
         result["failure"] = f"{type(error).__name__}: {error}"
     return result
 
 
-def _data(device: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _drawing(device: str) -> Callable[..., Tensor]:
     generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
-
-    weights = [normal(*shape) for shape in SHAPES]
-    u = [normal(w.shape[0]) for w in weights]
-    v = [normal(w[0].numel()) for w in weights]
-    return weights, u, v
+    return lambda *shape: torch.randn(shape, generator=generator).to(device)
 
 
-def _double(tensors: list[Tensor]) -> list[Tensor]:
-    return [t.detach().double() for t in tensors]
+def _widened(value: Any) -> Any:
+    """Copies of tensors, in float64 if they are of floating point; what holds them stays."""
+    if isinstance(value, Tensor):
+        dtype = torch.float64 if value.is_floating_point() else value.dtype
+        return value.detach().to(dtype, copy=True).requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return {key: _widened(x) for key, x in value.items()}
+    return [_widened(x) for x in value] if isinstance(value, list) else value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    return [t for x in value for t in _tensors(x)] if isinstance(value, Iterable) else []
+
+
+def _results(op: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:
+    """Outputs, gradients through them, and the arguments, which the operator may have moved."""
+    outputs = _tensors(op(**arguments))
+    given = _tensors([x for x in arguments.values() if isinstance(x, (Tensor, list))])
+    leaves = [x for x in given if x.requires_grad]
+    differentiable = [x for x in outputs if x.requires_grad]
+    gradients: Sequence[Tensor] = ()
+    if differentiable:
+        total = torch.stack([x.square().sum() for x in differentiable]).sum()
+        gradients = torch.autograd.grad(total, leaves)
+    return [x.detach() for x in (*outputs, *gradients, *given)]
 
 
 def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     errors = [
-        ((f - e).abs().max() / e.abs().max()).item() for f, e in zip(found, expected, strict=True)
+        ((f.double() - e.double()).abs().max() / e.double().abs().max().clamp_min(1e-30)).item()
+        for f, e in zip(found, expected, strict=True)
+        if e.numel()
     ]
     return float("nan") if any(e != e for e in errors) else max(errors)
-
-
-def _test_iteration(device: str) -> float:
-    weights, u, v = _data(device)
-    exact = _double(weights), _double(u), _double(v)
-    expected = reference.power_iteration_(*exact, n=2)
-    found = ops.power_iteration_(weights, u, v, n=2)
-    sigmas = found.sigma, expected.sigma
-    return _error([*u, *v, sigmas[0]], [*exact[1], *exact[2], sigmas[1]])
-
-
-def _test_normalize(device: str) -> float:
-    weights, u, v = _data(device)
-    exact_u, exact_v = _double(u), _double(v)
-    return _compare(
-        lambda w: reference.spectral_normalize(w, exact_u, exact_v),
-        lambda w: ops.spectral_normalize(w, u, v),
-        weights,
-    )
-
-
-def _test_norm(device: str) -> float:
-    weights, u, v = _data(device)
-    exact_u, exact_v = _double(u), _double(v)
-
-    def expected(w: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        return reference.spectral_normalize(w, *reference.power_iteration_(w, exact_u, exact_v))
-
-    return _compare(expected, lambda w: ops.spectral_norm(w, u, v), weights)
-
-
-def _test_penalty(device: str) -> float:
-    grads, *_ = _data(device)
-    grads = [g[:1] for g in grads]
-
-    def penalty(op: Any, grads: list[Tensor]) -> list[Tensor]:
-        grads = [g.detach().requires_grad_() for g in grads]
-        value, norms = op(grads, center=1.0, return_norms=True)
-        return [value.detach(), norms, *torch.autograd.grad(value, grads)]
-
-    expected = penalty(reference.gradient_penalty, _double(grads))
-    return _error(penalty(ops.gradient_penalty, grads), expected)
-
-
-def _test_parameters(device: str) -> float:
-    generator = torch.Generator().manual_seed(0)
-    options: dict[str, Any] = {"dtype": torch.float64, "generator": generator}
-    arguments: dict[str, Any] = {
-        "p": torch.tensor(0.7, device=device),
-        "multipliers": AdaMultipliers._make((*[1.0] * 15, (1.0,) * 4)),
-        "uniforms": torch.rand(16, UNIFORMS, **options).to(device),
-        "normals": torch.randn(16, NORMALS, **options).to(device),
-        "height": 24,
-        "width": 40,
-        "colour_channels": 3,
-    }
-    expected = reference.ada_parameters(**arguments, dtype=torch.float64)
-    found = ops.ada_parameters(**arguments)
-    return _error([x for x in found if x is not None], [x for x in expected if x is not None])
-
-
-def _test_affine(name: str, device: str) -> float:
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 3, 9, 14, generator=generator).to(device)
-    maps = torch.tensor(
-        [[[0.9, -0.5, 1.3], [0.6, 1.1, -0.2]], [[-1.2, 0, 0.3], [0, 0.8, 0]]], dtype=torch.float64
-    ).to(device)
-    options: dict[str, Any] = {}
-    if name == "affine_resample_transpose":
-        options["input_size"] = (9, 14)
-    if name == "affine_augment":
-        options["colour"] = torch.randn(2, 3, 4, generator=generator).to(device)
-        options["colour_channels"] = (0, 1, 2)
-    exact = {k: v.double() if isinstance(v, Tensor) else v for k, v in options.items()}
-    expected = getattr(reference, name)(image.double(), maps, **exact)
-    return _error([getattr(ops, name)(image, maps, **options)], [expected])
-
-
-def _test_filter(name: str, device: str) -> float:
-    draw = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 3, 24, 33, generator=draw).to(device)
-    gains = torch.rand(2, 4, generator=draw).to(device)
-    options: dict[str, Any] = {
-        "box": torch.tensor([[0.5, 0.5, 0.4]] * 2, dtype=torch.float64, device=device)
-    }
-    if name == "image_filter":
-        options["sigma"] = torch.ones(2, device=device)
-        options["seed"] = torch.arange(2, device=device)
-    expected = getattr(reference, name)(image.double(), gains, **options)
-    return _error([getattr(ops, name)(image, gains, **options)], [expected])
-
-
-def _compare(expected: Normalize, found: Normalize, weights: list[Tensor]) -> float:
-    return _error(_with_gradient(found, weights), _with_gradient(expected, _double(weights)))
-
-
-def _with_gradient(normalize: Normalize, weights: list[Tensor]) -> list[Tensor]:
-    """Outputs, sigmas, and the gradients through both."""
-    weights = [w.detach().requires_grad_() for w in weights]
-    outputs, sigma = normalize(weights)
-    total = torch.stack([out.square().sum() for out in outputs]).sum() + sigma.sum()
-    gradients = torch.autograd.grad(total, weights)
-    return [t.detach() for t in (*outputs, sigma, *gradients)]
-
-
-TESTS: dict[str, Callable[[str], float]] = {
-    "ada_parameters": _test_parameters,
-    **{
-        name: partial(_test_affine, name)
-        for name in ("affine_augment", "affine_resample", "affine_resample_transpose")
-    },
-    "gradient_penalty": _test_penalty,
-    **{name: partial(_test_filter, name) for name in ("image_filter", "image_filter_transpose")},
-    "power_iteration_": _test_iteration,
-    "spectral_norm": _test_norm,
-    "spectral_normalize": _test_normalize,
-}
 
 
 def missing(facts: Facts) -> list[Facts]:

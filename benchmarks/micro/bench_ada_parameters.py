@@ -12,6 +12,7 @@ import torch
 
 from gankernels import ops, reference
 from gankernels.ops.ada_parameters import NORMALS, UNIFORMS, AdaMultipliers
+from gankernels.reference.ada_parameters import ada_parameters as reference_ada_parameters
 
 EVERYTHING = AdaMultipliers._make((*[1.0] * 15, (1.0,) * 4))
 
@@ -31,6 +32,6 @@ def test_parameters(measure, device: str, batch: int, kind: str) -> None:
         "colour_channels": 3,
     }
     run = {"PyTorch": reference, "gankernels": ops}[kind].ada_parameters
-    expected = reference.ada_parameters(**arguments)
+    expected = reference_ada_parameters(**arguments)
     torch.testing.assert_close(run(**arguments).maps, expected.maps, rtol=1e-12, atol=1e-9)
     measure(lambda: run(**arguments), group=f"ada_parameters, batch {batch}", name=kind)

@@ -31,6 +31,8 @@ from gankernels import ops, reference
 from gankernels.augment import ADAPipe
 from gankernels.augment.presets import PRESETS
 from gankernels.reference.ada_parameters import NORMALS, UNIFORMS, Parameters
+from gankernels.reference.ada_parameters import ada_parameters as reference_ada_parameters
+from gankernels.reference.affine_resample import affine_resample as reference_affine_resample
 
 MULTI_PASS, KORNIA = "multi-pass", "kornia"
 LABELS = {
@@ -124,7 +126,7 @@ def drawn(case: AugmentCase, images: Tensor) -> Parameters:
     options: Any = {"dtype": torch.float64}
     uniforms = torch.rand(len(images), UNIFORMS, **options)
     normals = torch.randn(len(images), NORMALS, **options)
-    return reference.ada_parameters(
+    return reference_ada_parameters(
         torch.full((), case.p),
         PRESETS[case.preset],
         uniforms=uniforms,
@@ -223,7 +225,7 @@ def _check_kornia(case: AugmentCase) -> float:
     last = torch.eye(3, dtype=torch.float64)
     last[:2, 2] = (case.size - 1) / 2  # centred pixels to those counted from a corner
     maps = (last.inverse() @ forward.inverse() @ last)[:, :2]
-    wanted = reference.affine_resample(case.images(torch.float64), maps, filter="bilinear")
+    wanted = reference_affine_resample(case.images(torch.float64), maps, filter="bilinear")
     return tolerated(relative_error(found, wanted), WRONG, LABELS[KORNIA])
 
 

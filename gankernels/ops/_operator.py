@@ -11,10 +11,16 @@ from torch import Tensor
 from gankernels._library import LIBRARY
 from gankernels._torch import below_autograd, in_dispatch_mode
 
+Draw = Callable[..., Tensor]
+
 #: Where operators are called: the tests put the namespace of the emulated CUDA kernels here.
 kernels: Any = torch.ops.gankernels
 #: All that were declared.
 DECLARED: list[Operator] = []
+#: By public name: right arguments from a function that draws normal numbers of a shape. With them
+#: ``python -m gankernels.info`` compares an operator with its reference, gradients of tensors that
+#: require one included, and the tests replace each argument by wrong ones.
+EXAMPLES: dict[str, Callable[[Draw], dict[str, Any]]] = {}
 
 
 class Operator(NamedTuple):

@@ -9,13 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gankernels import reference
 from gankernels._dtypes import accumulation_dtype
 from gankernels._library import takes_reference
 from gankernels._torch import below_autograd
 from gankernels.ops import _operator
 from gankernels.ops._ada_parameters_checks import check, is_strong, is_taken
-from gankernels.ops._operator import Operator, declare, one_device
+from gankernels.ops._operator import EXAMPLES, Operator, declare, one_device
 from gankernels.reference.ada_parameters import (
     DEFAULTS,
     GROUPS,
@@ -26,6 +25,7 @@ from gankernels.reference.ada_parameters import (
     AdaMultipliers,
     Parameters,
 )
+from gankernels.reference.ada_parameters import ada_parameters as reference_ada_parameters
 
 __all__ = [
     "GROUPS",
@@ -104,7 +104,7 @@ def ada_parameters(
     tensors = [x for x in (drawn, normals, p) if isinstance(x, Tensor)]
     if not tensors or takes_reference("ada_parameters", tensors):
         check(p, multipliers, *rest)
-        return reference.ada_parameters(
+        return reference_ada_parameters(
             p,
             multipliers,
             uniforms=uniforms,
@@ -201,3 +201,14 @@ declare(
         _fake,
     )
 )
+
+
+EXAMPLES["ada_parameters"] = lambda draw: {
+    "p": draw().sigmoid(),
+    "multipliers": AdaMultipliers._make((*[1.0] * 15, (1.0,) * 4)),
+    "uniforms": (draw(16, UNIFORMS).double().erf() + 1) / 2,
+    "normals": draw(16, NORMALS).double(),
+    "height": 24,
+    "width": 40,
+    "colour_channels": 3,
+}

@@ -25,7 +25,15 @@ from gankernels.ops._affine_resample_checks import (
     check_size,
     check_theta,
 )
-from gankernels.ops._operator import Operator, call_eager, declare, eager, one_device
+from gankernels.ops._operator import (
+    EXAMPLES,
+    Draw,
+    Operator,
+    call_eager,
+    declare,
+    eager,
+    one_device,
+)
 
 Filter = Literal["sym6", "bilinear", "nearest"]
 Mode = Literal["ideal", "stylegan2-ada"]
@@ -363,3 +371,24 @@ OPERATORS = (
 _EAGER = {operator.name: eager(operator) for operator in OPERATORS}
 
 declare(*OPERATORS)
+
+
+def _example(draw: Draw) -> dict[str, Any]:
+    return {"inverse_maps": draw(4, 2, 3).double()}
+
+
+EXAMPLES["affine_resample"] = lambda draw: {
+    "image": draw(4, 3, 9, 14).requires_grad_(),
+    **_example(draw),
+}
+EXAMPLES["affine_resample_transpose"] = lambda draw: {
+    "grad": draw(4, 3, 9, 14).requires_grad_(),
+    **_example(draw),
+    "input_size": (9, 14),
+}
+EXAMPLES["affine_augment"] = lambda draw: {
+    "image": draw(4, 3, 9, 14).requires_grad_(),
+    **_example(draw),
+    "colour": draw(4, 3, 4),
+    "colour_channels": (0, 1, 2),
+}

@@ -27,7 +27,13 @@ from gankernels._library import takes_reference
 from gankernels._torch import below_autograd
 from gankernels.ops import _operator
 from gankernels.ops._gradient_penalty_checks import REDUCTIONS, check
-from gankernels.ops._operator import Operator, call_below_autograd, declare, one_device
+from gankernels.ops._operator import (
+    EXAMPLES,
+    Operator,
+    call_below_autograd,
+    declare,
+    one_device,
+)
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -330,3 +336,10 @@ OPERATORS = (
 )
 
 declare(*OPERATORS)
+
+
+EXAMPLES["gradient_penalty"] = lambda draw: {
+    "grads": [draw(4, 3, 8, 8).requires_grad_(), draw(4, 31).requires_grad_()],
+    "center": 1.0,
+    "return_norms": True,
+}

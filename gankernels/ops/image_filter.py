@@ -6,6 +6,8 @@ Karras et al. 2020 (arXiv 2006.06676), appendix B. The kernels behind the schema
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,15 @@ from gankernels._layout import is_dense
 from gankernels._library import takes_reference
 from gankernels.ops import _operator
 from gankernels.ops._image_filter_checks import check
-from gankernels.ops._operator import Operator, call_eager, declare, eager, one_device
+from gankernels.ops._operator import (
+    EXAMPLES,
+    Draw,
+    Operator,
+    call_eager,
+    declare,
+    eager,
+    one_device,
+)
 
 # --- what users call ---------------------------------------------------------------------------
 
@@ -154,3 +164,20 @@ OPERATORS = (
 _EAGER = {operator.name: eager(operator) for operator in OPERATORS}
 
 declare(*OPERATORS)
+
+
+def _example(draw: Draw) -> dict[str, Any]:
+    gains = draw(4, 4).abs()
+    return {"gains": gains, "box": torch.full((4, 3), 0.4, dtype=torch.float64).to(gains.device)}
+
+
+EXAMPLES["image_filter"] = lambda draw: {
+    "image": draw(4, 3, 24, 33).requires_grad_(),
+    **_example(draw),
+    "sigma": draw(4).abs(),
+    "seed": draw(4).long(),
+}
+EXAMPLES["image_filter_transpose"] = lambda draw: {
+    "grad": draw(4, 3, 24, 33).requires_grad_(),
+    **_example(draw),
+}

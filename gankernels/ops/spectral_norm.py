@@ -20,6 +20,7 @@ from gankernels._layout import is_dense
 from gankernels._library import takes_reference
 from gankernels._torch import below_autograd, in_functorch, in_jit_trace
 from gankernels.ops import _operator
+from gankernels.ops._operator import EXAMPLES, Draw
 from gankernels.ops._spectral_norm_autograd import (
     Normalize,
     RetainedReference,
@@ -33,6 +34,7 @@ from gankernels.ops._spectral_norm_checks import (
     check_normalize,
 )
 from gankernels.reference.spectral_norm import PowerIteration, move_
+from gankernels.reference.spectral_norm import spectral_norm as reference_spectral_norm
 
 Order = Literal["u_first", "v_first"]
 
@@ -224,7 +226,7 @@ def spectral_norm(
     if _needs_checks(op, weights):
         _checked_iteration(op, *arguments)
         if not retain:
-            return reference.spectral_norm(*arguments[:6], skipped=skipped, coefficient=coefficient)
+            return reference_spectral_norm(*arguments[:6], skipped=skipped, coefficient=coefficient)
         left, right, sigmas = move_(*arguments[:6], skipped=skipped)
         sigma = torch.stack(sigmas)
         return spectral_normalize(
@@ -330,3 +332,19 @@ def _accumulation(vectors: Sequence[Tensor], weight: Tensor) -> Sequence[Tensor]
     if all(x.dtype == dtype and x.is_contiguous() for x in vectors):
         return vectors
     return [x.to(dtype).contiguous() if x.dtype == weight.dtype else x for x in vectors]
+
+
+def _example(draw: Draw) -> dict[str, Any]:
+    weights = [
+        draw(*shape).requires_grad_() for shape in ((64, 32, 3, 3), (10, 7), (1, 5), (33, 31))
+    ]
+    return {
+        "weights": weights,
+        "u": [draw(w.shape[0]) for w in weights],
+        "v": [draw(w.numel() // w.shape[0]) for w in weights],
+    }
+
+
+EXAMPLES["power_iteration_"] = lambda draw: {**_example(draw), "n": 2}
+EXAMPLES["spectral_normalize"] = _example
+EXAMPLES["spectral_norm"] = _example

@@ -1,30 +1,17 @@
 """The definition of right: every operator in plain PyTorch, with the signature it has in ops."""
 
-from gankernels.reference.ada_parameters import ada_parameters
-from gankernels.reference.affine_resample import (
-    affine_augment,
-    affine_resample,
-    affine_resample_transpose,
-    batch_margins,
-)
-from gankernels.reference.gradient_penalty import gradient_penalty
-from gankernels.reference.image_filter import image_filter, image_filter_transpose
-from gankernels.reference.spectral_norm import (
-    power_iteration_,
-    spectral_norm,
-    spectral_normalize,
-)
+import importlib
+import pkgutil
+from typing import Any
 
-__all__ = [
-    "ada_parameters",
-    "affine_augment",
-    "affine_resample",
-    "affine_resample_transpose",
-    "batch_margins",
-    "gradient_penalty",
-    "image_filter",
-    "image_filter_transpose",
-    "power_iteration_",
-    "spectral_norm",
-    "spectral_normalize",
-]
+# Found by the stem, like an operator's kernels and tests: what a file has in __all__ is here.
+__all__: list[str] = []
+for _file in pkgutil.iter_modules(__path__):
+    if not _file.name.startswith("_"):
+        _module = importlib.import_module(f"{__name__}.{_file.name}")
+        __all__ += _module.__all__
+        globals().update({name: getattr(_module, name) for name in _module.__all__})
+
+
+def __getattr__(name: str) -> Any:  # says to type checkers that there is more than they see
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -306,3 +306,6 @@ def _gains(v: dict[str, Tensor]) -> Tensor:
         t = t / (power * t.square()).sum(1, keepdim=True).sqrt()
         gains = torch.where(band[:, None] == 1, gains, gains * t)  # exactly, not nearly
     return gains
+
+
+__all__ = ["ada_parameters"]

@@ -299,3 +299,6 @@ def _padded(index: Tensor, weight: Tensor, size: int, padding_mode: str) -> tupl
     if padding_mode == "zeros":
         weight = weight * ((index >= 0) & (index < size))
     return index.clamp(0, size - 1), weight
+
+
+__all__ = ["affine_augment", "affine_resample", "affine_resample_transpose", "batch_margins"]

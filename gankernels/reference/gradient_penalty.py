@@ -54,3 +54,6 @@ def gradient_penalty(
 
 def _with_elements(grads: Sequence[Tensor]) -> list[Tensor]:
     return [g.unsqueeze(1) if g.dim() == 1 else g for g in grads]
+
+
+__all__ = ["gradient_penalty"]

@@ -133,3 +133,6 @@ def _cut(x: Tensor, box: Tensor | None) -> Tensor:
     row_kept = (rows - box[:, 1]).abs() >= half
     kept = column_kept[:, None, None, :] | row_kept[:, None, :, None]
     return torch.where(kept, x, 0)
+
+
+__all__ = ["image_filter", "image_filter_transpose"]

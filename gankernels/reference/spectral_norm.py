@@ -217,3 +217,6 @@ def _guard(
         torch.where(good, v_new, v.to(v_new.dtype)),
         torch.where(good, sigma, torch.ones_like(sigma)),
     )
+
+
+__all__ = ["power_iteration_", "spectral_norm", "spectral_normalize"]

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from support import penalties
+from support.penalties import seeded
 from torch import nn
 
 import gankernels as gk
@@ -25,10 +27,6 @@ def draw(*shape, seed=1, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def seeded():
-    return torch.Generator().manual_seed(7)
-
-
 REAL, FAKE = draw(5, 6), draw(5, 6, seed=2)
 
 
@@ -38,26 +36,7 @@ def shift(x):
 
 #: Every function that calls a critic, on given samples.
 CALLED = {
-    "r1_r2_penalty": lambda D, x, y, *a, **k: gk.r1_r2_penalty(D, x, y, *a, **k),
-    "wgan_gp_penalty": lambda D, x, y, *a, **k: gk.wgan_gp_penalty(
-        D, x, y, *a, generator=seeded(), **k
-    ),
-    "wgan_lp_penalty": lambda D, x, y, *a, **k: gk.wgan_lp_penalty(
-        D, x, y, *a, center=0.1, generator=seeded(), **k
-    ),
-    "zero_centered_penalty": lambda D, x, y, *a, **k: gk.zero_centered_penalty(
-        D, x, y, *a, generator=seeded(), **k
-    ),
-    "dragan_penalty": lambda D, x, y, *a, **k: gk.dragan_penalty(D, x, *a, generator=seeded(), **k),
-    "approx_r1_penalty": lambda D, x, y, *a, **k: gk.approx_r1_penalty(
-        D, x, *a, generator=seeded(), **k
-    ),
-    "approx_r2_penalty": lambda D, x, y, *a, **k: gk.approx_r2_penalty(
-        D, y, *a, generator=seeded(), **k
-    ),
-    "check_independent_samples": lambda D, x, y, *a, **k: torch.tensor(
-        gk.check_independent_samples(D, x, *a, **k)
-    ),
+    **penalties.CALLED,
     "consistency_regularization": lambda D, x, y, *a, **k: regularizers.consistency_regularization(
         D, x, shift, *a, **k
     ),

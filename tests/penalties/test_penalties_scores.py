@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from support import penalties
+from support.penalties import seeded
 from torch import nn
 
 import gankernels as gk
@@ -37,28 +39,17 @@ DRAW = torch.Generator().manual_seed(1)
 REAL, FAKE = (torch.randn(4, 3, 8, 8, generator=DRAW, dtype=torch.float64) for _ in range(2))
 
 
-def seeded():
-    return torch.Generator().manual_seed(7)
-
-
 def flip(x):
     return x.flip(3)
 
 
+def on_samples(call):
+    return lambda D, **k: call(D, REAL, FAKE, **k)
+
+
 #: Every function that calls a critic.
 CALLED = {
-    "r1_r2": lambda D, **k: gk.r1_r2_penalty(D, REAL, FAKE, **k),
-    "wgan_gp": lambda D, **k: gk.wgan_gp_penalty(D, REAL, FAKE, generator=seeded(), **k),
-    "wgan_lp": lambda D, **k: gk.wgan_lp_penalty(
-        D, REAL, FAKE, center=0.1, generator=seeded(), **k
-    ),
-    "zero_centered": lambda D, **k: gk.zero_centered_penalty(
-        D, REAL, FAKE, generator=seeded(), **k
-    ),
-    "dragan": lambda D, **k: gk.dragan_penalty(D, REAL, generator=seeded(), **k),
-    "approx_r1": lambda D, **k: gk.approx_r1_penalty(D, REAL, generator=seeded(), **k),
-    "approx_r2": lambda D, **k: gk.approx_r2_penalty(D, FAKE, generator=seeded(), **k),
-    "check": lambda D, **k: torch.tensor(gk.check_independent_samples(D, REAL, **k)),
+    **{name.removesuffix("_penalty"): on_samples(call) for name, call in penalties.CALLED.items()},
     "WGANGPPenalty": lambda D, **k: gnn.WGANGPPenalty()(D, REAL, FAKE, generator=seeded(), **k),
     "R1R2Penalty": lambda D, **k: gnn.R1R2Penalty(**k)(D, REAL, FAKE),
     "DRAGANPenalty": lambda D, **k: gnn.DRAGANPenalty(**k)(D, REAL, generator=seeded()),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gankernels import info, ops
+from gankernels import info, ops, reference
 
 FLAGS = [
     "-gencode=arch=compute_80,code=sm_80",
@@ -60,8 +60,8 @@ def test_the_cpu_kernels_are_there():
 def test_a_wrong_kernel_is_found(monkeypatch, capsys):
     right = ops.spectral_normalize
 
-    def wrong(*arguments):
-        outputs, sigma = right(*arguments)
+    def wrong(**arguments):
+        outputs, sigma = right(**arguments)
         return [out * 1.001 for out in outputs], sigma
 
     monkeypatch.setattr(ops, "spectral_normalize", wrong)
@@ -82,8 +82,22 @@ def test_a_kernel_that_raises_is_told(monkeypatch, capsys):
     assert any("out of luck" in gap["why"] for gap in facts["missing"])
 
 
-def test_not_a_number_fails():
-    assert not info._judge("op", lambda device: float("nan"), "cpu")["passed"]
+def test_not_a_number_fails(monkeypatch):
+    monkeypatch.setattr(info, "_error", lambda found, expected: float("nan"))
+    assert not info._judge("spectral_norm", "cpu")["passed"]
+
+
+def test_arguments_that_moved_are_compared(monkeypatch):
+    monkeypatch.setattr(
+        ops, "power_iteration_", lambda weights, u, v, n: reference_of(weights, u, v)
+    )
+    assert not info._judge("power_iteration_", "cpu")["passed"]
+
+
+def reference_of(weights, u, v):
+    """What the iteration finds, without moving u and v."""
+    copies = [x.clone() for x in u], [x.clone() for x in v]
+    return reference.power_iteration_(weights, *copies, 2)
 
 
 def test_why_cuda_was_left_out(monkeypatch):

@@ -1,17 +1,35 @@
 """The layers: who may include whom, and one stem in every layer."""
 
+import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from support import ROOT
+from support.penalties import PENALTIES
 
+from gankernels import ops, penalties, reference
+from gankernels.ops._operator import EXAMPLES
 from tools import mutate_kernels
 
 CSRC = ROOT / "csrc"
 SUFFIXES = (".h", ".inc", ".cuh", ".cpp", ".cu")
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in SUFFIXES)
 CONTRACTS = sorted(CSRC.glob("*.h"))
+
+#: By stem, wherever one was begun.
+OPERATORS = {
+    path.stem
+    for folder, pattern in [
+        ("csrc/cuda", "*.cu"),
+        ("csrc/bindings", "*.cpp"),
+        ("gankernels/ops", "*.py"),
+        ("gankernels/reference", "*.py"),
+    ]
+    for path in (ROOT / folder).glob(pattern)
+    if path.name[0] != "_" and path.name != "module.cpp"
+}
 
 #: What the files of a folder of csrc/ may include of csrc/; "" are the contracts, csrc/*.h.
 MAY_INCLUDE = {
@@ -100,34 +118,65 @@ def test_kernels_are_launched_through_the_platform(path):
     assert "extern __shared__" not in text, f"{name(path)}: use common/platform.h"
 
 
-@pytest.mark.parametrize("contract", CONTRACTS, ids=name)
-def test_one_stem_in_every_layer(contract):
-    stem = contract.stem
-    expected = [
+def registrations_of_operator(stem: str) -> dict[str, bool]:
+    """Every place that an operator has, and whether it is there. CONTRIBUTING.md lists the same."""
+    files = [
+        f"csrc/{stem}.h",
         f"csrc/cpu/{stem}.cpp",
         f"csrc/cuda/{stem}.cu",
         f"csrc/bindings/{stem}.cpp",
-        f"gankernels/ops/{stem}.py",
         f"gankernels/reference/{stem}.py",
-        f"tests/cpp/fuzz_{stem}.cpp",
-        f"benchmarks/micro/bench_{stem}.py",
+        f"gankernels/ops/{stem}.py",
     ]
-    missing = [path for path in expected if not (ROOT / path).exists()]
-    tests = f"tests/*/test_{stem}.py"
-    if not list(ROOT.glob(tests)):
-        missing.append(tests)
-    assert missing == []
+    found = {path: (ROOT / path).exists() for path in files}
+    found["gankernels/ops/__init__.py"] = (
+        f"gankernels.ops.{stem} " in (ROOT / "gankernels/ops/__init__.py").read_text()
+    )
+    found[f"tests/*/test_{stem}.py"] = any(ROOT.glob(f"tests/*/test_{stem}.py"))
+    # Sizes around its constants are where a kernel breaks; one without any has no fuzzer.
+    if constants_of(ROOT / f"csrc/cpu/{stem}.cpp"):
+        fuzzer = f"tests/cpp/fuzz_{stem}.cpp"
+        found[fuzzer] = (ROOT / fuzzer).exists()
+    for name in functions_of(stem):
+        found[f'EXAMPLES["{name}"] in gankernels/ops/{stem}.py'] = name in EXAMPLES
+        found[f"{name} in gankernels/reference/{stem}.py"] = hasattr(reference, name)
+    return found
 
 
-def test_no_layer_has_an_operator_of_its_own():
-    stems = {path.stem for path in CONTRACTS}
-    for folder, pattern in [
-        ("csrc/cuda", "*.cu"),
-        ("gankernels/ops", "*.py"),
-        ("gankernels/reference", "*.py"),
-    ]:
-        found = {path.stem for path in (ROOT / folder).glob(pattern) if path.name[0] != "_"}
-        assert found <= stems, f"{folder}: no contract csrc/*.h for {sorted(found - stems)}"
+def constants_of(path: Path) -> list[str]:
+    """What a kernel cuts its work by."""
+    if not path.exists():
+        return []
+    return re.findall(r"constexpr int(?:64_t)? (k\w+) =", path.read_text())
+
+
+def functions_of(stem: str) -> list[str]:
+    """The public functions of an operator's file, those that ops exports."""
+    module = sys.modules.get(f"gankernels.ops.{stem}")
+    return (
+        [name for name in ops.__all__ if getattr(ops, name).__module__ == vars(module)["__name__"]]
+        if module
+        else []
+    )
+
+
+@pytest.mark.parametrize("stem", sorted({path.stem for path in CONTRACTS} | OPERATORS))
+def test_an_operator_is_in_every_place(stem):
+    missing = [place for place, there in registrations_of_operator(stem).items() if not there]
+    assert not missing, f"{stem}: CONTRIBUTING.md, add an operator; missing: {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("name", penalties.__all__)
+def test_a_penalty_is_in_every_place(name):
+    readme = (ROOT / "README.md").read_text()
+    places = {
+        f'PENALTIES["{name}"] in tests/support/penalties.py': name in PENALTIES,
+        f"a row of `gk.{name}(...)`, or of its module, in README.md": (
+            f"gk.{name}(" in readme or f"gk.nn.{name.title().replace('_', '')}(" in readme
+        ),
+    }
+    missing = [place for place, there in places.items() if not there]
+    assert not missing, f"{name}: CONTRIBUTING.md, add a penalty; missing: {', '.join(missing)}"
 
 
 def test_the_project_stands_alone():
@@ -147,6 +196,47 @@ def test_sources_are_apache_licensed():
 def test_programs_of_tests_can_fail(path):
     # CHECK counts; what is returned is up to main.
     assert "return failures == 0 ? 0 : 1;" in path.read_text()
+
+
+def test_no_import_circles():
+    """Modules import each other downwards: whoever reads one need not read those above it."""
+    imports = {name: imported(path) for name, path in modules().items()}
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            path.append(name)
+            for other in sorted(imports[name]):
+                visit(other)
+            path.pop()
+            done.add(name)
+
+    for name in imports:
+        visit(name)
+
+
+def modules() -> dict[str, Path]:
+    """The modules and packages of the package."""
+    files = (ROOT / "gankernels").rglob("*.py")
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+        if path.name != "_build_info.py"
+    }
+
+
+def imported(path: Path) -> set[str]:
+    """What a module imports of the package, wherever it does: of ``from a import b`` the module
+    a.b, or a where b is no module."""
+    known, found = modules(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in known else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & known.keys()
 
 
 def test_mutations_find_their_places():

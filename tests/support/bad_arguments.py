@@ -17,7 +17,6 @@ import os
 import resource
 import select
 import signal
-import sys
 import time
 import traceback
 import types
@@ -34,7 +33,8 @@ import gankernels as gk
 from gankernels import augment, dirac, ema, losses, ops, regularizers
 from gankernels.nn.utils import parametrizations
 from gankernels.nn.utils import spectral_norm as hook_spectral_norm
-from gankernels.ops.ada_parameters import AdaMultipliers
+from gankernels.ops._operator import EXAMPLES
+from support import penalties
 
 #: Seconds of a processor that a call may take, and of a clock: others may use the machine.
 CPU_SECONDS, WALL_SECONDS = 10, 120
@@ -95,19 +95,6 @@ def drawn() -> augment.Transform:
     return augment.ADAPipe("bgc", p=0.5).sample(4)
 
 
-def parameters_of_ada() -> dict[str, Any]:
-    multipliers = AdaMultipliers._make((*[1.0] * 15, (1.0,) * 4))
-    return {
-        "p": torch.tensor(0.5),
-        "multipliers": multipliers,
-        "uniforms": torch.rand(4, ops_ada.UNIFORMS, dtype=torch.float64),
-        "normals": torch.randn(4, ops_ada.NORMALS, dtype=torch.float64),
-        "height": 8,
-        "width": 8,
-    }
-
-
-ops_ada = sys.modules["gankernels.ops.ada_parameters"]
 Call = tuple[Callable[..., Any], dict[str, Any]]
 LOGITS = {"real_logits": lambda: torch.randn(4, 1), "fake_logits": lambda: torch.randn(4, 1)}
 
@@ -121,38 +108,34 @@ def of_loss(name: str, side: str) -> Callable[[], Call]:
     return call
 
 
+def of_example(name: str) -> Callable[[], Call]:
+    return lambda: (getattr(ops, name), EXAMPLES[name](lambda *shape: torch.randn(shape)))
+
+
+def of_penalty(name: str) -> Callable[[], Call]:
+    """A penalty that takes a critic, and samples by whatever name."""
+    function = getattr(gk, name)
+    parameters = inspect.signature(function).parameters.values()
+    samples = [
+        p.name
+        for p in parameters
+        if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty and p.name != "D"
+    ]
+    return lambda: (function, critic_and(*samples))
+
+
 #: By name: the callable, and arguments that it takes.
 CALLS: dict[str, Callable[[], Call]] = {
-    "affine_resample": lambda: (gk.affine_resample, {"image": images(), "inverse_maps": maps()}),
-    "affine_resample_transpose": lambda: (
-        gk.affine_resample_transpose,
-        {"grad": images(), "inverse_maps": maps()},
-    ),
-    "affine_augment": lambda: (ops.affine_augment, {"image": images(), "inverse_maps": maps()}),
-    "image_filter": lambda: (ops.image_filter, {"image": images(), "gains": torch.ones(4, 4)}),
-    "image_filter_transpose": lambda: (
-        ops.image_filter_transpose,
-        {"grad": images(), "gains": torch.ones(4, 4)},
-    ),
-    "ada_parameters": lambda: (ops.ada_parameters, parameters_of_ada()),
+    **{
+        f"ops.{name}" if name == "spectral_norm" else name: of_example(name) for name in ops.__all__
+    },
     "centred_maps": lambda: (gk.centred_maps, {"theta": maps(), "size": (8, 8)}),
-    "gradient_penalty": lambda: (gk.gradient_penalty, {"grads": images()}),
-    "power_iteration_": lambda: (ops.power_iteration_, vectors()),
-    "spectral_normalize": lambda: (ops.spectral_normalize, vectors()),
-    "ops.spectral_norm": lambda: (ops.spectral_norm, vectors()),
-    "approx_r1_penalty": lambda: (gk.approx_r1_penalty, critic_and("x")),
-    "approx_r2_penalty": lambda: (gk.approx_r2_penalty, critic_and("x")),
-    "check_independent_samples": lambda: (gk.check_independent_samples, critic_and("x")),
+    **{name: of_penalty(name) for name in penalties.CALLED},
     "clip_weights_": lambda: (gk.clip_weights_, {"parameters": list(Critic().parameters())}),
     "consensus_penalty": lambda: consensus(),
-    "dragan_penalty": lambda: (gk.dragan_penalty, critic_and("real")),
     "r1_penalty": lambda: (gk.r1_penalty, with_logits("real")),
     "r2_penalty": lambda: (gk.r2_penalty, with_logits("fake")),
-    "r1_r2_penalty": lambda: (gk.r1_r2_penalty, critic_and("real", "fake")),
     "roth_penalty": lambda: (gk.roth_penalty, two_sides()),
-    "wgan_gp_penalty": lambda: (gk.wgan_gp_penalty, critic_and("real", "fake")),
-    "wgan_lp_penalty": lambda: (gk.wgan_lp_penalty, critic_and("real", "fake")),
-    "zero_centered_penalty": lambda: (gk.zero_centered_penalty, critic_and("real", "fake")),
     "spectral_norm_regularization": lambda: (gk.spectral_norm_regularization, vectors()),
     "sigma": lambda: (gk.sigma, {"model": normalized()}),
     "spectral_norms": lambda: (gk.spectral_norms, {"model": normalized()}),
