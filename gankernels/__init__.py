@@ -4,12 +4,12 @@ from gankernels import augment, ema, losses, nn, ops, penalties, regularizers
 from gankernels._library import backend, empty_cache
 from gankernels._version import __version__
 from gankernels.clip import clip_weights_
-from gankernels.operator_norms import SpectralNorms, spectral_norms
 from gankernels.ops import affine_resample, affine_resample_transpose, gradient_penalty
 from gankernels.ops.affine_resample import centred_maps
 from gankernels.penalties import *  # noqa: F403
 from gankernels.spectral_norm.fold import fold
 from gankernels.spectral_norm.fuse import FusedSpectralNorm, fuse_spectral_norm
+from gankernels.spectral_norm.operator_norms import SpectralNorms, spectral_norms
 from gankernels.spectral_norm.sites import Sigmas, sigma
 
 __all__ = [

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gankernels._checks import check_floats, check_generator, check_number, kind
-from gankernels._scores import AVERAGED, check_alike, listed_scores
+from gankernels._critics.scores import AVERAGED, check_alike, listed_scores
 
 Logits = Tensor | Sequence[Tensor]
 Label = float | tuple[float, float]

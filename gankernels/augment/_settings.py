@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gankernels._checks import check_number, kind
 from gankernels.augment.presets import DEFAULT, PRESETS
-from gankernels.ops._ada_parameters_checks import check_constant
+from gankernels.ops._checks.ada_parameters import check_constant
 from gankernels.ops.ada_parameters import AdaConstants, AdaMultipliers
 from gankernels.ops.affine_resample import Mode
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gankernels._checks import check_count, check_real, check_strided, describe, kind
-from gankernels._critics import warn
-from gankernels._scores import AVERAGED, check_alike
+from gankernels._critics.scores import AVERAGED, check_alike
+from gankernels._warnings import warn
 from gankernels.augment._strength import Strength, loadable, number_of, single
 
 __all__ = ["ADAController", "ADASchedule"]

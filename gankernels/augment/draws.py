@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gankernels._checks import check_generator, check_number
-from gankernels.ops._ada_parameters_checks import check_constants, check_multipliers, is_number_of
+from gankernels.ops._checks.ada_parameters import check_constants, check_multipliers, is_number_of
 from gankernels.ops.ada_parameters import NORMALS, UNIFORMS, AdaConstants, AdaMultipliers
 from gankernels.reference.ada_parameters import DEFAULTS, GATES, NORMAL_VALUES, UNIFORM_VALUES
 

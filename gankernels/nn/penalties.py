@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 
 from gankernels import ops, penalties
 from gankernels._checks import check_count, check_generator, check_number, check_real, kind
-from gankernels._scores import Pick, check_pick
+from gankernels._critics.scores import Pick, check_pick
 
 __all__ = [
     "ApproxR1Penalty",

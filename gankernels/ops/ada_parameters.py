@@ -13,7 +13,7 @@ from gankernels._dtypes import accumulation_dtype
 from gankernels._library import takes_reference
 from gankernels._torch import below_autograd
 from gankernels.ops import _operator
-from gankernels.ops._ada_parameters_checks import check, is_strong, is_taken
+from gankernels.ops._checks.ada_parameters import check, is_strong, is_taken
 from gankernels.ops._operator import EXAMPLES, Operator, declare, one_device
 from gankernels.reference.ada_parameters import (
     DEFAULTS,

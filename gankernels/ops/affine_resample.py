@@ -16,7 +16,7 @@ from gankernels import reference
 from gankernels._checks import check_bool
 from gankernels._library import takes_reference
 from gankernels.ops import _operator
-from gankernels.ops._affine_resample_checks import (
+from gankernels.ops._checks.affine_resample import (
     FILTERS,
     PADDINGS,
     check,

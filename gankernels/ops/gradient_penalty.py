@@ -22,11 +22,11 @@ from gankernels._checks import (
     third_order,
 )
 from gankernels._dtypes import accumulation_dtype
-from gankernels._layout import is_dense
 from gankernels._library import takes_reference
 from gankernels._torch import below_autograd
 from gankernels.ops import _operator
-from gankernels.ops._gradient_penalty_checks import REDUCTIONS, check
+from gankernels.ops._checks.gradient_penalty import REDUCTIONS, check
+from gankernels.ops._layout import is_dense
 from gankernels.ops._operator import (
     EXAMPLES,
     Operator,

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from gankernels import reference
 from gankernels._dtypes import accumulation_dtype
-from gankernels._layout import is_dense
 from gankernels._library import takes_reference
 from gankernels.ops import _operator
-from gankernels.ops._image_filter_checks import check
+from gankernels.ops._checks.image_filter import check
+from gankernels.ops._layout import is_dense
 from gankernels.ops._operator import (
     EXAMPLES,
     Draw,

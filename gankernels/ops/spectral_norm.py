@@ -16,22 +16,22 @@ from torch.autograd.graph import increment_version
 from gankernels import reference
 from gankernels._checks import check_bool, is_choice
 from gankernels._dtypes import accumulation_dtype
-from gankernels._layout import is_dense
 from gankernels._library import takes_reference
 from gankernels._torch import below_autograd, in_functorch, in_jit_trace
 from gankernels.ops import _operator
+from gankernels.ops._checks.spectral_norm import (
+    MAX_STEPS,
+    check_coefficient,
+    check_iteration,
+    check_normalize,
+)
+from gankernels.ops._layout import is_dense
 from gankernels.ops._operator import EXAMPLES, Draw
 from gankernels.ops._spectral_norm_autograd import (
     Normalize,
     RetainedReference,
     SpectralNorm,
     unpack,
-)
-from gankernels.ops._spectral_norm_checks import (
-    MAX_STEPS,
-    check_coefficient,
-    check_iteration,
-    check_normalize,
 )
 from gankernels.reference.spectral_norm import PowerIteration, move_
 from gankernels.reference.spectral_norm import spectral_norm as reference_spectral_norm

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from gankernels._checks import check_callable, check_floats, check_number, raised_in
-from gankernels._critics import Calls, Critic, Samples, copied, draw_like, listed
+from gankernels._critics.calls import Calls, Critic, copied
+from gankernels._critics.samples import Samples, draw_like, listed
+from gankernels._critics.scores import Pick, check_alike, listed_scores, pick_scores
 from gankernels._dtypes import accumulation_dtype
-from gankernels._scores import Pick, check_alike, listed_scores, pick_scores
 from gankernels.regularizers._arguments import check_samples
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gankernels._checks import check_floats, check_number, kind
+from gankernels._critics.scores import AVERAGED, check_alike, listed_scores
 from gankernels._dtypes import accumulation_dtype
-from gankernels._scores import AVERAGED, check_alike, listed_scores
 
 Logits = Tensor | Sequence[Tensor]
 

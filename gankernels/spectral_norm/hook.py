@@ -17,7 +17,7 @@ from torch.nn.utils.spectral_norm import remove_spectral_norm as torch_remove_sp
 
 from gankernels._checks import check_bool, kind
 from gankernels._torch import disabled_torch_function, in_dispatch_mode, in_jit_trace
-from gankernels.ops._spectral_norm_checks import check_eps, check_steps, check_weight, is_integer
+from gankernels.ops._checks.spectral_norm import check_eps, check_steps, check_weight, is_integer
 from gankernels.reference.spectral_norm import unit_vector
 from gankernels.spectral_norm.deposits import give_back, take
 from gankernels.spectral_norm.layer import CompiledDeposit, Layer, Memory, Settings, counter_of

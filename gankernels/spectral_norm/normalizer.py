@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gankernels import ops
 from gankernels._torch import in_jit_trace
-from gankernels.ops._spectral_norm_checks import check_steps
+from gankernels.ops._checks.spectral_norm import check_steps
 from gankernels.ops.spectral_norm import warm_up as take_steps
 from gankernels.spectral_norm.layer import (
     Kept,

@@ -11,7 +11,7 @@ from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from gankernels.ops._spectral_norm_checks import check_weight
+from gankernels.ops._checks.spectral_norm import check_weight
 from gankernels.reference.spectral_norm import unit_vector
 from gankernels.spectral_norm.deposits import give_back, take
 from gankernels.spectral_norm.hook import check_arguments, default_dim

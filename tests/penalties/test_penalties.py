@@ -11,14 +11,14 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 import gankernels as gk
-from gankernels import _critics
+from gankernels import _warnings
 from gankernels.nn.utils import spectral_norm as our_hook
 from gankernels.nn.utils.parametrizations import spectral_norm as our_parametrization
 
 
 @pytest.fixture(autouse=True)
 def _warnings_anew():
-    _critics._warned.clear()
+    _warnings._warned.clear()
 
 
 def draw(*shape, seed=1, dtype=torch.float64):
@@ -364,7 +364,7 @@ def test_a_penalty_that_trains_nothing():
     linear = x.flatten(1) @ draw(72)
     with pytest.warns(UserWarning, match="trains nothing"):
         gk.r1_penalty(linear, x)
-    _critics._warned.clear()
+    _warnings._warned.clear()
     assert gk.r1_penalty(D(x), x).requires_grad  # through x
 
 

@@ -1,0 +1,1 @@
+"""What penalties and regularizers need of a critic: its calls, samples, scores and gradients."""
