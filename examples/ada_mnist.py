@@ -171,7 +171,7 @@ def train(name: str, data: Digits, distance: Distance, steps: int, seed: int) ->
     start = time.perf_counter()
     run = Run(name)
     G, D, augment = generator_network(), discriminator_network(), augmentation(name)
-    average = gankernels.ema.averaged_model(G, decay=0.99)
+    average = gankernels.ema.AveragedModel(G, decay=0.99).eval()
     optimizer_d, optimizer_g = (
         torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=(0.0, 0.99))
         for model in (D, G)

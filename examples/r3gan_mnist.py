@@ -100,7 +100,7 @@ def train(steps: int) -> tuple[nn.Module, list[tuple[float, float, float]]]:
     torch.manual_seed(0)
     images, labels = digits()
     generator, discriminator = Generator(), Discriminator()
-    average = gankernels.ema.averaged_model(generator, decay=0.98)
+    average = gankernels.ema.AveragedModel(generator, decay=0.98).eval()
     optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=LEARNING_RATE, betas=(0.0, 0.99))
     optimizer_g = torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE, betas=(0.0, 0.99))
     curves = []

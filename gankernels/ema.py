@@ -1,43 +1,42 @@
-"""Moving averages of the weights that spectrally normalised networks use."""
+"""Moving averages of the weights that spectrally normalized networks use."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch.nn import Module
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel as TorchAveragedModel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gankernels._checks import check_module, check_number, kind
 from gankernels.spectral_norm.fold import fold, folded_tensors
 
 
-def averaged_model(
-    model: Module,
-    decay: float | None = None,
-    *,
-    half_life: float | None = None,
-    batch: int | None = None,
-    rampup: float | None = None,
-) -> AveragedModel:
-    """The exponential moving average of ``model``'s weights, of W / sigma where it is normalised.
+class AveragedModel(TorchAveragedModel):
+    """A drop-in for :class:`torch.optim.swa_utils.AveragedModel`, of W / sigma where it is made.
 
-    :class:`torch.optim.swa_utils.AveragedModel` alone averages what W / sigma is made of, the
-    weights before the normalisation and, with ``use_buffers=True``, u and v; that gives other
-    weights than the average of those that the network used. This one averages :func:`fold`'s: it
-    has plain weights, plain state_dict keys, and no u and v. Of a network without spectral
-    normalisation it is torch's average.
+    torch's averages what W / sigma is made of, the weights before the normalization and, with
+    ``use_buffers=True``, u and v; that gives other weights than the average of those that the
+    network used. This one averages those of :func:`gankernels.fold`: it has plain weights, plain
+    state_dict keys, and no u and v. Of a network without spectral normalization it is torch's.
 
-    Call ``update_parameters(model)`` after every step of the optimiser, as with torch's. It reads
-    ``model``, normalised by torch's or our ``spectral_norm``, fused or not, as ``eval()`` would,
-    and leaves u, v and the mode as they are. The first call copies, each later one takes
-    ``average = decay * average + (1 - decay) * weight``. Buffers, such as BatchNorm's statistics,
-    are copied at each call.
+    Call ``update_parameters(model)`` after every step of the optimizer. It reads ``model``,
+    normalized by torch's or our ``spectral_norm``, fused or not, as ``eval()`` would, and leaves u,
+    v and the mode as they are. The first call copies, each later one averages; buffers, such as
+    BatchNorm's statistics, are copied at each call.
 
     Args:
         model: the network in training, itself and not a wrapper of it (``DistributedDataParallel``,
             ``torch.compile``). The average is kept in its dtypes; a decay near 1 needs float32.
-        decay: between 0 and 1; 0.999 where ``half_life`` is not given either.
+        device: where the average is kept; default: where the model is.
+        avg_fn, multi_avg_fn: how weights are averaged, as torch takes it; by default all count
+            alike, as torch has it (stochastic weight averaging).
+        use_buffers: average the buffers too.
+        decay: between 0 and 1: take the exponential moving average, as
+            ``multi_avg_fn=get_ema_multi_avg_fn(decay)``:
+            ``average = decay * average + (1 - decay) * weight``.
         half_life: instead of decay, the number of images after which a weight counts half.
         batch: the images of a step; with ``half_life``, see :func:`decay_for_half_life`.
         rampup: let the half-life grow with training, ``min(half_life, rampup * images)`` with the
@@ -45,46 +44,95 @@ def averaged_model(
             beginning: ``batch`` times the calls of ``update_parameters`` before this one.
             StyleGAN2-ADA's (arXiv 2006.06676) is 0.05. Only with ``half_life``.
 
-    Returns:
-        A torch ``AveragedModel``, in ``eval()`` and without gradients; ``.module`` is the network.
+    ``.module`` is the network, in the mode of ``model`` when it was copied, as torch has it: call
+    ``eval()`` before drawing from it.
 
     Raises:
         TypeError: if ``model`` is not a module, or a number not one.
         ValueError: for a decay outside [0, 1], ``half_life`` without ``batch`` or with ``decay``,
-            ``rampup`` without ``half_life``; by ``update_parameters`` for a model without one of
-            the weights, or of another shape.
+            ``rampup`` without ``half_life``, or one of these with ``avg_fn`` or ``multi_avg_fn``;
+            by ``update_parameters`` for a model without one of the weights, or of another shape.
 
     Not differentiated. Deterministic. Moving averages of generators: Yazici et al. 2018 (arXiv
     1806.04498); Karras et al. 2017 (arXiv 1710.10196), appendix A.
     """
-    check_module("averaged_model", model)
+
+    def __init__(
+        self,
+        model: Module,
+        device: int | torch.device | None = None,
+        avg_fn: Any = None,
+        multi_avg_fn: Any = None,
+        use_buffers: bool = False,
+        *,
+        decay: float | None = None,
+        half_life: float | None = None,
+        batch: int | None = None,
+        rampup: float | None = None,
+    ) -> None:
+        check_module("AveragedModel", model)
+        exponential = _moving_average(decay, half_life, batch, rampup)
+        if exponential is not None:
+            if avg_fn is not None or multi_avg_fn is not None:
+                raise ValueError(
+                    "AveragedModel: expected decay or half_life, or a function that averages, got "
+                    "both; leave one of them out"
+                )
+            multi_avg_fn = exponential
+        super().__init__(fold(model), device, avg_fn, multi_avg_fn, use_buffers)
+
+    def update_parameters(self, model: Module) -> None:
+        """Average the weights of ``model`` in."""
+        check_module("AveragedModel", model)
+        tensors = folded_tensors(model)
+        for name, average in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if name not in tensors:
+                raise ValueError(
+                    f"AveragedModel: expected the model that is averaged, got {kind(model)} "
+                    f"without {name}; pass the network itself, not a wrapper of it"
+                )
+            if tensors[name].shape != average.shape:
+                raise ValueError(
+                    f"AveragedModel: expected {name} of shape {tuple(average.shape)}, got "
+                    f"{tuple(tensors[name].shape)}; pass the model that is averaged"
+                )
+        # By name: torch goes by the order of the parameters, which folding changes.
+        folded = SimpleNamespace(
+            parameters=lambda: [tensors[name] for name, _ in self.module.named_parameters()],
+            buffers=lambda: [tensors[name] for name, _ in self.module.named_buffers()],
+        )
+        super().update_parameters(folded)  # type: ignore[arg-type]
+
+
+def _moving_average(
+    decay: float | None, half_life: float | None, batch: int | None, rampup: float | None
+) -> Any:
+    """What averages exponentially, or None where nothing says how fast."""
+    op = "AveragedModel"
     if (half_life is None) != (batch is None):
         raise ValueError(
-            "averaged_model: expected half_life, in images, together with batch, got only one of "
-            "the two; pass both or neither"
+            f"{op}: expected half_life, in images, together with batch, got only one of the two; "
+            "pass both or neither"
         )
-    if half_life is not None and batch is not None:
-        if decay is not None:
-            raise ValueError(
-                "averaged_model: expected decay or half_life, got both; leave one of them out"
-            )
-        decay = decay_for_half_life(half_life, batch)
-    elif decay is None:
-        decay = 0.999
+    if half_life is not None and decay is not None:
+        raise ValueError(f"{op}: expected decay or half_life, got both; leave one of them out")
     if rampup is not None:
         if half_life is None or batch is None:
             raise ValueError(
-                "averaged_model: expected rampup together with half_life and batch, got it alone; "
-                "pass half_life instead of decay"
+                f"{op}: expected rampup together with half_life and batch, got it alone; pass "
+                "half_life instead of decay"
             )
-        check_number("averaged_model", "rampup", rampup, positive=True)
-    check_number("averaged_model", "decay", decay)
+        check_number(op, "rampup", rampup, positive=True)
+    if half_life is not None and batch is not None:
+        decay = decay_for_half_life(half_life, batch)
+    if decay is None:
+        return None
+    check_number(op, "decay", decay)
     if decay > 1:
-        raise ValueError(f"averaged_model: expected decay to be at most 1, got {decay}")
-    schedule = None
+        raise ValueError(f"{op}: expected decay to be at most 1, got {decay}")
     if rampup is not None and half_life is not None and batch is not None:
-        schedule = _Rampup(half_life, batch, rampup)
-    return _FoldedAverage(model, decay, schedule)
+        return _Rampup(half_life, batch, rampup)
+    return get_ema_multi_avg_fn(decay)
 
 
 def decay_for_half_life(half_life_images: float, batch: float) -> float:
@@ -114,32 +162,4 @@ class _Rampup:
         get_ema_multi_avg_fn(decay_for_half_life(half_life, self.batch))(averages, weights, n)
 
 
-class _FoldedAverage(AveragedModel):
-    def __init__(self, model: Module, decay: float, schedule: _Rampup | None) -> None:
-        super().__init__(fold(model), multi_avg_fn=schedule or get_ema_multi_avg_fn(decay))
-        self.eval().requires_grad_(False)
-
-    def update_parameters(self, model: Module) -> None:
-        """Average the weights of ``model`` in; see :func:`averaged_model`."""
-        check_module("averaged_model", model)
-        tensors = folded_tensors(model)
-        for name, average in [*self.module.named_parameters(), *self.module.named_buffers()]:
-            if name not in tensors:
-                raise ValueError(
-                    f"averaged_model: expected the model that is averaged, got {kind(model)} "
-                    f"without {name}; pass the network itself, not a wrapper of it"
-                )
-            if tensors[name].shape != average.shape:
-                raise ValueError(
-                    f"averaged_model: expected {name} of shape {tuple(average.shape)}, got "
-                    f"{tuple(tensors[name].shape)}; pass the model that is averaged"
-                )
-        # By name: torch goes by the order of the parameters, which folding changes.
-        folded = SimpleNamespace(
-            parameters=lambda: [tensors[name] for name, _ in self.module.named_parameters()],
-            buffers=lambda: [tensors[name] for name, _ in self.module.named_buffers()],
-        )
-        super().update_parameters(folded)  # type: ignore[arg-type]
-
-
-__all__ = ["averaged_model", "decay_for_half_life"]
+__all__ = ["AveragedModel", "decay_for_half_life"]

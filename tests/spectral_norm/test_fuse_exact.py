@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from gankernels import fold, fuse_spectral_norm, sigma
-from gankernels.ema import averaged_model
+from gankernels.ema import AveragedModel
 from gankernels.spectral_norm import deposits
 
 D = torch.float64
@@ -499,7 +499,7 @@ def test_chains(chain):
     for net in nets:
         before = states(net)
         eval_output = copy.deepcopy(net).eval()(x_of(5))
-        average = averaged_model(net)
+        average = AveragedModel(net, decay=0.999)
         average.update_parameters(net)
         for plain in (fold(net), average):
             assert_same(plain(x_of(5)), eval_output, factor=10)
@@ -529,7 +529,7 @@ def test_a_hook_on_a_parametrized_weight():
     for net in nets:
         before = states(net)
         want = copy.deepcopy(net).eval()(x_of(5))
-        average = averaged_model(net)
+        average = AveragedModel(net, decay=0.999)
         average.update_parameters(net)
         for plain in (fold(net), average):
             assert_same(plain(x_of(5)), want, factor=10)
@@ -567,7 +567,7 @@ def test_fold_of_a_tied_weight(kind, partner, inplace):
     model = nn.Sequential(first, nn.Tanh(), first if partner == "same_module" else second).eval()
     tied = None if partner != "plain" else second.weight.detach().clone()
     want = model(x_of(1))
-    average = averaged_model(model)
+    average = AveragedModel(model, decay=0.999)
     average.update_parameters(model)
     assert_same(average(x_of(1)), want)
     folded = fold(model, inplace=inplace)
@@ -584,7 +584,7 @@ def test_old_weight_norm_beside_it(kind):
     model = nn.Sequential(other, kind.ours(nn.Linear(4, 4, dtype=D)))
     model(x_of(1))
     want = copy.deepcopy(fold(model))(x_of(2))
-    average = averaged_model(model)
+    average = AveragedModel(model, decay=0.999)
     average.update_parameters(model)
     assert_same(average(x_of(2)), want)
     assert_same(model.eval()(x_of(2)), want)
@@ -609,7 +609,7 @@ def test_recurrent_layers_after_a_forward(kind, fused):
     if fused:
         fuse_spectral_norm(model)
     model(x_of(1))
-    average = averaged_model(model, 0.0)
+    average = AveragedModel(model, decay=0.0)
     for step in range(3):
         optimizer = torch.optim.SGD(model.parameters(), 0.5)
         loss(model.train()(x_of(step))).backward()
@@ -723,7 +723,7 @@ def test_options_are_true_or_false(kind, name):
     assert dict(net._forward_pre_hooks) == before
 
 
-@pytest.mark.parametrize("function", [fold, sigma, fuse_spectral_norm, averaged_model])
+@pytest.mark.parametrize("function", [fold, sigma, fuse_spectral_norm, AveragedModel])
 def test_models_are_modules(function):
     with pytest.raises(
         TypeError, match=f"^{function.__name__}: expected a torch.nn.Module, got list"

@@ -224,7 +224,7 @@ def test_a_guarded_layer_that_begins_at_zero(cpu_backend, form, init, fused, opt
         more = {} if init is None else {"init_iterations": init}
         model = nn.Sequential(spectral_norm(ours, form)(layer, guard=True, **more, **options))
         handle = gankernels.fuse_spectral_norm(model, **options) if fused else None
-        average = gankernels.ema.averaged_model(model, 0.5)
+        average = gankernels.ema.AveragedModel(model, decay=0.5)
         x = torch.randn(2, 8).double()
         assert model(x).isfinite().all()
         assert model.eval()(x).isfinite().all()

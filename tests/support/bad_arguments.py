@@ -151,8 +151,8 @@ CALLS: dict[str, Callable[[], Call]] = {
         parametrizations.spectral_norm,
         {"module": nn.Linear(5, 4)},
     ),
-    "averaged_model": lambda: (ema.averaged_model, {"model": normalized()}),
-    "averaged_model.update_parameters": lambda: updating(),
+    "AveragedModel": lambda: (ema.AveragedModel, {"model": normalized()}),
+    "AveragedModel.update_parameters": lambda: updating(),
     "decay_for_half_life": lambda: (
         ema.decay_for_half_life,
         {"half_life_images": 1000.0, "batch": 32},
@@ -258,7 +258,7 @@ def consensus() -> Call:
 
 def updating() -> Call:
     model = normalized()
-    return ema.averaged_model(model).update_parameters, {"model": model}
+    return ema.AveragedModel(model, decay=0.999).update_parameters, {"model": model}
 
 
 def generator_network() -> nn.Module:

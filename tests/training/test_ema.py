@@ -1,16 +1,18 @@
-"""averaged_model against averages of W / sigma taken by hand."""
+"""AveragedModel against averages of W / sigma taken by hand."""
 
 import copy
+import inspect
 
 import pytest
 import torch
 from support.networks import CRITIC_LABELS, KINDS, WAYS, batch, critic, loss, make
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel as TorchAveragedModel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gankernels import fold, fuse_spectral_norm
-from gankernels.ema import averaged_model, decay_for_half_life
+from gankernels.ema import AveragedModel, decay_for_half_life
 
 MIX = ["torch_hook", "ours_parametrization", "ours_hook", "torch_parametrization"]
 CASES = {
@@ -55,14 +57,14 @@ def assert_equal_tensors(got, expected, atol=1e-12):
         torch.testing.assert_close(got[name].detach(), value, rtol=0, atol=atol, msg=name)
 
 
-def naive_average(model: nn.Module, decay: float) -> AveragedModel:
+def naive_average(model: nn.Module, decay: float) -> TorchAveragedModel:
     """torch's own, with a copy of the network that can be made."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return TorchAveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def test_averages_what_the_network_used(model):
     decay, expected = 0.7, None
-    average, naive = averaged_model(model, decay), naive_average(model, decay)
+    average, naive = AveragedModel(model, decay=decay), naive_average(model, decay)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     for i in range(5):
         step(model, optimizer, i)
@@ -82,7 +84,7 @@ def test_averages_what_the_network_used(model):
 
 def test_the_first_update_copies_and_the_training_model_stays_as_it_is(model):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    average = averaged_model(model, 0.7)
+    average = AveragedModel(model, decay=0.7)
     step(model, optimizer, 0)
     before = copy.deepcopy(model.state_dict())
     tensors = [*model.parameters(), *model.buffers()]
@@ -103,7 +105,7 @@ def test_the_first_update_copies_and_the_training_model_stays_as_it_is(model):
 
 def test_gives_the_outputs_of_eval(model):
     step(model, torch.optim.Adam(model.parameters(), lr=0.05), 0)
-    average = averaged_model(model)
+    average = AveragedModel(model, decay=0.999)
     average.update_parameters(model)
     x = batch(9)
     for _ in range(2):  # u and v do not move
@@ -112,12 +114,10 @@ def test_gives_the_outputs_of_eval(model):
 
 
 def test_what_the_average_is(model):
-    average = averaged_model(model)
-    assert isinstance(average, AveragedModel)
-    assert not any(m.training for m in average.modules())
-    assert not any(p.requires_grad for p in average.parameters())
-    assert all(p.requires_grad for p in model.parameters())
-    assert not average(batch()).requires_grad
+    average = AveragedModel(model, decay=0.999)
+    assert isinstance(average, TorchAveragedModel)
+    assert average.module.training == model.training
+    assert all(p.requires_grad for p in average.parameters())
     assert set(average.state_dict()) == {"n_averaged"} | {
         f"module.{k}" for k in fold(model).state_dict()
     }
@@ -127,11 +127,11 @@ def test_what_the_average_is(model):
 
 def test_state_dict_round_trip(model):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    average = averaged_model(model, 0.7)
+    average = AveragedModel(model, decay=0.7)
     for i in range(2):
         step(model, optimizer, i)
         average.update_parameters(model)
-    other = averaged_model(model, 0.7)
+    other = AveragedModel(model, decay=0.7)
     other.load_state_dict(average.state_dict())
     assert other.n_averaged == 2
     step(model, optimizer, 2)
@@ -142,7 +142,7 @@ def test_state_dict_round_trip(model):
 
 def test_fusing_and_unfusing_in_between():
     model = critic(*MIX)
-    average, twin = averaged_model(model, 0.7), averaged_model(model, 0.7)
+    average, twin = AveragedModel(model, decay=0.7), AveragedModel(model, decay=0.7)
     expected = copy.deepcopy(model)
     handle = fuse_spectral_norm(model)
     average.update_parameters(model)
@@ -159,7 +159,7 @@ class Rotated(nn.Module):
 
 
 def assert_autocast_changes_nothing(model: nn.Module, device: str) -> None:
-    average, expected = averaged_model(model), averaged_model(model)
+    average, expected = AveragedModel(model, decay=0.999), AveragedModel(model, decay=0.999)
     expected.update_parameters(model)
     with torch.autocast(device, dtype=torch.bfloat16):
         average.update_parameters(model)
@@ -187,7 +187,7 @@ def test_keeps_the_dtype(way, dtype):
     model = critic(way, dtype=dtype)
     for _ in range(20):  # u and v of the hooks begin at random, with sigma near zero
         model(batch(dtype=dtype))
-    average = averaged_model(model, 0.5)
+    average = AveragedModel(model, decay=0.5)
     average.update_parameters(model)
     average.update_parameters(model)
     assert all(p.dtype == dtype for p in average.parameters())
@@ -200,7 +200,7 @@ def test_keeps_the_dtype(way, dtype):
 def test_coefficient():
     model = critic("ours_parametrization")
     fuse_spectral_norm(model, coefficient=1e6)  # above every sigma: the weights as they are
-    average = averaged_model(model)
+    average = AveragedModel(model, decay=0.999)
     average.update_parameters(model)
     original = model.first.parametrizations.weight.original
     assert torch.equal(average.module.first.weight, original)
@@ -221,7 +221,7 @@ def test_other_parametrizations(way, order):
     module = make(WAYS[way], lambda: nn.Linear(4, 3), torch.float64, prepare)
     if order != "norm_last":
         parametrize.register_parametrization(module, "weight", Doubled())
-    average = averaged_model(module)
+    average = AveragedModel(module, decay=0.999)
     average.update_parameters(module)
     assert_equal_tensors(average.module.state_dict(), fold(module).state_dict())
     assert all(m.training for m in module.modules())
@@ -229,7 +229,7 @@ def test_other_parametrizations(way, order):
 
 def test_a_parametrization_of_another_kind_stays():
     module = parametrize.register_parametrization(nn.Linear(4, 3), "weight", Doubled())
-    average, torchs = averaged_model(module, 0.7), naive_average(module, 0.7)
+    average, torchs = AveragedModel(module, decay=0.7), naive_average(module, 0.7)
     for _ in range(2):
         with torch.no_grad():
             module.parametrizations.weight.original.mul_(3)
@@ -245,7 +245,7 @@ def test_vectors():
             self.weight = nn.Parameter(torch.arange(1.0, 5.0))
 
     module = nn.Sequential(make(WAYS["ours_parametrization"], Scale))
-    average = averaged_model(module)
+    average = AveragedModel(module, decay=0.999)
     average.update_parameters(module)
     w = torch.arange(1.0, 5.0)
     assert_equal_tensors(dict(average.module.named_parameters()), {"0.weight": w / w.norm()}, 1e-6)
@@ -255,7 +255,7 @@ def test_shared_modules():
     shared = make(WAYS["ours_hook"], lambda: nn.Linear(4, 4), torch.float64)
     module = nn.Sequential(shared, nn.Tanh(), shared)
     module(torch.ones(1, 4, dtype=torch.float64))
-    average = averaged_model(module)
+    average = AveragedModel(module, decay=0.999)
     average.update_parameters(module)
     assert average.module[0] is average.module[2]
     x = torch.randn(3, 4, dtype=torch.float64)
@@ -268,7 +268,7 @@ def test_a_buffer(way):
     del module.weight
     module.register_buffer("weight", torch.arange(6.0, dtype=torch.float64).view(2, 3))
     WAYS[way](module)
-    average = averaged_model(module, 0.5)
+    average = AveragedModel(module, decay=0.5)
     for _ in range(2):
         module.parametrizations.weight.original[0].add_(1)
         average.update_parameters(module)
@@ -283,7 +283,7 @@ def test_a_weight_shared_with_a_layer_without_normalisation(way):
     second = nn.Linear(4, 4, dtype=torch.float64)
     second.weight = next(p for n, p in first.named_parameters() if "orig" in n)
     module = nn.Sequential(first, second)
-    average = averaged_model(module)
+    average = AveragedModel(module, decay=0.999)
     with torch.no_grad():
         second.weight.add_(1)
     average.update_parameters(module)
@@ -304,7 +304,7 @@ def plain_network() -> nn.Module:
 @pytest.mark.parametrize("decay", [0.0, 0.7, 0.999, 1.0])
 def test_is_torchs_without_spectral_normalisation(decay):
     model = plain_network()
-    average = averaged_model(model, decay)
+    average = AveragedModel(model, decay=decay)
     torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     for i in range(4):
@@ -320,7 +320,7 @@ def test_is_torchs_without_spectral_normalisation(decay):
 
 def test_default_decay():
     model = nn.Linear(1, 1, bias=False)
-    average = averaged_model(model)
+    average = AveragedModel(model, decay=0.999)
     nn.init.ones_(model.weight)
     average.update_parameters(model)
     nn.init.zeros_(model.weight)
@@ -341,7 +341,7 @@ def test_half_life():
 
 def test_average_by_half_life():
     model = nn.Linear(1, 1, bias=False)
-    average = averaged_model(model, half_life=100, batch=25)
+    average = AveragedModel(model, half_life=100, batch=25)
     nn.init.ones_(model.weight)
     average.update_parameters(model)
     nn.init.zeros_(model.weight)
@@ -354,7 +354,7 @@ def test_rampup_of_the_half_life():
     """StyleGAN2-ADA's schedule (training_loop.py), by its own formula."""
     model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
     nn.init.zeros_(model.weight)
-    average = averaged_model(model, half_life=100, batch=32, rampup=0.05)
+    average = AveragedModel(model, half_life=100, batch=32, rampup=0.05)
     average.update_parameters(model)
     expected = 0.0
     for step in range(1, 101):  # the half-life of 100 images is reached in step 63
@@ -384,13 +384,13 @@ def test_rampup_of_the_half_life():
     ],
 )
 def test_refuses_options(options, error, message):
-    with pytest.raises(error, match=f"^averaged_model: expected {message}"):
-        averaged_model(nn.Linear(1, 1), **options)
+    with pytest.raises(error, match=f"^AveragedModel: expected {message}"):
+        AveragedModel(nn.Linear(1, 1), **options)
 
 
 def test_refuses_what_is_no_module():
-    with pytest.raises(TypeError, match=r"^averaged_model: expected a torch.nn.Module, got list"):
-        averaged_model([nn.Linear(1, 1)])
+    with pytest.raises(TypeError, match=r"^AveragedModel: expected a torch.nn.Module, got list"):
+        AveragedModel([nn.Linear(1, 1)])
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("inf"), float("nan")])
@@ -402,14 +402,78 @@ def test_refuses_half_lives(bad):
     ):
         decay_for_half_life(1, bad)
     with pytest.raises(ValueError, match=r"^decay_for_half_life: expected half_life_images"):
-        averaged_model(nn.Linear(1, 1), half_life=bad, batch=1)
+        AveragedModel(nn.Linear(1, 1), half_life=bad, batch=1)
     with pytest.raises(TypeError, match=r"^decay_for_half_life: expected batch to be a number"):
         decay_for_half_life(1, "1")
 
 
+def mean_of_three(weights, value, count):
+    return weights + (value - weights) / (count + 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"device": "cpu"},
+        {"avg_fn": mean_of_three},
+        {"multi_avg_fn": get_ema_multi_avg_fn(0.6)},
+        {"use_buffers": True},
+        {"multi_avg_fn": get_ema_multi_avg_fn(0.6), "use_buffers": True},
+    ],
+    ids=lambda options: "-".join(options) or "default",
+)
+def test_a_drop_in_for_torchs(options, training):
+    """Of a network without spectral normalization: every option, mode, key and number."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).train(training)
+    model[2].bias.requires_grad_(False)
+    ours, torchs = AveragedModel(model, **options), TorchAveragedModel(model, **options)
+    for _ in range(4):
+        model(torch.randn(6, 5))
+        with torch.no_grad():
+            for p in model.parameters():
+                p += torch.randn_like(p)
+        ours.update_parameters(model)
+        torchs.update_parameters(model)
+    assert_equal_tensors(ours.state_dict(), torchs.state_dict(), atol=0)
+    for a, b in zip(ours.modules(), torchs.modules(), strict=True):
+        assert a.training == b.training
+    for a, b in zip(ours.parameters(), torchs.parameters(), strict=True):
+        assert a.requires_grad == b.requires_grad
+    again = AveragedModel(model, **options)
+    again.load_state_dict(torchs.state_dict())
+    assert_equal_tensors(again.state_dict(), torchs.state_dict(), atol=0)
+
+
+def test_takes_torchs_arguments_in_their_order():
+    ours = list(inspect.signature(AveragedModel.__init__).parameters)
+    torchs = list(inspect.signature(TorchAveragedModel.__init__).parameters)
+    assert ours[: len(torchs)] == torchs
+
+
+def test_weights_count_alike_by_default():
+    model = critic("ours_hook")
+    average, seen = AveragedModel(model), []
+    for i in range(3):
+        step(model, torch.optim.Adam(model.parameters(), lr=0.05), i)
+        average.update_parameters(model)
+        seen.append(plain_by_hand(model))
+    mean = {k: torch.stack([x[k] for x in seen]).mean(0) for k in seen[0] if "num" not in k}
+    got = {k: v for k, v in average.module.state_dict().items() if k in mean}
+    assert_equal_tensors(got, mean)
+
+
+@pytest.mark.parametrize("name", ["avg_fn", "multi_avg_fn"])
+def test_one_way_to_average(name):
+    with pytest.raises(ValueError, match=r"^AveragedModel: expected decay or half_life, or a func"):
+        AveragedModel(nn.Linear(1, 1), decay=0.9, **{name: mean_of_three})
+
+
 def test_refuses_another_model_before_anything_changes():
     model = critic("ours_hook")
-    average = averaged_model(model)
+    average = AveragedModel(model, decay=0.999)
     before = copy.deepcopy(average.state_dict())
     with pytest.raises(ValueError, match=r"got Sequential without .*; pass the network itself"):
         average.update_parameters(nn.Sequential(model))
