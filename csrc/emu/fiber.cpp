@@ -211,9 +211,6 @@ void tsan_release(void* sync) {
 void tsan_acquire(void* sync) {
   __tsan_acquire(sync);
 }
-#else
-void tsan_release(void*) {}
-void tsan_acquire(void*) {}
 #endif
 
 }  // namespace gankernels::emu

@@ -29,7 +29,12 @@ class Fiber {
 };
 
 // What ThreadSanitizer is told; nothing in other builds.
+#if defined(GANKERNELS_TSAN)
 void tsan_release(void* sync);
 void tsan_acquire(void* sync);
+#else
+inline void tsan_release(void*) {}
+inline void tsan_acquire(void*) {}
+#endif
 
 }  // namespace gankernels::emu
