@@ -1,9 +1,10 @@
 // Launches the kernels of spectral normalisation for every 64 layers: what is read how (walks), where
 // it goes in the workspace, and which blocks serve which layer.
-#include "cuda/spectral_norm.cuh"
-
 #include <initializer_list>
 #include <vector>
+
+#include "cuda/spectral_norm_iteration.cuh"
+#include "cuda/spectral_norm_normalize.cuh"
 
 namespace gankernels::spectral_norm {
 namespace {

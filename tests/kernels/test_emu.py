@@ -173,7 +173,7 @@ SHAPES = {
 
 
 def expected_bytes(w, name):
-    """What csrc/cuda/spectral_norm.cuh states: by buffer, bytes read and bytes written."""
+    """What csrc/cuda/spectral_norm_*.cuh state: by buffer, bytes read and bytes written."""
     size = w.numel() * w.element_size()
     return {
         "forward": {"w": (3 * size, 0), "out": (0, size)},
