@@ -11,7 +11,8 @@
 #                  and ThreadSanitizer; among their tests are fuzzers, tests/cpp/fuzz.h
 #   make fuzz      the fuzzers alone, with new cases and for longer   (make fuzz FUZZ_SECONDS=3600)
 #   make coverage  how much of the CUDA kernels the emulated C++ tests execute
-#   make cuda-report   compile the CUDA kernels for every architecture, write docs/cuda-report.md
+#   make cuda-report   compile the CUDA kernels for every architecture; write docs/cuda-report.md and
+#                  tests/kernels/cuda_report.json, which tests compare with
 #   make gpu-check     on a machine with a GPU: everything that needs one, and a report
 #   make clean     remove what was built; make distclean: .venv too
 

@@ -2,8 +2,10 @@
 
 Compiles every ``csrc/cuda/*.cu`` for every architecture, warnings, spills and local memory being
 errors, and reads registers, shared memory and occupancy from ptxas, 16-byte accesses and double
-arithmetic from the machine code. ``--write`` writes docs/cuda-report.md; without it the figures are
-compared with that file, and the exit status is 1 where a kernel got worse.
+arithmetic from the machine code. The whole table goes to build/cuda-report/table.md. ``--write``
+writes a summary, docs/cuda-report.md, and the figures that no kernel may fall behind,
+tests/kernels/cuda_report.json; without it they are compared with those of that file, and the exit
+status is 1 where a kernel got worse.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from pathlib import Path
 from build_support import cuda, sass
 
 ROOT = Path(__file__).resolve().parent.parent
-REPORT = ROOT / "docs" / "cuda-report.md"
+SUMMARY = ROOT / "docs" / "cuda-report.md"
+FIGURES = ROOT / "tests" / "kernels" / "cuda_report.json"
 CACHE = ROOT / "build" / "cuda-report"
+TABLE = CACHE / "table.md"
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PTX = ("75", "120")  # what newer GPUs compile for themselves: the oldest and the newest form
 FLAGS = (
@@ -38,7 +42,10 @@ FLAGS = (
     "-Xptxas",
     "-v,-warn-spills,-warn-lmem-usage,-Werror",
 )
-CURE = "if that is wanted, run `make cuda-report` and commit docs/cuda-report.md"
+CURE = (
+    "if that is wanted, run `make cuda-report` and commit docs/cuda-report.md and "
+    "tests/kernels/cuda_report.json"
+)
 
 #: Threads and shared memory of a multiprocessor, and shared memory that a block can have: CUDA
 #: Programming Guide, technical specifications per compute capability. Registers: 65,536 everywhere.
@@ -90,6 +97,20 @@ class ReportError(Exception):
     """What is wrong with the kernels, or with the machine: one line each."""
 
 
+Key = tuple[str, str]  # a kernel and an architecture
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What of a row may not get worse."""
+
+    shared: int = 0
+    occupancy: int = 0
+    loads16: bool = False
+    stores16: bool = False
+    doubles: int = 0
+
+
 @dataclass(frozen=True)
 class Row:
     """A kernel on an architecture."""
@@ -104,8 +125,18 @@ class Row:
     doubles: int  # instructions, of kernels that do not compute in double
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         return self.kernel, self.arch
+
+    @property
+    def operator(self) -> str:
+        return self.kernel.partition(":")[0]
+
+    @property
+    def figures(self) -> Figures:
+        return Figures(
+            self.shared, self.occupancy, self.loads16 > 0, self.stores16 > 0, self.doubles
+        )
 
 
 # --- ptxas --------------------------------------------------------------------------------------
@@ -286,16 +317,28 @@ def collect(tools: cuda.Toolkit, architectures: Sequence[str] = ARCHITECTURES) -
 
 INTRO = """# What the compiler makes of the CUDA kernels
 
-Compiled by nvcc {version} for every architecture below and as PTX, without warnings, spills or
-local memory. Nothing here was run on a GPU. `make cuda-report` writes this file; the tests compare
-with it.
+Compiled by nvcc {version} for sm_{architectures}, and as PTX for {ptx}: {count} instances of
+kernels. Nothing here was run on a GPU. `make cuda-report` writes this file; the whole table, by
+kernel and architecture, goes to `build/cuda-report/table.md`.
 
+The worst of every operator, over all its kernels, dtypes and architectures:
+
+"""
+CHECKED = """
 - registers of a thread, bytes of shared memory of a block of {threads} threads, or of the `kBlock`
   threads that a source names
 - occupancy: the part of a multiprocessor's threads that can be resident, by `cuda_occupancy.h`
-- 16-byte loads and stores: how often they stand in the machine code
-- double: instructions of double arithmetic in kernels that do not compute in double; each comes
-  from a line marked `// double:`, which says why
+- 16-byte accesses: the kernels in whose machine code loads and stores of 16 bytes stand, of all
+- double: instructions of double arithmetic in kernels that do not compute in double
+
+Errors, whatever was committed: warnings, spills, local memory, 16-byte accesses that a kernel's
+comment promises and the machine code does not have, double arithmetic where no mark
+`// double:` says why.
+
+Compared with `tests/kernels/cuda_report.json`, which has a line a kernel with one figure for all
+architectures, or one each: a kernel that comes or goes, less occupancy, more shared memory, more
+double arithmetic, no 16-byte accesses any more. Where that is wanted: `make cuda-report`, and both
+files are to be committed.
 """
 COLUMNS = (
     "kernel",
@@ -308,58 +351,119 @@ COLUMNS = (
 )
 
 
-def render(rows: Sequence[Row], version: str, threads: int) -> str:
-    lines = [INTRO.format(version=version, threads=threads)]
+def _line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows, by architecture."""
+    lines = []
     for arch in dict.fromkeys(row.arch for row in rows):
-        lines += [f"## sm_{arch}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * 7 + "|"]
+        lines += [f"## sm_{arch}", "", _line(COLUMNS), "|---" * len(COLUMNS) + "|"]
         for row in rows:
             if row.arch == arch:
                 values = [getattr(row, field.name) for field in fields(row) if field.name != "arch"]
-                lines.append("| " + " | ".join(map(str, values)) + " |")
+                lines.append(_line(values))
         lines.append("")
     return "\n".join(lines)
 
 
-def parse(text: str) -> tuple[str, list[Row]]:
-    """The compiler's version and the rows of a report."""
-    version = re.search(r"Compiled by nvcc (\S+)", text)
-    rows, arch = [], ""
-    for line in text.splitlines():
-        if line.startswith("## sm_"):
-            arch = line.removeprefix("## sm_")
-        elif line.startswith("| ") and not line.startswith("| kernel"):
-            name, *values = (cell.strip() for cell in line.strip("|").split("|"))
-            rows.append(Row(name, arch, *map(int, values)))
-    return version[1] if version else "?", rows
+def summary(rows: Sequence[Row], version: str, threads: int) -> str:
+    """A line an operator: the worst figures, and the kernel that has them."""
+
+    def worst(rows: Sequence[Row], figure: str, sign: int = 1) -> str:
+        row = max(rows, key=lambda row: sign * getattr(row, figure))
+        value = getattr(row, figure)
+        return f"{value} ({row.kernel.partition(': ')[2]}, sm_{row.arch})" if value else "0"
+
+    lines = [
+        _line(("operator", *COLUMNS[1:4], "16-byte loads, stores", "double")),
+        "|---" * 6 + "|",
+    ]
+    for operator in dict.fromkeys(row.operator for row in rows):
+        own = [row for row in rows if row.operator == operator]
+        kernels = {row.kernel for row in own}
+        vectors = (
+            {row.kernel for row in own if row.loads16},
+            {row.kernel for row in own if row.stores16},
+        )
+        lines.append(
+            _line(
+                (
+                    operator,
+                    worst(own, "registers"),
+                    worst(own, "shared"),
+                    worst(own, "occupancy", -1),
+                    f"{len(vectors[0])}, {len(vectors[1])} of {len(kernels)}",
+                    worst(own, "doubles"),
+                )
+            )
+        )
+    architectures = list(dict.fromkeys(row.arch for row in rows))
+    intro = INTRO.format(
+        version=version,
+        architectures=", ".join(architectures),
+        ptx=" and ".join(PTX),
+        count=len({row.kernel for row in rows}),
+    )
+    return intro + "\n".join(lines) + "\n" + CHECKED.format(threads=threads)
 
 
-def worse(committed: Iterable[Row], now: Iterable[Row], same_compiler: bool) -> Iterator[str]:
+def dump(rows: Sequence[Row], version: str) -> str:
+    """The figures that are compared, as JSON: a line a kernel, what is zero or false left out."""
+    architectures = list(dict.fromkeys(row.arch for row in rows))
+    by_kernel: dict[str, dict[str, Figures]] = {}
+    for row in rows:
+        by_kernel.setdefault(row.kernel, {})[row.arch] = row.figures
+    lines = []
+    for kernel, found in sorted(by_kernel.items()):
+        entry: dict[str, object] = {}
+        for field in fields(Figures):
+            values = [getattr(found[arch], field.name) for arch in architectures]
+            if any(values):
+                entry[field.name] = values[0] if len(set(values)) == 1 else values
+        lines.append(f"{json.dumps(kernel)}: {json.dumps(entry)}")
+    head = f'"nvcc": {json.dumps(version)},\n"architectures": {json.dumps(architectures)}'
+    return f'{{\n{head},\n"kernels": {{\n' + ",\n".join(lines) + "\n}\n}\n"
+
+
+def load(text: str) -> tuple[str, dict[Key, Figures]]:
+    """The compiler's version and the figures of :func:`dump`."""
+    found = json.loads(text)
+    figures = {}
+    for kernel, entry in found["kernels"].items():
+        for i, arch in enumerate(found["architectures"]):
+            values = {k: v[i] if isinstance(v, list) else v for k, v in entry.items()}
+            figures[kernel, arch] = Figures(**values)
+    return found["nvcc"], figures
+
+
+def worse(before: Mapping[Key, Figures], now: Iterable[Row], same_compiler: bool) -> Iterator[str]:
     """Every way in which a kernel got worse.
 
     Another compiler allocates registers differently: a quarter of the occupancy may go, and counts
     may grow by a quarter.
     """
     slack = 1.0 if same_compiler else 1.25
-    before: Mapping[tuple[str, str], Row] = {row.key: row for row in committed}
-    after = {row.key: row for row in now}
-    for key in before.keys() - after.keys():
-        yield f"{key[0]} on sm_{key[1]} is gone"
-    for key, row in after.items():
-        old = before.get(key)
+    after = {row.key: row.figures for row in now}
+    for kernel, arch in before.keys() - after.keys():
+        yield f"{kernel} on sm_{arch} is gone"
+    for (kernel, arch), new in after.items():
+        old = before.get((kernel, arch))
         if old is None:
-            yield f"{row.kernel} on sm_{row.arch} is not in the table"
+            yield f"{kernel} on sm_{arch} is not in tests/kernels/cuda_report.json"
             continue
         for what, bad in (
-            ("occupancy", row.occupancy * slack < old.occupancy),
-            ("shared", row.shared > old.shared * slack),
-            ("doubles", row.doubles > old.doubles * slack),
-            ("loads16", old.loads16 > 0 and row.loads16 == 0),
-            ("stores16", old.stores16 > 0 and row.stores16 == 0),
+            ("occupancy", new.occupancy * slack < old.occupancy),
+            ("shared", new.shared > old.shared * slack),
+            ("doubles", new.doubles > old.doubles * slack),
+            ("loads16", old.loads16 and not new.loads16),
+            ("stores16", old.stores16 and not new.stores16),
         ):
             if bad:
                 yield (
-                    f"{row.kernel} on sm_{row.arch}: {what} was {getattr(old, what)} and is "
-                    f"{getattr(row, what)}"
+                    f"{kernel} on sm_{arch}: {what} was {getattr(old, what)} and is "
+                    f"{getattr(new, what)}"
                 )
 
 
@@ -367,7 +471,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m build_support.cuda_report", description=__doc__
     )
-    parser.add_argument("--write", action="store_true", help="write docs/cuda-report.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the summary and the figures to compare with"
+    )
     chosen = parser.parse_args(arguments)
     try:
         tools = toolkit()
@@ -375,16 +481,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ReportError as error:
         print(error)
         return 1
+    TABLE.write_text(table(rows))
     if chosen.write:
-        REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text(render(rows, tools.version, sass.THREADS))
-        print(f"wrote {REPORT.relative_to(ROOT)}: {len(rows)} rows")
+        SUMMARY.write_text(summary(rows, tools.version, sass.THREADS))
+        FIGURES.write_text(dump(rows, tools.version))
+        print(f"wrote {SUMMARY.relative_to(ROOT)} and {FIGURES.relative_to(ROOT)}")
         return 0
-    if not REPORT.exists():
-        print("docs/cuda-report.md is missing: run `make cuda-report`")
-        return 1
-    version, committed = parse(REPORT.read_text())
-    problems = list(worse(committed, rows, version == tools.version))
+    version, before = load(FIGURES.read_text())
+    problems = list(worse(before, rows, version == tools.version))
     for problem in problems:
         print(f"{problem}; {CURE}")
     return 1 if problems else 0

@@ -254,7 +254,7 @@ def test_shared_memory(panel, backend):
     u = [drawer(1, torch.float64)(w.shape[0]) for w in weights]
     v = [drawer(2, torch.float64)(w.numel() // w.shape[0]) for w in weights]
     gradient = draw(3, 40).requires_grad_()
-    _, rows = cuda_report.parse(cuda_report.REPORT.read_text())
+    _, figures = cuda_report.load(cuda_report.FIGURES.read_text())
     for source, kernels, run in (
         ("spectral_norm", {"product", "finish"}, lambda: ops.spectral_norm(weights, u, v)),
         ("gradient_penalty", {"products", "finish"}, lambda: ops.gradient_penalty(gradient)),
@@ -266,9 +266,9 @@ def test_shared_memory(panel, backend):
         assert max(used.values()) <= 20 << 10
         for name, size in used.items():
             sizes = [
-                row.shared
-                for row in rows
-                if re.fullmatch(rf"{source}: {name}<double(, \w+)?>", row.kernel)
+                known.shared
+                for (kernel, _), known in figures.items()
+                if re.fullmatch(rf"{source}: {name}<double(, \w+)?>", kernel)
             ]
             assert max(sizes) <= size
 
