@@ -332,8 +332,8 @@ CHECKED = """
 - double: instructions of double arithmetic in kernels that do not compute in double
 
 Errors, whatever was committed: warnings, spills, local memory, 16-byte accesses that a kernel's
-comment promises and the machine code does not have, double arithmetic where no mark
-`// double:` says why.
+comment promises and the machine code does not have, double arithmetic in a function whose comment
+does not say `double: why` (`build_support/sass.py` lists the sources that may have it anywhere).
 
 Compared with `tests/kernels/cuda_report.json`, which has a line a kernel with one figure for all
 architectures, or one each: a kernel that comes or goes, less occupancy, more shared memory, more

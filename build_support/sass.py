@@ -15,6 +15,20 @@ DOUBLE = re.compile(r"D(?!EPBAR)[A-Z]+\b|.*(\.F64|64H)\b")
 VECTOR = re.compile(r"(LDG|STG)\.E\b.*\.128\b")
 LOCAL = re.compile(r"^(LDL|STL)\b")
 MARK = re.compile(r"//.*\bdouble: \w")
+#: Sources of csrc/ that may compute in double in any kernel, and why. Elsewhere a function
+#: may whose comment has a mark, ``double: why``.
+DOUBLE_SOURCES = {
+    "ada_parameters.h": "once a sample",
+    "cuda/ada_parameters.cuh": "once a sample",
+    "affine_resample.h": "positions in an image of any size",
+    "cuda/affine_resample.cuh": "positions in an image of any size",
+    "cuda/affine_resample_transpose.cuh": "positions, and the bounds of what is reached from them",
+    "spectral_norm.h": "the scale of a layer, once a block",
+    "cuda/factor.cuh": "factors of a layer, once a block",
+    "common/reduce.cuh": "sums of other blocks' sums, one addition a tile",
+}
+#: What the toolkit and the platform offer is of the line that calls it.
+DIALECT = re.compile(r"/include/|/csrc/common/platform\.h$")
 Place = tuple[str, int]  # a source file and a line
 #: Slow paths of divisions and roots, which the compiler puts after the kernel without line numbers;
 #: the instruction that calls one is of the line that needs it.
@@ -93,13 +107,31 @@ class Rules:
             return
         unmarked: dict[Place, str] = {}
         for operation, places in code.doubles:
-            if not any(is_marked(*place) or is_in_marked_function(*place) for place in places):
+            if not may_be_double(places):
                 unmarked.setdefault(places[0] if places else ("?", 0), operation)
         for (path, line), operation in sorted(unmarked.items()):
             yield (
-                f"{operation} from {Path(path).name}:{line}, a line without `// double: why`; "
-                "compute in float, or say why not"
+                f"{operation} from {Path(path).name}:{line}, where no comment above the function "
+                "has `double: why`; compute in float, or say why not"
             )
+
+
+def may_be_double(places: list[Place]) -> bool:
+    """Whether an instruction may compute in double, by the places that it was inlined through.
+
+    It may where one of them is in a source that may, or in a marked function. The mark of a kernel
+    holds for the kernel's own lines only: not for the loops that are inlined into it.
+    """
+    if SUBROUTINE in places:
+        return True
+    own = [place for place in places if not DIALECT.search(place[0])]
+    for i, (path, line) in enumerate(own):
+        if path.rpartition("/csrc/")[2] in DOUBLE_SOURCES:
+            return True
+        marked = marked_function(path, line)
+        if marked == "function" or (marked == "kernel" and i == 0):
+            return True
+    return False
 
 
 @cache
@@ -107,32 +139,19 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def is_marked(path: str, line: int) -> bool:
-    """Whether the line, or one that it is continued on, is marked ``// double: why``."""
-    if (path, line) == SUBROUTINE:
-        return True
-    lines = _lines(path)
-    for text in lines[line - 1 : line + 3]:
-        if MARK.search(text):
-            return True
-        if re.search(r"[;{}]\s*(//.*)?$", text):
-            return False
-    return False
-
-
-def is_in_marked_function(path: str, line: int) -> bool:
-    """Whether the function or struct of the line has ``double: why`` in the comment above it.
-
-    For those that are about positions: the compiler spreads that arithmetic over all their lines.
-    What doubles by mistake there, -Wdouble-promotion still finds when the emulator is built.
-    """
+def marked_function(path: str, line: int) -> str | None:
+    """What a line is in, a kernel or a function, if the comment above has ``double: why``."""
+    kind, comment = "function", False
     for text in reversed(_lines(path)[: line - 1]):
-        if text.startswith("//"):
+        if text.startswith("KERNEL"):
+            kind = "kernel"
+        elif text.startswith("//"):
+            comment = True
             if MARK.search(text):
-                return True
-        elif re.match(r"}|\S.*;", text):
-            return False
-    return False
+                return kind
+        elif re.match(r"}|\S.*;", text) or (comment and not text):
+            return None
+    return None
 
 
 def headers(source: Path) -> list[Path]:

@@ -76,7 +76,6 @@ constexpr double kSymlet[kTaps] = {
     0.34722898647835004,   0.55694639196396,      0.23895218566605003,   -0.05136248493090002,
     -0.014891875649220001, 0.031625281329940004,  0.0012499610463900003, -0.005515933754690001};
 
-// double: positions
 constexpr int64_t floor_of(double x) {
   const auto i = static_cast<int64_t>(x);
   return i - (x < static_cast<double>(i));
@@ -91,7 +90,6 @@ enum class Kind : int8_t {
 
 // u = a hx + b hy + c, v = d hx + e hy + f: from half output pixels, counted from the centre of pixel
 // 0, to half input pixels, likewise. For pixels instead of halves c and f are divided by 2.
-// double: positions
 struct Lattice {
   double a, b, c, d, e, f;
 

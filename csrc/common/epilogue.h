@@ -28,7 +28,7 @@ struct Epilogue {
   }
 };
 
-// Whether cutout leaves a pixel: of a box by its centre and size. double: a pixel at its edge
+// Whether cutout leaves a pixel: of a box by its centre and size. In double, for a pixel at its edge.
 constexpr bool kept(double box_x, double box_y, double box_size, int64_t x, int64_t y,
                     int64_t width, int64_t height) {
   const double dx = (static_cast<double>(x) + 0.5) / static_cast<double>(width) - box_x;

@@ -26,8 +26,8 @@ DEVICE T block_sum(T x) {
 template <class T>
 DEVICE double block_sum_of(const T* x, int count) {
   double sum = 0;
-  for (int i = thread_id(); i < count; i += kThreads) sum += load(x + i);  // double: as above
-  return block_sum(sum);                                                   // double: as above
+  for (int i = thread_id(); i < count; i += kThreads) sum += load(x + i);
+  return block_sum(sum);
 }
 
 // Whether this is the last of `count` blocks to come here with the ticket, which was zero. What all of

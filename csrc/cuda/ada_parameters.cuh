@@ -14,11 +14,10 @@ DEVICE Strengths strengths(const Parameters& args) {
   double p[kGroups];
   for (int k = 0; k < kGroups; ++k) {
     const int i = args.p_count == 1 ? 0 : k;
-    p[k] = args.p_dtype == DType::kFloat64
-               ? load(static_cast<const double*>(args.p) + i)
-               : load(static_cast<const float*>(args.p) + i);  // double: once a sample
+    p[k] = args.p_dtype == DType::kFloat64 ? load(static_cast<const double*>(args.p) + i)
+                                           : load(static_cast<const float*>(args.p) + i);
   }
-  return Strengths::of(p);  // double: once a sample
+  return Strengths::of(p);
 }
 
 // Everything of a sample, by a thread. Reads 336 bytes of draws, or 184 of values; writes 192 of values
@@ -33,32 +32,27 @@ compute(TABLE(Parameters) args) {
   if (args.uniforms) {
     const Uniforms u = load(args.uniforms + i);
     const Normals n = load(args.normals + i);
-    v = sample(u, n, strengths(args), args.multipliers, args.constants);  // double: once a sample
+    v = sample(u, n, strengths(args), args.multipliers, args.constants);
     store(args.values + i, v);
-    store(args.seed + i, seed_of(u));  // double: once a sample
+    store(args.seed + i, seed_of(u));
   } else {
     v = load(args.given + i);
   }
-  if (args.maps)
-    store(reinterpret_cast<Map*>(args.maps) + i,
-          map_of(v, args.height, args.width));  // double: once a sample
+  if (args.maps) store(reinterpret_cast<Map*>(args.maps) + i, map_of(v, args.height, args.width));
   if (args.colour) {
-    const Colour c = colour_of(v);  // double: once a sample
+    const Colour c = colour_of(v);
     const auto channels = static_cast<int>(args.colour_channels);
     Acc* out = static_cast<Acc*>(args.colour) + i * channels * (channels + 1);
     for (int row = 0; row < channels; ++row)
       for (int column = 0; column <= channels; ++column)
-        store(out++, static_cast<Acc>(c.at(channels, row, column)));  // double: once a sample
+        store(out++, static_cast<Acc>(c.at(channels, row, column)));
   }
   if (args.gains) {
-    const Gains g = gains_of(v);  // double: once a sample
+    const Gains g = gains_of(v);
     for (int k = 0; k < 4; ++k)
-      store(static_cast<Acc*>(args.gains) + 4 * i + k,
-            static_cast<Acc>(g.at[k]));  // double: once a sample
+      store(static_cast<Acc*>(args.gains) + 4 * i + k, static_cast<Acc>(g.at[k]));
   }
-  if (args.sigma)
-    store(static_cast<Acc*>(args.sigma) + i,
-          static_cast<Acc>(v.noise));  // double: once a sample
+  if (args.sigma) store(static_cast<Acc*>(args.sigma) + i, static_cast<Acc>(v.noise));
   if (args.box) {
     store(args.box + 3 * i, v.centre[0]);
     store(args.box + 3 * i + 1, v.centre[1]);

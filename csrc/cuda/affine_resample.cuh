@@ -32,11 +32,10 @@ constexpr int kMemory = kSide<Acc> * kSide<Acc> + std::max(kHalf<Acc>, kPoints*(
 constexpr int least(int a, int b) {
   return a < b ? a : b;
 }
-// double: positions
 constexpr double magnitude(double x) {
   return x < 0 ? -x : x;
 }
-// Positions are counted by 32 bits: see Lattice::near. double: positions
+// Positions are counted by 32 bits: see Lattice::near.
 constexpr int floor_to(double x) {
   const auto i = static_cast<int>(x);
   return i - (x < i);
@@ -47,13 +46,13 @@ constexpr int width(const Layout& l) {
 constexpr int height(const Layout& l) {
   return static_cast<int>(l.height);
 }
-// Halves to even. double: positions
+// Halves to even.
 constexpr int nearest_of(double x) {
   const int low = floor_to(x);
   const double share = x - static_cast<double>(low);
   return low + (share > 0.5 || (share == 0.5 && (low & 1)));
 }
-// Of an output pixel in the image, in pixels. double: large images
+// Of an output pixel in the image, in pixels.
 constexpr double position(double a, double b, double c, int x, int y) {
   return (a * 2 * static_cast<double>(x) + b * 2 * static_cast<double>(y) + c) / 2;
 }
@@ -122,14 +121,13 @@ struct Block {
   DEVICE int y() const { return y0 + thread_id() / kTile; }
 };
 
-// double: positions
 DEVICE Lattice lattice_as_given(const Resample& r, int sample) {
   if (!r.maps) return Lattice::of(1, 0, 0, 0, 1, 0, r.in, r.out);
   const double* m = r.maps + 6 * sample;
   return Lattice::of(load(m), load(m + 1), load(m + 2), load(m + 3), load(m + 4), load(m + 5), r.in,
                      r.out);
 }
-// The same, of far maps brought near. double: positions
+// The same, of far maps brought near.
 DEVICE Lattice lattice_of(const Resample& r, int sample) {
   const Lattice given = lattice_as_given(r, sample);
   if (given.usable(r.out)) return given;
@@ -232,7 +230,7 @@ DEVICE void finish(const Forward& args, int sample, int y, int x, int place,
 // --- positions
 
 // Where the points of a tile's lattice lie: u(i, j) = column[i] + row[j], whole nodes and shares apart,
-// so that a float is exact enough in an image of any size. double: once a row and column, not a point
+// so that a float is exact enough in an image of any size.
 template <class Acc>
 struct Positions {
   SharedArray<int> whole;  // u of columns, u of rows, v of columns, v of rows
@@ -433,7 +431,6 @@ DEVICE Accumulation<T> gathered(const Forward& args,
 
 // What a tile takes of the image where the map takes axes to axes: `taps` pixels an output along either
 // axis, and all of them from (column, row) on. The weights lie in memory[0 ...), the pixels behind.
-// double: once a block
 template <class Acc>
 struct Footprint {
   int taps, column, columns, row, rows;
@@ -554,7 +551,7 @@ DEVICE Accumulation<T> filter_by_lattice(const Forward& args,
   return sum;  // the next channel waits before it takes the place of these columns
 }
 
-// Every output pixel of the block. double: positions
+// Every output pixel of the block.
 template <class T>
 DEVICE void filter_tile(const Forward& args, const Block& block, const Lattice& m) {
   using Acc = Accumulation<T>;
@@ -592,7 +589,7 @@ DEVICE void filter_tile(const Forward& args, const Block& block, const Lattice& 
   }
 }
 
-// One output pixel of the plain filters, of the channel. double: large images
+// One output pixel of the plain filters, of the channel.
 template <class T>
 DEVICE Accumulation<T> plain(const Forward& args, const Lattice& m, int sample, int64_t channel,
                              int y, int x) {
@@ -616,7 +613,7 @@ DEVICE Accumulation<T> plain(const Forward& args, const Lattice& m, int sample, 
   return sum;
 }
 
-// The block's pixels, copied or by the plain filters; NaN where the map is not usable. double: positions
+// The block's pixels, copied or by the plain filters; NaN where the map is not usable.
 template <class T>
 DEVICE void plain_tile(const Forward& args, const Block& block, const Lattice& m, bool usable,
                        bool copy) {

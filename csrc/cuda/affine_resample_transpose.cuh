@@ -28,8 +28,7 @@ DEVICE Accumulation<T> cotangent(const Transpose& args, int sample, int place, i
   return sum;
 }
 
-// The pixels, as if the image went on beyond its border, that an output may take along one axis. double: a
-// bound, once a block
+// The pixels, as if the image went on beyond its border, that an output may take along one axis.
 struct Extent {
   int low, high;
 
@@ -77,7 +76,7 @@ struct Reach {
   DEVICE bool empty() const { return low_x > high_x || low_y > high_y; }
 };
 
-// The inverse of a lattice's map, if there is a usable one. double: a bound
+// The inverse of a lattice's map, if there is a usable one.
 struct Inverse {
   double a, b, d, e;
   bool usable;
@@ -137,7 +136,7 @@ DEVICE void spread_box(const Transpose& args, const Box& box, int sample, int pl
                             [&](int y, int x) { return cotangent<T>(args, sample, place, y, x); });
 }
 
-// What point (hx, hy) of the lattice gives to node (u, v). double: large images
+// What point (hx, hy) of the lattice gives to node (u, v).
 template <class Acc>
 DEVICE Acc tent(const Lattice& m, int hx, int hy, int u, int v) {
   const auto x = static_cast<double>(hx), y = static_cast<double>(hy);
@@ -165,7 +164,7 @@ DEVICE bool has_pixel(const Resample& r, int x, int y) {
   return x >= across.low && x <= across.high && y >= down.low && y <= down.high;
 }
 
-// What the transposes of a block share. double: once a block
+// What the transposes of a block share.
 struct Gathering {
   Block block;
   Lattice m;
@@ -204,7 +203,7 @@ DEVICE void put(const Transpose& args, const Block& block, int place, Accumulati
         narrow<T>(value));
 }
 
-// The outputs that may take the tile which begins at this pixel. double: a bound
+// The outputs that may take the tile which begins at this pixel.
 DEVICE Reach outputs_of(const Resample& r, const Gathering& g, int begin_x, int begin_y) {
   const double half = (kPoints - 1) / 2.0;
   const Reach points = g.inverse.reach(g.m, 2 * static_cast<double>(begin_x) - 5 + half,
@@ -220,7 +219,7 @@ DEVICE Reach outputs_of(const Resample& r, const Gathering& g, int begin_x, int 
 
 // The thread's pixel, of a channel: the sum over all copies of the block's tile, each by way of the
 // nodes that it is made into, and the lattice points that reach those, a box of them at a time. All
-// threads must call it. double: positions
+// threads must call it.
 template <class T>
 DEVICE Accumulation<T> gather_tile(const Transpose& args, const Block& block, const Lattice& m,
                                    const Inverse& inverse, const Copies& across, const Copies& down,
@@ -285,7 +284,7 @@ DEVICE Accumulation<T> gather_tile(const Transpose& args, const Block& block, co
 }
 
 // The tile where the map takes axes to axes: for every copy of it, a tile of outputs at a time, as the
-// product of their cotangents with the weights along either axis. All threads must call it. double: positions
+// product of their cotangents with the weights along either axis. All threads must call it.
 template <class T>
 DEVICE void gather_along_axes(const Transpose& args, const Gathering& g,
                               SharedArray<Accumulation<T>> memory) {
@@ -350,7 +349,7 @@ DEVICE void gather_along_axes(const Transpose& args, const Gathering& g,
 }
 
 // The thread's pixel where the map has no usable inverse, or shows the image very often: every point of
-// the lattice is tested. double: large images
+// the lattice is tested.
 template <class T>
 DEVICE Accumulation<T> gather_all(const Transpose& args, const Lattice& m, const Reach& all,
                                   int sample, int place, int y, int x) {
@@ -379,7 +378,7 @@ DEVICE Accumulation<T> gather_all(const Transpose& args, const Lattice& m, const
 }
 
 // The thread's pixel of the plain filters and of copies, of the outputs within reach of where it is
-// seen. Where `everywhere`, of all outputs that show it anywhere. double: large images
+// seen. Where `everywhere`, of all outputs that show it anywhere.
 template <class T>
 DEVICE Accumulation<T> gather_plain(const Transpose& args, const Lattice& m, bool copy,
                                     const Reach& reach, bool everywhere, int sample, int place,
@@ -408,7 +407,7 @@ DEVICE Accumulation<T> gather_plain(const Transpose& args, const Lattice& m, boo
   return sum;
 }
 
-// The same, copy by copy of the pixel. double: a bound
+// The same, copy by copy of the pixel.
 template <class T>
 DEVICE Accumulation<T> gather_copies(const Transpose& args, const Lattice& m,
                                      const Inverse& inverse, bool few, bool copy,
@@ -434,7 +433,6 @@ DEVICE Accumulation<T> gather_copies(const Transpose& args, const Lattice& m,
 }
 
 // The thread's pixel where whole pixels were moved: each place that shows it has one output pixel.
-// double: once a pixel
 template <class T>
 DEVICE Accumulation<T> gather_moved(const Transpose& args, const Gathering& g, int place) {
   const int a = static_cast<int>(g.m.a), b = static_cast<int>(g.m.b);
@@ -454,7 +452,6 @@ DEVICE Accumulation<T> gather_moved(const Transpose& args, const Gathering& g, i
 
 // grad_image = R^T epilogue^T grad, of the filter. A block is a tile of the image. Reads what the tile's
 // copies are reached from, at unit scale some 4 elements an element, most of them from cache; writes 1.
-// double: which map it is
 template <class T>
 KERNEL_FOR(kThreads, 2)
 gather(TABLE(Transpose) args) {
@@ -477,7 +474,7 @@ gather(TABLE(Transpose) args) {
 }
 
 // The samples that `gather` leaves: far maps among them, and those that are not finite. Reads the whole
-// output for every element. double: which map it is
+// output for every element.
 template <class T>
 KERNEL_FOR(kThreads, 1)
 gather_slowly(TABLE(Transpose) args) {
@@ -497,7 +494,7 @@ gather_slowly(TABLE(Transpose) args) {
   }
 }
 
-// The same of the plain filters. double: which map it is
+// The same of the plain filters.
 template <class T>
 KERNEL_FOR(kThreads, 2)
 gather_plainly(TABLE(Transpose) args) {

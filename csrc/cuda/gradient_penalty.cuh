@@ -114,19 +114,18 @@ products(TABLE(Table<Accumulation<T>>) table) {
 }
 
 // Calls f(sample, sum) in one thread for every sample: the sum of columns [begin, end) of its partial
-// sums, in double. All threads must call it.
+// sums. All threads must call it. double: a norm decides a whole sample, one addition a tile
 template <class Acc, class F>
 DEVICE void for_each_sum(const Numbers<Acc>& n, int begin, int end, F&& f) {
   const int lane = thread_id() % n.lanes, slot = thread_id() / n.lanes;
   for (int first = 0; first < n.batch; first += kThreads / n.lanes) {
     const int sample = first + slot;
-    double sum = 0;  // double: a norm decides a whole sample, and this is one addition a tile
+    double sum = 0;
     if (sample < n.batch)
       for (int c = begin + lane; c < end; c += n.lanes)
-        sum += load(static_cast<const Acc*>(n.partial) + static_cast<int64_t>(sample) * n.columns +
-                    c);  // double: as above
-    for (int lanes = n.lanes / 2; lanes > 0; lanes /= 2)
-      sum += shuffle_xor(sum, lanes);  // double: as above
+        sum +=
+            load(static_cast<const Acc*>(n.partial) + static_cast<int64_t>(sample) * n.columns + c);
+    for (int lanes = n.lanes / 2; lanes > 0; lanes /= 2) sum += shuffle_xor(sum, lanes);
     if (lane == 0 && sample < n.batch) f(sample, sum);
   }
 }
@@ -143,48 +142,49 @@ DEVICE void for_each_row(const Table<Acc>& table, F&& f) {
 }
 
 // Norms and values from the squares. One block; reads the partial sums once.
+// double: norms, and a sum over the batch
 template <class T>
 KERNEL(kThreads)
 finish(TABLE(Table<Accumulation<T>>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   for_each_row(table, [&](int row, int begin, int end) {
-    double value = 0;  // double: a sum over the batch
+    double value = 0;
     for_each_sum(n, begin, end, [&](int sample, double square) {
-      const Acc norm = static_cast<Acc>(sqrt(square)) *  // double: once a sample
-                       number<Acc>(n.inv_scale, 0, 1);
+      const Acc norm = static_cast<Acc>(sqrt(square)) * number<Acc>(n.inv_scale, 0, 1);
       store(static_cast<Acc*>(n.norms_out) + static_cast<int64_t>(row) * n.batch + sample, norm);
       const auto s = sample_of(n, norm, row, sample);
       const Acc part = s.weight * s.d_weight();
-      value += part;  // double: as above
+      value += part;
       if (!n.reduced) store(static_cast<Acc*>(n.values) + value_index(n, row, sample), part);
     });
-    const Acc total = static_cast<Acc>(block_sum(value));  // double: as above
+    const Acc total = static_cast<Acc>(block_sum(value));
     if (n.reduced && thread_id() == 0) store(static_cast<Acc*>(n.values) + row, total);
   });
 }
 
 // The same for the second order: products[row][sample] = <h, g>, d_seed and d_sample_weight.
+// double: a sum over the batch
 template <class T>
 KERNEL(kThreads)
 finish_double(TABLE(Table<Accumulation<T>>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   for_each_row(table, [&](int row, int begin, int end) {
-    double value = 0;  // double: a sum over the batch
+    double value = 0;
     for_each_sum(n, begin, end, [&](int sample, double sum) {
-      const auto t = static_cast<Acc>(sum);  // double: once a sample
+      const auto t = static_cast<Acc>(sum);
       const auto s = sample_of(n, norm_of(n, row, sample), row, sample);
       store(static_cast<Acc*>(n.products) + static_cast<int64_t>(row) * n.batch + sample, t);
       const Acc part = s.d_seed(t, number<Acc>(n.e, sample, 0));
-      value += part;  // double: as above
+      value += part;
       if (!n.reduced) store(static_cast<Acc*>(n.d_seed) + value_index(n, row, sample), part);
       if (n.d_sample_weight) {  // rows come one after the other, samples to the same thread
         Acc* d_weight = static_cast<Acc*>(n.d_sample_weight) + sample;
         store(d_weight, (row == 0 ? Acc{0} : load(d_weight)) + s.d_weight_again(t));
       }
     });
-    const Acc total = static_cast<Acc>(block_sum(value));  // double: as above
+    const Acc total = static_cast<Acc>(block_sum(value));
     if (n.reduced && thread_id() == 0) store(static_cast<Acc*>(n.d_seed) + row, total);
   });
 }

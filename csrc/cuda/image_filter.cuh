@@ -43,15 +43,15 @@ DEVICE Tile tile_of(const Task& task, int block) {
 
 // One axis of a tile and of what is around it: the pixels that are shown there, and whether cutout
 // takes their part of the image; `middle` is a number of the box, of which one axis alone is asked.
+// double: the box, as on the CPU
 DEVICE void look_up(SharedArray<int> pixel, SharedArray<int> cut, int count, int64_t first,
                     int64_t size, const double* box, int middle) {
-  for (int i = thread_id(); i < count; i += kThreads) {  // double: the box, as on the CPU
-    const int64_t at = reflected(first + i, size);       // double: the box, as on the CPU
+  for (int i = thread_id(); i < count; i += kThreads) {
+    const int64_t at = reflected(first + i, size);
     pixel[i] = static_cast<int>(at);
     bool taken = false;
-    if (box)
-      taken = !kept(load(box + middle), 0.5, load(box + 2), at, 0, size, 1);  // double: as above
-    cut[i] = taken;                                                           // double: as above
+    if (box) taken = !kept(load(box + middle), 0.5, load(box + 2), at, 0, size, 1);
+    cut[i] = taken;
   }
 }
 
@@ -93,6 +93,7 @@ DEVICE void filter_run(const Acc* taps, SharedArray<Acc> x, int at, int step, Ac
 //
 // Reads, of float: 3.8 times the tile, of which caches serve what neighbouring tiles share; writes it
 // once.
+// double: the box, as on the CPU
 template <class T>
 KERNEL_FOR(kThreads, 2)
 filter(TABLE(Task) task) {
@@ -109,14 +110,14 @@ filter(TABLE(Task) task) {
   const Acc* gains = static_cast<const Acc*>(task.gains) + kBands * tile.sample;
   const Acc g[kBands] = {load(gains), load(gains + 1), load(gains + 2), load(gains + 3)};
   const Acc sigma = task.sigma ? load(static_cast<const Acc*>(task.sigma) + tile.sample) : Acc{0};
-  const double* box = task.box ? task.box + 3 * tile.sample : nullptr;  // double: as maps
+  const double* box = task.box ? task.box + 3 * tile.sample : nullptr;
 
   // Whole runs, which may go beyond the image: there is something everywhere.
   const int row_runs = (tile.rows + kRun - 1) / kRun;
   const int column_runs = (tile.columns + kRun - 1) / kRun;
   const int rows = row_runs * kRun + 2 * kReach, columns = column_runs * kRun + 2 * kReach;
-  look_up(source_x, cut_x, columns, tile.column - kReach, l.width, box, 0);  // double: the box
-  look_up(source_y, cut_y, rows, tile.row - kReach, l.height, box, 1);       // double: the box
+  look_up(source_x, cut_x, columns, tile.column - kReach, l.width, box, 0);
+  look_up(source_y, cut_y, rows, tile.row - kReach, l.height, box, 1);
   sync_threads();
 
   // Of the block's rows and columns, those around the tile included.

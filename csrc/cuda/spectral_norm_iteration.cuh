@@ -9,12 +9,6 @@
 
 namespace gankernels::spectral_norm::cuda {
 
-// max(norm, eps), but NaN stays NaN.
-template <class T>
-DEVICE T at_least(T norm, T eps) {
-  return norm < eps ? eps : norm;
-}
-
 // --- guarded vectors from which no iteration leads anywhere -----------------------------------------
 
 struct RepairLayer {
@@ -28,6 +22,7 @@ struct RepairTable {
 };
 
 // A u or v that is zero or not finite becomes that of start_of. Two blocks a layer, u and v.
+// double: squares leave the range of float
 template <class T>
 KERNEL(kThreads)
 repair(TABLE(RepairTable) table) {
@@ -36,17 +31,16 @@ repair(TABLE(RepairTable) table) {
   const int n = block_id() % 2 ? layer.cols : layer.rows;
   double square = 0;
   for (int i = thread_id(); i < n; i += kThreads) {
-    const double value = widen(load(x + i));  // double: a vector a layer, squares leave float
-    square += value * value;                  // double: as above
+    const double value = widen(load(x + i));
+    square += value * value;
   }
-  square = block_sum(square);                                              // double: as above
-  if (square > 0 && square <= std::numeric_limits<double>::max()) return;  // double: as above
-  square = 0;                                                              // double: as above
+  square = block_sum(square);
+  if (square > 0 && square <= std::numeric_limits<double>::max()) return;
+  square = 0;
+  for (int i = thread_id(); i < n; i += kThreads) square += start_of(i) * start_of(i);
+  const double norm = sqrt(block_sum(square));
   for (int i = thread_id(); i < n; i += kThreads)
-    square += start_of(i) * start_of(i);        // double: rare
-  const double norm = sqrt(block_sum(square));  // double: as above
-  for (int i = thread_id(); i < n; i += kThreads)
-    store(x + i, narrow<T>(static_cast<Accumulation<T>>(start_of(i) / norm)));  // double: as above
+    store(x + i, narrow<T>(static_cast<Accumulation<T>>(start_of(i) / norm)));
 }
 
 // --- one product of the power iteration -------------------------------------------------------------
@@ -143,6 +137,7 @@ DEVICE void multiply_along(const ProductLayer& layer, const Tile& tile,
 // its parts. Reads W once; a tile writes, and its stripe's last reads, one partial sum for every column
 // (512 bytes of W have at least kThreads / 32 = 8 rows, usually over 64) or every 1,024 columns.
 // 16-byte accesses: loads
+// double: squares of results, which leave the range of float
 template <class T>
 KERNEL(kThreads)
 product(TABLE(ProductTable) table) {
@@ -156,7 +151,7 @@ product(TABLE(ProductTable) table) {
   Factor<Acc> factor{1, 1};
   if (layer.x_squares) {
     const double square = block_sum_of(layer.x_squares, layer.x_square_count);
-    factor = factor_of<Acc>(1 / at_least(sqrt(square), table.eps));  // double: of a whole layer
+    factor = factor_of<Acc>(1 / at_least(sqrt(square), table.eps));
   }
   if (walk.along) {
     if (walk.vectors)
@@ -184,9 +179,9 @@ product(TABLE(ProductTable) table) {
       for (int part = 0; part < walk.parts; ++part) sum += load(first + part * outputs + k);
     }
     store(static_cast<Acc*>(layer.result) + base + i, sum);
-    square += static_cast<double>(sum) * sum;  // double: squares leave the range of float
+    square += static_cast<double>(sum) * sum;
   }
-  square = block_sum(square);  // double: as above
+  square = block_sum(square);
   if (thread_id() == 0) {
     store(layer.squares + tile.stripe_index, square);
     store(layer.tickets + tile.stripe_index, 0);
@@ -233,6 +228,7 @@ DEVICE void finish_entry(T* x, Accumulation<T>* x_out, int i, Accumulation<T> ra
 // u and v, sigma, and out = W * scale. Tiles of a layer: first of its vectors, then of W. Reads and
 // writes W once, where there is an `out`.
 // 16-byte accesses: loads, stores
+// double: norms, once a block
 template <class T>
 KERNEL(kThreads)
 finish(TABLE(FinishTable) table) {
@@ -240,30 +236,27 @@ finish(TABLE(FinishTable) table) {
   const FinishLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int tile = block_id() - layer.first_tile;
 
-  // double: once a block, squares leave the range of float
   const bool u_last = !table.u_first;
-  const double last =
-      sqrt(block_sum_of(u_last ? layer.u_squares : layer.v_squares,  // double: as above
-                        u_last ? layer.u_square_count : layer.v_square_count));
-  const double divisor = at_least(last, table.eps);      // double: as above
-  auto sigma = static_cast<Acc>(last * last / divisor);  // double: as above
+  const double last = sqrt(block_sum_of(u_last ? layer.u_squares : layer.v_squares,
+                                        u_last ? layer.u_square_count : layer.v_square_count));
+  const double divisor = at_least(last, table.eps);
+  auto sigma = static_cast<Acc>(last * last / divisor);
   const bool keep = layer.skipped && !(sigma > 0 && sigma <= std::numeric_limits<Acc>::max());
   if (keep) sigma = 1;
 
   if (tile >= layer.vector_tiles) {
-    const auto factor =
-        factor_of<Acc>(scale_of(sigma, table.coefficient).scale);  // double: as above
+    const auto factor = factor_of<Acc>(scale_of(sigma, table.coefficient).scale);
     const int64_t begin = static_cast<int64_t>(tile - layer.vector_tiles) * table.tile;
     const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
     scale_tile<T>(layer.w, layer.out, layer.vectors, factor, begin, end);
     return;
   }
   const double other =
-      at_least(sqrt(block_sum_of(u_last ? layer.v_squares : layer.u_squares,  // double: as above
+      at_least(sqrt(block_sum_of(u_last ? layer.v_squares : layer.u_squares,
                                  u_last ? layer.v_square_count : layer.u_square_count)),
                table.eps);
-  const auto u_norm = static_cast<Acc>(u_last ? divisor : other);  // double: as above
-  const auto v_norm = static_cast<Acc>(u_last ? other : divisor);  // double: as above
+  const auto u_norm = static_cast<Acc>(u_last ? divisor : other);
+  const auto v_norm = static_cast<Acc>(u_last ? other : divisor);
   const int u_size = static_cast<int>(packed_size(layer.rows));
   const int size = u_size + static_cast<int>(packed_size(layer.cols));
   for (int i = tile * kStage + thread_id(); i < (tile + 1) * kStage && i < size; i += kThreads) {

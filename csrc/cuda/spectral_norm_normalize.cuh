@@ -113,9 +113,9 @@ DEVICE double total(const ConstantLayer& layer, int term) {
 
 // --- outputs ----------------------------------------------------------------------------------------
 
-// out = W * scale; sigma is given, or the sum <p, W q>. Reads and writes W once. double: of a scale, once
-// a block
+// out = W * scale; sigma is given, or the sum <p, W q>. Reads and writes W once.
 // 16-byte accesses: loads, stores
+// double: sigma and its scale, once a block
 template <class T>
 KERNEL(kThreads)
 normalize(TABLE(ConstantTable) table) {
@@ -123,13 +123,12 @@ normalize(TABLE(ConstantTable) table) {
   const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int tile = block_id() - layer.first_tile;
   Acc sigma = layer.sigma ? load(static_cast<const Acc*>(layer.sigma))
-                          : static_cast<Acc>(total<Acc>(layer, 0));  // double: once a block
+                          : static_cast<Acc>(total<Acc>(layer, 0));
   const Acc size = sigma < 0 ? -sigma : sigma;
   if (!layer.sigma && table.guard && !(size > 0 && size <= std::numeric_limits<Acc>::max()))
     sigma = 1;
   if (tile == 0 && thread_id() == 0) store(static_cast<Acc*>(layer.sigma_out), sigma);
-  const auto factor =
-      factor_of<Acc>(scale_of(sigma, table.coefficient).scale);  // double: once a block
+  const auto factor = factor_of<Acc>(scale_of(sigma, table.coefficient).scale);
   const int64_t begin = static_cast<int64_t>(tile) * table.tile;
   const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
   scale_tile<T>(layer.w, layer.out, layer.walk.vectors, factor, begin, end);
@@ -165,6 +164,7 @@ DEVICE void backward_tile(const ConstantLayer& layer, const Tile& tile,
 
 // grad = scale G + (s - slope <G, W>) p q^T. Reads G and writes the gradient once.
 // 16-byte accesses: loads, stores
+// double: the factors, once a block
 template <class T>
 KERNEL(kThreads)
 backward(TABLE(ConstantTable) table) {
@@ -173,13 +173,11 @@ backward(TABLE(ConstantTable) table) {
   SHARED(Acc, columns, kColumns<T>);
   const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const Tile tile = tile_of(layer.walk, block_id() - layer.first_tile);
-  const double gw = total<Acc>(layer, 0);  // double: all of these once a block
-  const Scale s =
-      scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);  // double: as above
-  const double seed = layer.grad_sigma ? load(static_cast<const Acc*>(layer.grad_sigma))
-                                       : Acc{0};          // double: as above
-  const auto outer = factor_of<Acc>(seed - s.slope(gw));  // double: as above
-  const auto scale = factor_of<Acc>(s.scale);             // double: as above
+  const double gw = total<Acc>(layer, 0);
+  const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);
+  const double seed = layer.grad_sigma ? load(static_cast<const Acc*>(layer.grad_sigma)) : Acc{0};
+  const auto outer = factor_of<Acc>(seed - s.slope(gw));
+  const auto scale = factor_of<Acc>(s.scale);
   if (layer.walk.vectors)
     backward_tile<T, kVector<T>>(layer, tile, scale, outer, stage, columns);
   else
@@ -221,6 +219,7 @@ DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
 // d_g = scale H - slope h W and d_w = -slope h G + (curve h <G, W> - slope <H, G>) p q^T, with
 // h = <p, H q>. Reads W, G and H once, writes both outputs once.
 // 16-byte accesses: loads, stores
+// double: the factors, once a block
 template <class T>
 KERNEL(kThreads)
 double_backward(TABLE(ConstantTable) table) {
@@ -230,16 +229,14 @@ double_backward(TABLE(ConstantTable) table) {
   const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int index = block_id() - layer.first_tile;
   const Tile tile = tile_of(layer.walk, index);
-  const double h = total<Acc>(layer, 0);   // double: all of these once a block
-  const double hg = total<Acc>(layer, 1);  // double: as above
-  const double gw = total<Acc>(layer, 2);  // double: as above
-  const Scale s =
-      scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);  // double: as above
-  const DoubleFactors<Acc> factors{
-      factor_of<Acc>(s.scale), factor_of<Acc>(-s.slope(h)),  // double: as above
-      factor_of<Acc>(s.curve(h, gw) - s.slope(hg))};         // double: as above
+  const double h = total<Acc>(layer, 0);
+  const double hg = total<Acc>(layer, 1);
+  const double gw = total<Acc>(layer, 2);
+  const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);
+  const DoubleFactors<Acc> factors{factor_of<Acc>(s.scale), factor_of<Acc>(-s.slope(h)),
+                                   factor_of<Acc>(s.curve(h, gw) - s.slope(hg))};
   if (index == 0 && thread_id() == 0)
-    store(static_cast<Acc*>(layer.sigma_out), static_cast<Acc>(h));  // double: as above
+    store(static_cast<Acc*>(layer.sigma_out), static_cast<Acc>(h));
   if (layer.walk.vectors)
     double_backward_tile<T, kVector<T>>(layer, tile, factors, stage, columns);
   else

@@ -12,12 +12,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "common/matrix.h"
 #include "common/reduce.cuh"
 #include "common/tensor_table.cuh"
+#include "cuda/factor.cuh"
 
 namespace gankernels {
 
@@ -171,28 +170,6 @@ inline Walk walk_along(int64_t depth, int64_t width, int vector, int64_t target)
 }
 
 // --- the inside of a tile ---------------------------------------------------------------------------
-
-// A factor of a whole layer in two that Acc holds, though it may not hold the factor itself: that of a
-// tiny weight has products that are within range.
-template <class Acc>
-struct Factor {
-  Acc first, second;
-};
-// double: once a block
-template <class Acc>
-DEVICE Factor<Acc> factor_of(double x) {
-  using Limits = std::numeric_limits<Acc>;
-  const double size = fabs(x);
-  if (size > Limits::max() || (size < Limits::min() && size > 0)) {
-    const auto root = static_cast<Acc>(sqrt(size));
-    return {root, x < 0 ? -root : root};
-  }
-  return {static_cast<Acc>(x), Acc{1}};
-}
-template <class Acc>
-DEVICE Acc operator*(Acc x, const Factor<Acc>& factor) {
-  return x * factor.first * factor.second;
-}
 
 // Calls f(offset, x) for this thread's columns n to n + N - 1 in its rows: `offset` is theirs in the
 // weight, x[j] the entry of `p` for column j, times `factor`. The columns that the block holds begin

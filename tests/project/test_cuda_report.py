@@ -21,11 +21,11 @@ ptxas info    : Used 72 registers, used 1 barriers, 8260 bytes smem
 """
 SASS = """
 .text.{name}:
-	//## File "{file}", line 2 inlined at "{file}", line 5
-	//## File "{file}", line 5
+	//## File "{file}", line 3 inlined at "{file}", line 14
+	//## File "{file}", line 14
         /*0010*/                   LDG.E.128 R4, [R2] ;
         /*0020*/              @!P0 LDG.E R4, [R2] ;
-	//## File "{file}", line 3
+	//## File "{file}", line 7
         /*0030*/               @P1 STG.E.128 [R2], R4 ;
         /*0040*/                   {operation} R4, R6, R8 ;
         /*0050*/                   EXIT ;
@@ -58,16 +58,30 @@ def test_warnings_are_refused():
         cuda_report.parse_ptxas("ptxas warning : odd\n" + ptxas())
 
 
+LINES = (
+    "// Adds. double: a sum of squares\n"
+    "double add(double a, double b) {\n"
+    "  return a + b;\n"
+    "}\n"
+    "// Multiplies.\n"
+    "float multiply(float a, float b) {\n"
+    "  return a * b;\n"
+    "}\n"
+    "// Adds up. 16-byte accesses: loads, stores\n"
+    "// double: its squares\n"
+    "template <class T>\n"
+    "KERNEL(kThreads)\n"
+    "product(float* x) {\n"
+    "  x[0] = multiply(add(x[0], x[1]), x[2]);\n"
+    "}\n"
+)
+ADD, MULTIPLY, PRODUCT = 3, 7, 14  # lines of the bodies
+
+
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "op.cu"
-    path.write_text(
-        "// Adds.\n"
-        "double x = a + b;  // double: a sum of squares\n"
-        "y = c * d;\n"
-        "// Adds. 16-byte accesses: loads, stores\n"
-        "KERNEL(kThreads) product(float* x) {\n"
-    )
+    path.write_text(LINES)
     return path
 
 
@@ -80,7 +94,7 @@ def test_machine_code(source, operation):
     rules = sass.rules(source)
     assert rules.loads16 == rules.stores16 == {"product"}
     broken = list(rules.broken("product<float>", code))
-    expected = {"FFMA": [], "DFMA": ["DFMA from op.cu:3"], "LDL": ["1 accesses to local memory"]}
+    expected = {"FFMA": [], "DFMA": ["DFMA from op.cu:7"], "LDL": ["1 accesses to local memory"]}
     assert len(broken) == len(expected[operation])
     assert all(text.startswith(e) for text, e in zip(broken, expected[operation], strict=True))
     if operation == "DFMA":  # computing in double is what these are for
@@ -90,25 +104,46 @@ def test_machine_code(source, operation):
 @pytest.mark.parametrize(
     "text, marked",
     [
-        ("// Adds. double: positions\nint f(double x) {\n  // why\n  return x;\n}\n", True),
-        ("// Adds. double: positions\n// And more.\nint f(double x) {\n  return x;\n", True),
-        ("// Adds.\nint f(double x) {\n  // double: of another\n  return x;\n}\n", False),
-        ("// double: of another\nint g() {\n}\nint f(double x) {\n  return x;\n", False),
-        ("// double: of another\nint g();\nint f(double x) {\n  return x;\n", False),
+        ("// Adds. double: it\nint f(double x) {\n  // why\n  return x;\n}\n", "function"),
+        ("// Adds. double: it\n// More.\nint f(double x) {\n\n  return x;\n", "function"),
+        ("// Adds.\n// double: it\nKERNEL(1)\nf(double x) {\n  return x;\n", "kernel"),
+        ("// Adds.\nint f(double x) {\n  // double: of another\n  return x;\n}\n", None),
+        ("// double: of another\nint g() {\n}\nint f(double x) {\n  return x;\n", None),
+        ("// double: of another\nint g();\nint f(double x) {\n  return x;\n", None),
+        ("// double: a section\n\n// Adds.\nint f(double x) {\n  return x;\n", None),
     ],
 )
 def test_a_mark_above_a_function_holds_for_all_of_it(tmp_path, text, marked):
     path = tmp_path / "op.cuh"
     path.write_text(text)
     line = 1 + [line.strip() for line in text.splitlines()].index("return x;")
-    assert sass.is_in_marked_function(str(path), line) == marked
+    assert sass.marked_function(str(path), line) == marked
 
 
-def test_a_marked_line_may_be_any_of_those_it_was_inlined_into(source):
-    text = SASS.format(name=MANGLED, file=source, operation="FFMA").replace("LDG.E R4", "DMUL R4")
-    (code,) = sass.parse(text).values()
-    assert [operation for operation, _ in code.doubles] == ["DMUL", "DSETP.GTU.AND"]
-    assert list(sass.rules(source).broken("product<float>", code)) == []
+@pytest.mark.parametrize(
+    "lines, allowed",
+    [
+        ([ADD], True),
+        ([ADD, PRODUCT], True),
+        ([PRODUCT], True),
+        ([MULTIPLY], False),
+        ([MULTIPLY, ADD, PRODUCT], True),  # inlined into what is marked
+        ([MULTIPLY, PRODUCT], False),  # a kernel's mark is for its own lines
+    ],
+)
+def test_what_may_be_double(source, lines, allowed):
+    places = [(str(source), line) for line in lines]
+    assert sass.may_be_double(places) == allowed
+    for path in ("/usr/local/cuda/include/crt/math_functions.hpp", "/x/csrc/common/platform.h"):
+        assert sass.may_be_double([(path, 1), *places]) == allowed
+
+
+def test_sources_that_may_be_double_exist():
+    for name in sass.DOUBLE_SOURCES:
+        path = str(cuda_report.ROOT / "csrc" / name)
+        assert Path(path).exists(), f"{name} is gone: take it out of DOUBLE_SOURCES"
+        assert sass.may_be_double([(path, 1)])
+    assert not sass.may_be_double([(str(cuda_report.ROOT / "csrc/cuda/walk.cuh"), 1)])
 
 
 @pytest.mark.parametrize(
@@ -135,11 +170,11 @@ def test_what_counts_as_double(source, operation, double):
     assert len(broken) == double
 
 
-def test_a_mark_does_not_serve_the_next_line(source):
+def test_a_mark_does_not_serve_the_next_place(source):
     """Two places with no instruction between them: only the second is that of what follows."""
     text = f""".text.{MANGLED}:
-	//## File "{source}", line 2
-	//## File "{source}", line 3
+	//## File "{source}", line {ADD}
+	//## File "{source}", line {MULTIPLY}
         /*0010*/                   DADD R4, R6, R8 ;
 """
     (code,) = sass.parse(text).values()
@@ -295,7 +330,7 @@ BAD = {
     ),
     "unmarked double": (
         "__global__ void kernel(float* x) { x[0] = float(double(x[1]) * x[2] + x[3]); }",
-        "a line without `// double: why`",
+        "where no comment above the function has `double: why`",
     ),
     "no vectors": (
         "#define KERNEL(n) __global__ void\n// 16-byte accesses: loads\n"
