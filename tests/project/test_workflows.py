@@ -1,0 +1,60 @@
+"""The workflows call what there is, and only an approved job may publish."""
+
+import re
+
+import pytest
+from support import ROOT
+
+FOLDER = ROOT / ".github" / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+
+pytestmark = pytest.mark.skipif(not WORKFLOWS, reason="the source distribution has no workflows")
+
+
+def targets() -> set[str]:
+    """Those of the Makefile."""
+    text = (ROOT / "Makefile").read_text()
+    return set(re.findall(r"^([a-z][\w-]*):(?!=)", text, re.MULTILINE))
+
+
+def jobs(text: str) -> dict[str, str]:
+    """The jobs of a workflow, by name."""
+    parts = re.split(r"^  ([\w-]+):\n", text.partition("\njobs:\n")[2], flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_targets_exist(path):
+    text = path.read_text()
+    called = set(re.findall(r"run: make ([a-z][\w-]*)", text))
+    (matrix,) = re.findall(r"^ +target:\n((?: +- .*\n)+)", text, re.MULTILINE) or [""]
+    called |= set(re.findall(r"- ([a-z][\w-]*)", matrix))
+    assert called <= targets()
+    assert ("make ${{ matrix.target }}" in text) == bool(matrix)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned(path):
+    used = re.findall(r"uses: (\S+)", path.read_text())
+    assert used
+    unpinned = [action for action in used if not re.search(r"@(v\d+|release/v\d+)$", action)]
+    assert unpinned == []
+
+
+def test_only_an_approved_job_publishes():
+    text = (FOLDER / "release.yml").read_text()
+    found = jobs(text)
+    assert found.keys() >= {"sdist", "wheel", "try", "draft", "publish"}
+    assert "permissions:\n  contents: read\n" in text.partition("\njobs:\n")[0]
+    for name, job in found.items():
+        assert ("id-token: write" in job) == ("pypi-publish" in job) == (name == "publish")
+        assert ("contents: write" in job) == (name == "draft")
+    assert "environment: pypi" in found["publish"]
+    assert "secrets." not in text
+
+
+def test_wheels_are_for_the_architectures_of_the_report():
+    from build_support import cuda_report
+
+    (listed,) = re.findall(r'TORCH_CUDA_ARCH_LIST: "(.*)"', (FOLDER / "release.yml").read_text())
+    assert re.findall(r"[\d.]+", listed) == [f"{a[:-1]}.{a[-1]}" for a in cuda_report.ARCHITECTURES]
