@@ -28,6 +28,13 @@ Tensor image_like(const Tensor& like, int64_t height, int64_t width) {
   return torch::stable::transpose(torch::stable::transpose(turned, 1, 3), 2, 3);
 }
 
+struct Resampling {
+  Optional maps, margins;
+  int64_t filter, padding;
+  bool lossless;
+  int64_t height, width;  // of the result
+};
+
 struct Epilogues {
   Optional colour;
   std::vector<int64_t> channels;
@@ -37,25 +44,24 @@ struct Epilogues {
 
 // The contract's call: `in` is on the image's side of the map, `out` on the output's.
 struct Call {
-  Call(const char* op, const Tensor& in, const Tensor& out, const Optional& maps,
-       const Optional& margins, int64_t filter, int64_t padding, bool lossless,
+  Call(const char* op, const Tensor& in, const Tensor& out, const Resampling& how,
        const Epilogues& epilogue)
       : op(op), like(in) {
-    STD_TORCH_CHECK(filter >= 0 && filter <= 2 && padding >= 0 && padding <= 2, op,
+    STD_TORCH_CHECK(how.filter >= 0 && how.filter <= 2 && how.padding >= 0 && how.padding <= 2, op,
                     ": expected a filter and a padding by their numbers, 0 to 2");
     const DType dtype = dtype_of(op, in);
     const int64_t batch = in.size(0);
     resample = {dtype,
-                static_cast<ar::Filter>(filter),
-                static_cast<ar::Padding>(padding),
-                lossless,
+                static_cast<ar::Filter>(how.filter),
+                static_cast<ar::Padding>(how.padding),
+                how.lossless,
                 threads(),
                 batch,
                 in.size(1),
                 layout_of(in),
                 layout_of(out),
-                data<double>("maps", maps, ScalarType::Double, 6 * batch),
-                data<int64_t>("margins", margins, ScalarType::Long, 4),
+                data<double>("maps", how.maps, ScalarType::Double, 6 * batch),
+                data<int64_t>("margins", how.margins, ScalarType::Long, 4),
                 {}};
     const auto count = static_cast<int64_t>(epilogue.channels.size());
     STD_TORCH_CHECK(count == 0 || count == 1 || count == 3, op,
@@ -81,12 +87,7 @@ struct Call {
 
   template <class T>
   const T* data(const char* name, const Optional& x, ScalarType type, int64_t size) const {
-    if (!x) return nullptr;
-    STD_TORCH_CHECK(same_device(*x, like) && x->scalar_type() == type && x->numel() == size &&
-                        x->is_contiguous(),
-                    op, ": expected ", name, " of ", size,
-                    " contiguous elements of its dtype, on the image's device");
-    return static_cast<const T*>(x->const_data_ptr());
+    return static_cast<const T*>(data_of(op, name, x, size, type, like));
   }
 
   const char* op;
@@ -104,25 +105,23 @@ void check_image(const char* op, const Tensor& x, int64_t height, int64_t width)
                   ": expected sides of at most ", kMost, " pixels");
 }
 
-Tensor apply(const char* op, const Tensor& image, const Optional& maps, const Optional& margins,
-             int64_t filter, int64_t padding, bool lossless, int64_t height, int64_t width,
+Tensor apply(const char* op, const Tensor& image, const Resampling& how,
              const Epilogues& epilogue) {
-  check_image(op, image, height, width);
-  const Tensor out = image_like(image, height, width);
+  check_image(op, image, how.height, how.width);
+  const Tensor out = image_like(image, how.height, how.width);
   if (out.numel() == 0) return out;
-  const Call call(op, image, out, maps, margins, filter, padding, lossless, epilogue);
+  const Call call(op, image, out, how, epilogue);
   const ar::Forward args{call.resample, image.const_data_ptr(), out.data_ptr()};
   RUN(op, ar, forward, image, args);
   return out;
 }
 
-Tensor apply_transposed(const char* op, const Tensor& grad, const Optional& maps,
-                        const Optional& margins, int64_t filter, int64_t padding, bool lossless,
-                        int64_t height, int64_t width, const Epilogues& epilogue) {
-  check_image(op, grad, height, width);
-  const Tensor image = image_like(grad, height, width);
+Tensor apply_transposed(const char* op, const Tensor& grad, const Resampling& how,
+                        const Epilogues& epilogue) {
+  check_image(op, grad, how.height, how.width);
+  const Tensor image = image_like(grad, how.height, how.width);
   if (image.numel() == 0) return image;
-  const Call call(op, image, grad, maps, margins, filter, padding, lossless, epilogue);
+  const Call call(op, image, grad, how, epilogue);
   const ar::Transpose args{call.resample, grad.const_data_ptr(), image.data_ptr()};
   RUN(op, ar, transpose, grad, args);
   return image;
@@ -130,15 +129,15 @@ Tensor apply_transposed(const char* op, const Tensor& grad, const Optional& maps
 
 Tensor resample(const Tensor& image, const Tensor& maps, const Optional& margins, int64_t filter,
                 int64_t padding, bool lossless, int64_t height, int64_t width) {
-  return apply("affine_resample", image, maps, margins, filter, padding, lossless, height, width,
+  return apply("affine_resample", image, {maps, margins, filter, padding, lossless, height, width},
                {});
 }
 
 Tensor resample_transpose(const Tensor& grad, const Tensor& maps, const Optional& margins,
                           int64_t filter, int64_t padding, bool lossless, int64_t height,
                           int64_t width) {
-  return apply_transposed("affine_resample_transpose", grad, maps, margins, filter, padding,
-                          lossless, height, width, {});
+  return apply_transposed("affine_resample_transpose", grad,
+                          {maps, margins, filter, padding, lossless, height, width}, {});
 }
 
 constexpr auto kSym6 = static_cast<int64_t>(ar::Filter::kSym6);
@@ -146,15 +145,16 @@ constexpr auto kSym6 = static_cast<int64_t>(ar::Filter::kSym6);
 Tensor augment(const Tensor& image, const Optional& maps, const Optional& margins, bool lossless,
                const Optional& colour, std::vector<int64_t> channels, const Optional& sigma,
                const Optional& seed, const Optional& box, bool offsets) {
-  return apply("affine_augment", image, maps, margins, kSym6, 0, lossless, image.size(2),
-               image.size(3), {colour, std::move(channels), sigma, seed, box, offsets});
+  return apply("affine_augment", image,
+               {maps, margins, kSym6, 0, lossless, image.size(2), image.size(3)},
+               {colour, std::move(channels), sigma, seed, box, offsets});
 }
 
 Tensor augment_transpose(const Tensor& grad, const Optional& maps, const Optional& margins,
                          bool lossless, const Optional& colour, std::vector<int64_t> channels,
                          const Optional& box) {
-  return apply_transposed("affine_augment_transpose", grad, maps, margins, kSym6, 0, lossless,
-                          grad.size(2), grad.size(3),
+  return apply_transposed("affine_augment_transpose", grad,
+                          {maps, margins, kSym6, 0, lossless, grad.size(2), grad.size(3)},
                           {colour, std::move(channels), {}, {}, box, false});
 }
 

@@ -46,15 +46,9 @@ struct Call {
                vector("inv_scale", inv_scale, 1, grads[0])};
   }
 
-  // The data of a contiguous tensor of `size` elements, of any shape.
   const void* vector(const char* name, const std::optional<Tensor>& x, int64_t size,
                      const Tensor& like) const {
-    if (!x) return nullptr;
-    STD_TORCH_CHECK(same_device(*x, like) && x->scalar_type() == scalar_type(wide) &&
-                        x->numel() == size && x->is_contiguous(),
-                    op, ": expected ", name, " of ", size,
-                    " contiguous elements of the accumulation dtype, on the gradients' device");
-    return x->const_data_ptr();
+    return data_of(op, name, x, size, scalar_type(wide), like);
   }
 
   // Of norms, and of values that are not reduced: a row for each gradient, or one.

@@ -9,18 +9,6 @@ namespace {
 
 namespace filter = gankernels::image_filter;
 
-// The data of a contiguous tensor of `size` numbers a sample.
-const void* numbers(const char* op, const char* name, const std::optional<Tensor>& x, int64_t size,
-                    ScalarType type, const Tensor& image) {
-  if (!x) return nullptr;
-  STD_TORCH_CHECK(same_device(*x, image) && x->scalar_type() == type && x->dim() >= 1 &&
-                      x->size(0) == image.size(0) && x->numel() == image.size(0) * size &&
-                      x->is_contiguous(),
-                  op, ": expected ", name, " of ", size,
-                  " contiguous numbers a sample, of its dtype, on the image's device");
-  return x->const_data_ptr();
-}
-
 filter::Filter filter_of(const char* op, const Tensor& image, const Tensor& gains,
                          const std::optional<Tensor>& sigma, const std::optional<Tensor>& seed,
                          const std::optional<Tensor>& box) {
@@ -36,27 +24,20 @@ filter::Filter filter_of(const char* op, const Tensor& image, const Tensor& gain
   f.channels = image.size(1);
   f.layout = {image.size(2),   image.size(3),   image.stride(0),
               image.stride(1), image.stride(2), image.stride(3)};
-  f.gains = numbers(op, "gains", gains, 4, wide, image);
+  f.gains = data_of(op, "gains", gains, 4 * f.batch, wide, image);
   f.epilogue.offsets = true;
-  f.epilogue.sigma = numbers(op, "sigma", sigma, 1, wide, image);
+  f.epilogue.sigma = data_of(op, "sigma", sigma, f.batch, wide, image);
   f.epilogue.seed =
-      static_cast<const int64_t*>(numbers(op, "seed", seed, 1, ScalarType::Long, image));
+      static_cast<const int64_t*>(data_of(op, "seed", seed, f.batch, ScalarType::Long, image));
   f.epilogue.box =
-      static_cast<const double*>(numbers(op, "box", box, 3, ScalarType::Double, image));
+      static_cast<const double*>(data_of(op, "box", box, 3 * f.batch, ScalarType::Double, image));
   return f;
 }
 
 // Memory for a result laid out as `image`, whose elements must neither overlap nor have gaps.
 Tensor result_like(const char* op, const Tensor& image) {
-  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
-  for (int64_t d = 0; d < image.dim(); ++d)
-    if (image.size(d) != 1) dims.emplace_back(image.stride(d), image.size(d));
-  std::sort(dims.begin(), dims.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : dims) {
-    STD_TORCH_CHECK(stride == expected, op, ": expected an image whose memory is dense");
-    expected *= size;
-  }
+  STD_TORCH_CHECK(is_dense(in_memory_order(image)), op,
+                  ": expected an image whose memory is dense");
   return dense_like(image);
 }
 

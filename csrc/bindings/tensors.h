@@ -58,31 +58,69 @@ inline void check_vector(const char* op, const char* name, const Tensor& x, int6
                   " to be a contiguous vector of ", size, " elements");
 }
 
-// The weight as a matrix; refuses memory with gaps or overlaps. Dimensions of one element, whose
-// strides mean nothing, are left out.
+// Of those that operators are given.
+inline const char* name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return torch::headeronly::toString(type);
+  }
+}
+
+// The data of a contiguous tensor of `size` elements, of any shape; null without one.
+inline const void* data_of(const char* op, const char* name, const std::optional<Tensor>& x,
+                           int64_t size, ScalarType type, const Tensor& like) {
+  if (!x) return nullptr;
+  STD_TORCH_CHECK(
+      same_device(*x, like) && x->scalar_type() == type && x->numel() == size && x->is_contiguous(),
+      op, ": expected ", name, " of ", size, " contiguous elements of ", name_of(type),
+      ", on the device of the other tensors");
+  return x->const_data_ptr();
+}
+
+struct Dimension {
+  int64_t size, stride, index;
+};
+
+// The dimensions from `first` on, the outermost in memory first. Those of one element, whose strides
+// mean nothing, are left out.
+inline std::vector<Dimension> in_memory_order(const Tensor& x, int64_t first = 0) {
+  std::vector<Dimension> dims;
+  for (int64_t d = first; d < x.dim(); ++d)
+    if (x.size(d) != 1) dims.push_back({x.size(d), x.stride(d), d});
+  std::sort(dims.begin(), dims.end(),
+            [](const Dimension& a, const Dimension& b) { return a.stride > b.stride; });
+  return dims;
+}
+
+// Whether such dimensions have neither gaps nor overlaps.
+inline bool is_dense(const std::vector<Dimension>& dims) {
+  int64_t expected = 1;
+  for (auto dim = dims.rbegin(); dim != dims.rend(); ++dim) {
+    if (dim->stride != expected) return false;
+    expected *= dim->size;
+  }
+  return true;
+}
+
+// The weight as a matrix; refuses memory with gaps or overlaps.
 inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype, const Tensor& like) {
   STD_TORCH_CHECK(is_here(w) && same_device(w, like), op, ": expected all weights on ", kPlace,
                   ", the same one");
   STD_TORCH_CHECK(w.scalar_type() == scalar_type(dtype), op, ": expected weights of one dtype");
   STD_TORCH_CHECK(w.dim() >= 1 && w.numel() > 0, op, ": expected weights with elements");
-  struct Dim {
-    int64_t size, stride;
-    bool column;
-  };
-  std::vector<Dim> logical;
-  for (int64_t d = 0; d < w.dim(); ++d)
-    if (w.size(d) != 1) logical.push_back({w.size(d), w.stride(d), d > 0});
-  std::vector<Dim> memory = logical;
-  std::sort(memory.begin(), memory.end(),
-            [](const Dim& a, const Dim& b) { return a.stride > b.stride; });
+  const std::vector<Dimension> memory = in_memory_order(w);
+  STD_TORCH_CHECK(is_dense(memory), op, ": expected weights whose memory is dense");
 
   Matrix m{w.const_data_ptr(), 1, w.size(0), 1, 0, {}, {}};
   bool row_seen = m.rows == 1;
-  int64_t expected = w.numel();
-  for (const Dim& dim : memory) {
-    expected /= dim.size;
-    STD_TORCH_CHECK(dim.stride == expected, op, ": expected weights whose memory is dense");
-    if (!dim.column)
+  for (const Dimension& dim : memory) {
+    if (dim.index == 0)
       row_seen = true;
     else
       (row_seen ? m.inner : m.outer) *= dim.size;
@@ -90,21 +128,22 @@ inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype, const Tens
   // Column numbers in memory: the strides of the columns' dimensions without the rows between them.
   bool same = true;
   int64_t logical_stride = m.cols();
-  for (const Dim& dim : logical) {
-    if (!dim.column) continue;
+  for (int64_t d = 1; d < w.dim(); ++d) {
+    const int64_t size = w.size(d);
+    if (size == 1) continue;
     const int64_t stride =
-        m.rows > 1 && dim.stride >= m.rows * m.inner ? dim.stride / m.rows : dim.stride;
-    logical_stride /= dim.size;
+        m.rows > 1 && w.stride(d) >= m.rows * m.inner ? w.stride(d) / m.rows : w.stride(d);
+    logical_stride /= size;
     same &= stride == logical_stride;
     const int last = m.column_dims - 1;
-    if (last >= 0 && m.column_stride[last] == stride * dim.size) {  // one dimension, in effect
-      m.column_size[last] *= dim.size;
+    if (last >= 0 && m.column_stride[last] == stride * size) {  // one dimension, in effect
+      m.column_size[last] *= size;
       m.column_stride[last] = stride;
       continue;
     }
     STD_TORCH_CHECK(m.column_dims < kMaxColumnDims, op, ": expected weights of at most ",
                     kMaxColumnDims + 1, " dimensions, those that are contiguous taken as one");
-    m.column_size[m.column_dims] = dim.size;
+    m.column_size[m.column_dims] = size;
     m.column_stride[m.column_dims++] = stride;
   }
   if (same) m.column_dims = 0;
@@ -112,7 +151,7 @@ inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype, const Tens
 }
 
 // How many elements a sample of `x` has; refuses memory in which samples, its first dimension, are not
-// dense and one after the other. Dimensions of one element, whose strides mean nothing, do not count.
+// dense and one after the other.
 inline int64_t sample_size(const char* op, const Tensor& x, DType dtype, const Tensor& like) {
   STD_TORCH_CHECK(is_here(x) && same_device(x, like), op, ": expected all gradients on ", kPlace,
                   ", the same one");
@@ -120,15 +159,7 @@ inline int64_t sample_size(const char* op, const Tensor& x, DType dtype, const T
   STD_TORCH_CHECK(x.dim() >= 1 && x.numel() > 0 && x.size(0) == like.size(0), op,
                   ": expected gradients with elements, of one batch size");
   const int64_t size = x.numel() / x.size(0);
-  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
-  for (int64_t d = 1; d < x.dim(); ++d)
-    if (x.size(d) != 1) dims.emplace_back(x.stride(d), x.size(d));
-  std::sort(dims.begin(), dims.end());
-  int64_t expected = 1;
-  for (const auto& [stride, count] : dims) {
-    STD_TORCH_CHECK(stride == expected, op, ": expected samples whose memory is dense");
-    expected *= count;
-  }
+  STD_TORCH_CHECK(is_dense(in_memory_order(x, 1)), op, ": expected samples whose memory is dense");
   STD_TORCH_CHECK(x.size(0) == 1 || x.stride(0) == size, op,
                   ": expected one sample after the other");
   return size;

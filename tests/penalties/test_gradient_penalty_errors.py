@@ -206,7 +206,7 @@ BAD_FORWARDS = {
     "wide weights": (
         lambda g: [g],
         option(sample_weight=torch.ones(4).double()),
-        "sample_weight of 4 contiguous elements of the accumulation dtype",
+        "sample_weight of 4 contiguous elements of float32",
     ),
     "strided weights": (
         lambda g: [g],
@@ -235,9 +235,9 @@ BAD_BACKWARDS = {
     "short seed": (lambda s, g, n: (s[:3], g, n), "the cotangents of 4 contiguous"),
     "long seed": (lambda s, g, n: (s.repeat(2), g, n), "the cotangents of 4 contiguous"),
     "strided seed": (lambda s, g, n: (s.repeat(2)[::2], g, n), "the cotangents of 4 contiguous"),
-    "wide seed": (lambda s, g, n: (s.double(), g, n), "the cotangents of 4 .*accumulation dtype"),
+    "wide seed": (lambda s, g, n: (s.double(), g, n), "the cotangents of 4 .*float32"),
     "short norms": (lambda s, g, n: (s, g, n[:3]), "norms of 4 contiguous"),
-    "wide norms": (lambda s, g, n: (s, g, n.double()), "norms of 4 .*accumulation dtype"),
+    "wide norms": (lambda s, g, n: (s, g, n.double()), "norms of 4 .*float32"),
     "gaps": (lambda s, g, n: (s, [g[0][:, 1:]], n), "one sample after the other"),
 }
 
@@ -267,7 +267,7 @@ def test_the_backward_refuses(backend, case, order):
         (lambda h, e: ([h[0].view(4, 2, 3)], e), "of the dtype and shapes"),
         (lambda h, e: ([h[0].double()], e), "of the dtype and shapes"),
         (lambda h, e: (h, e[:3]), "sample_weight's gradient of 4 contiguous"),
-        (lambda h, e: (h, e.double()), "sample_weight's gradient of 4 .*accumulation dtype"),
+        (lambda h, e: (h, e.double()), "sample_weight's gradient of 4 .*float32"),
     ],
     ids=["none", "two", "few samples", "rank", "dtype", "short e", "wide e"],
 )
