@@ -86,6 +86,44 @@ DEVICE void filter_run(const Acc* taps, SharedArray<Acc> x, int at, int step, Ac
   }
 }
 
+// The taps of a sample's gains.
+template <class Acc>
+DEVICE void mix_bank(const Acc (&gains)[kBands], Acc (&taps)[kTaps]) {
+  constexpr Bank bank = Bank::make();  // of the namespace, no device could see it
+  UNROLL(22)
+  for (int d = 0; d < kTaps; ++d) {
+    taps[d] = 0;
+    UNROLL(4)
+    for (int i = 0; i < kBands; ++i) taps[d] += gains[i] * static_cast<Acc>(bank.taps[i][d]);
+  }
+}
+
+// Filters `pixels`, a tile and what is around it, along y into `filtered`, and that along x into the
+// tile's place in `pixels`: runs of `columns` columns, and runs of the tile's rows. All threads must call
+// it.
+template <class Acc>
+DEVICE void filter_tile(const Acc* taps, SharedArray<Acc> pixels, SharedArray<Acc> filtered,
+                        const Tile& tile, int row_runs, int column_runs, int columns) {
+  constexpr int kPitch = cuda::kPitch<Acc>;
+  for (int i = thread_id(); i < row_runs * columns; i += kThreads) {
+    const int run = i / columns * kRun, column = i % columns;
+    Acc sum[kRun];
+    filter_run<Acc>(taps, pixels, run * kPitch + column, kPitch, sum);
+    UNROLL(8)
+    for (int r = 0; r < kRun; ++r) filtered[(run + r) * kPitch + column] = sum[r];
+  }
+  sync_threads();
+  // Lanes are rows, which lie in different banks.
+  for (int i = thread_id(); i < column_runs * kRows; i += kThreads) {
+    const int run = i / kRows * kRun, row = i % kRows;
+    if (row >= tile.rows) continue;
+    Acc sum[kRun];
+    filter_run<Acc>(taps, filtered, row * kPitch + run, 1, sum);
+    UNROLL(8)
+    for (int r = 0; r < kRun; ++r) pixels[row * kPitch + run + r] = sum[r];
+  }
+}
+
 // A tile of a sample. It is read with 21 pixels around it into shared memory, filtered along y into
 // another part of it, and along x into the first again; so for every channel. The transpose doubles
 // the image's border before, and halves it after. A thread has the 22 taps in registers and filters 8
@@ -146,15 +184,8 @@ filter(TABLE(Task) task) {
     return;
   }
 
-  constexpr Bank bank = Bank::make();  // of the namespace, no device could see it
   Acc taps[kTaps];
-  UNROLL(22)
-  for (int d = 0; d < kTaps; ++d) {
-    taps[d] = 0;
-    UNROLL(4)
-    for (int i = 0; i < kBands; ++i) taps[d] += g[i] * static_cast<Acc>(bank.taps[i][d]);
-  }
-
+  mix_bank(g, taps);
   for (int64_t c = 0; c < task.channels; ++c) {
     const int64_t plane = tile.sample * l.sample_stride + c * l.channel_stride;
     for_each(rows, columns, [&](int row, int column) {
@@ -165,23 +196,7 @@ filter(TABLE(Task) task) {
       pixels[row * kPitch + column] = value;
     });
     sync_threads();
-    for (int i = thread_id(); i < row_runs * columns; i += kThreads) {
-      const int run = i / columns * kRun, column = i % columns;
-      Acc sum[kRun];
-      filter_run<Acc>(taps, pixels, run * kPitch + column, kPitch, sum);
-      UNROLL(8)
-      for (int r = 0; r < kRun; ++r) filtered[(run + r) * kPitch + column] = sum[r];
-    }
-    sync_threads();
-    // Lanes are rows, which lie in different banks.
-    for (int i = thread_id(); i < column_runs * kRows; i += kThreads) {
-      const int run = i / kRows * kRun, row = i % kRows;
-      if (row >= tile.rows) continue;
-      Acc sum[kRun];
-      filter_run<Acc>(taps, filtered, row * kPitch + run, 1, sum);
-      UNROLL(8)
-      for (int r = 0; r < kRun; ++r) pixels[row * kPitch + run + r] = sum[r];
-    }
+    filter_tile<Acc>(taps, pixels, filtered, tile, row_runs, column_runs, columns);
     sync_threads();
     for_each(tile.rows, tile.columns, [&](int row, int column) {
       const int there = row + kReach, here = column + kReach;  // around the tile
