@@ -18,8 +18,8 @@
 
 #include "common/parallel.h"
 #include "cpu/elements.h"
-#include "cpu/isa.h"
-#include "cpu/scalars.h"
+#include "cpu/simd/scalars.h"
+#include "cpu/simd/targets.h"
 
 namespace gankernels::affine_resample::cpu {
 namespace {
@@ -295,10 +295,16 @@ class Footprint {
   std::vector<Span> spans_;
 };
 
+// The passes over images of one stored type.
+struct ResampleKernels {
+  void (*forward)(const Forward&);
+  void (*transpose)(const Transpose&);
+};
+
 // Vectors wider than the instruction set's are passed to functions that are inlined.
 #pragma GCC diagnostic ignored "-Wpsabi"
 #define GANKERNELS_KERNELS "cpu/affine_resample.inc"
-#include "cpu/each_isa.inc"
+#include "cpu/simd/each_target.inc"
 
 // Calls f with a value of the type that is stored; memory is the one thing that can be missing.
 template <class F>
@@ -315,12 +321,12 @@ const char* run_stored(DType dtype, F&& f) {
 
 const char* forward(const Forward& args) {
   return run_stored(args.resample.dtype,
-                    [&]<class S>(S) { GANKERNELS_CHOOSE(, forward<Accumulation<S>, S>(args)); });
+                    [&]<class S>(S) { GANKERNELS_DISPATCH(kKernels<S>).forward(args); });
 }
 
 const char* transpose(const Transpose& args) {
   return run_stored(args.resample.dtype,
-                    [&]<class S>(S) { GANKERNELS_CHOOSE(, transpose<Accumulation<S>, S>(args)); });
+                    [&]<class S>(S) { GANKERNELS_DISPATCH(kKernels<S>).transpose(args); });
 }
 
 }  // namespace gankernels::affine_resample::cpu

@@ -9,7 +9,7 @@
 #include <memory>
 #include <new>
 
-#include "cpu/vector_kernels.h"
+#include "cpu/simd/vector_kernels.h"
 
 namespace gankernels::cpu {
 

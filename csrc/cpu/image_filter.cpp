@@ -15,9 +15,8 @@
 
 #include "common/parallel.h"
 #include "cpu/elements.h"
-#include "cpu/isa.h"
+#include "cpu/simd/targets.h"
 
-// GCC compiles one source for several targets by pragma; other compilers get the portable one.
 namespace gankernels::image_filter::cpu {
 namespace {
 
@@ -44,40 +43,25 @@ constexpr T tap(int d) {
   return static_cast<T>(kHalfBand[d]) / kHalfBandUnit;
 }
 
-// `n` is a number of whole vectors.
 template <class T>
 struct RowKernels {
-  void (*smooth)(const Neighbours<T>& x, int64_t n, T* out);  // lo x
+  // lo x; here and below `n` is a number of whole vectors
+  void (*smooth)(const Neighbours<T>& x, int64_t n, T* out);
   // mix of x, a, b, and lo b
   void (*combine)(const Mix<T>& mix, const T* x, const T* a, const Neighbours<T>& b, int64_t n,
                   T* out);
+  // out[i stride] += sigma * normal_noise(seed, first + i)
+  void (*add_noise)(T sigma, int64_t seed, int64_t first, int64_t n, int64_t stride, T* out);
 };
 
-#define GANKERNELS_KERNELS "cpu/image_filter.inc"
-#include "cpu/each_isa.inc"
-
-using AddNoise = void (*)(float sigma, int64_t seed, int64_t first, int64_t n, int64_t stride,
-                          float* out);
-
-// out[i stride] += sigma * normal_noise(seed, first + i).
-void add_noise(double sigma, int64_t seed, int64_t first, int64_t n, int64_t stride, double* out) {
+// In double, whose noise is that of the reference to the last digits, on every instruction set.
+void add_precise_noise(double sigma, int64_t seed, int64_t first, int64_t n, int64_t stride,
+                       double* out) {
   for (int64_t i = 0; i < n; ++i) out[i * stride] += sigma * normal_noise(seed, first + i);
 }
 
-// Those of the instruction set that the other kernels take.
-template <class T>
-struct Kernels {
-  RowKernels<T> rows = *GANKERNELS_CHOOSE(&, kTable<T>);
-  AddNoise noise = GANKERNELS_CHOOSE(&, add_noise);
-
-  void add_noise(double sigma, int64_t seed, int64_t first, int64_t n, int64_t stride,
-                 T* out) const {
-    if constexpr (sizeof(T) == 4)
-      noise(static_cast<float>(sigma), seed, first, n, stride, out);
-    else
-      cpu::add_noise(sigma, seed, first, n, stride, out);
-  }
-};
+#define GANKERNELS_KERNELS "cpu/image_filter.inc"
+#include "cpu/simd/each_target.inc"
 
 constexpr int64_t kFill = 16;                  // elements: the vectors of every type and target
 constexpr int64_t kStripBytes = 512;           // 45 rows of a strip stay in the first-level cache
@@ -235,8 +219,8 @@ class Call {
       const int64_t end = (first + n - k + inner_ - 1) / inner_;
       const int64_t number = ((x.plane + k) * f_.layout.height + y) * f_.layout.width + begin;
       if (begin < end)
-        kernels_.add_noise(x.sample.sigma, x.sample.seed, number, end - begin, inner_,
-                           row + begin * inner_ + k - first);
+        kernels_.add_noise(static_cast<T>(x.sample.sigma), x.sample.seed, number, end - begin,
+                           inner_, row + begin * inner_ + k - first);
     }
   }
 
@@ -305,7 +289,7 @@ class Call {
     T* row = arena.take(line) + side;
     T* row_a = arena.take(line) + side;
     T* row_b = arena.take(line) + side;
-    const RowKernels<T>& kernels = kernels_.rows;
+    const RowKernels<T>& kernels = kernels_;
     const Mix<T>& mix = x.sample.mix;
 
     for (int64_t y = x0; y < x1; ++y) {
@@ -349,7 +333,7 @@ class Call {
 
   const Filter& f_;
   const VectorKernels<T>& vectors_ = vector_kernels<T>();
-  const Kernels<T> kernels_;
+  const RowKernels<T>& kernels_ = GANKERNELS_DISPATCH(kKernels<T>);
   Storage in_, out_;
   bool transpose_;
   int64_t inner_, planes_, row_, pitch_, blocks_, rows_;

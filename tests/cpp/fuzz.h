@@ -343,12 +343,7 @@ inline void near(const char* what, double got, double right, double bound) {
 // --- settings of the machine -----------------------------------------------------------------------
 
 inline void draw_isa(Random& random) {
-  static const std::vector<const char*> all = [] {
-    std::vector<const char*> found;
-    for (const char* name : {"portable", "avx2", "avx512"})
-      if (gankernels::cpu::set_isa(name)) found.push_back(name);
-    return found;
-  }();
+  static const std::vector<const char*> all = gankernels::cpu::isas();
   gankernels::cpu::set_isa(random.of(all));
   say("%s", gankernels::cpu::isa());
 }

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/simd/targets.h"
+
 namespace fuzz {
 
 enum class Of { kElements, kBytes };
@@ -25,9 +27,6 @@ constexpr Constant kConstants[] = {
     {"vector_kernels.inc", "kRows", 4, Of::kElements},
     {"vector_kernels.inc", "kFirstLevel", 24 << 10, Of::kBytes},
     {"vector_kernels.inc", "kBlock", 4096, Of::kElements},
-    {"each_isa.inc", "kVectorBytes", 16, Of::kBytes},
-    {"each_isa.inc", "kVectorBytes", 32, Of::kBytes},
-    {"each_isa.inc", "kVectorBytes", 64, Of::kBytes},
     {"gradient_penalty.cpp", "kPiece", 32 << 10, Of::kElements},
     {"gradient_penalty.cpp", "kParallelBytes", 128 << 10, Of::kBytes},
     {"affine_resample.cpp", "kSlack", 16, Of::kElements},
@@ -64,6 +63,10 @@ constexpr Constant kConstants[] = {
     {"gradient_penalty.cpp", "", 34816, Of::kElements},  // a piece, and one of elements.h
 };
 
+// The bytes of the vectors of every target.
+#define GANKERNELS_VECTOR_BYTES(name, bytes, ...) bytes,
+constexpr int64_t kVectorBytes[] = {GANKERNELS_TARGETS(GANKERNELS_VECTOR_BYTES)};
+
 // Ascending, in elements: bytes are those of float64, float32 and half precision.
 inline const std::vector<int64_t>& sizes() {
   static const std::vector<int64_t> all = [] {
@@ -73,6 +76,8 @@ inline const std::vector<int64_t>& sizes() {
       for (const int64_t item : {8, 4, 2})
         if (c.unit == Of::kBytes) list.push_back(c.value / item);
     }
+    for (const int64_t bytes : kVectorBytes)
+      for (const int64_t item : {8, 4, 2}) list.push_back(bytes / item);
     std::sort(list.begin(), list.end());
     list.erase(std::unique(list.begin(), list.end()), list.end());
     return list;

@@ -4,7 +4,7 @@ import re
 
 from support import ROOT
 
-SOURCES = [*(ROOT / "csrc/cpu").glob("*.*"), *(ROOT / "csrc").glob("*.h")]
+SOURCES = [*(ROOT / "csrc/cpu").rglob("*.*"), *(ROOT / "csrc").glob("*.h")]
 #: Constants that no size of an input meets.
 NO_SIZES = {
     *("kSlot", "kPatience", "kSums", "kGroups", "kBands", "kHalfBandUnit", "kHalfBandReach"),
