@@ -65,6 +65,39 @@ inline int64_t narrow_half(const T* x, int64_t n, uint16_t* out) {
   return i;
 }
 
+#elif defined(__aarch64__)
+
+template <class T>
+inline void stream_store(T* p, typename Vec<T>::type x) {
+  Vec<T>::store(p, x);
+}
+
+template <class T>
+inline void stream_end() {}
+
+template <class T>
+inline int64_t widen_half(const uint16_t* x, int64_t n, T* out) {
+  int64_t i = 0;
+  if constexpr (sizeof(T) == 4 && has("+simd"))
+    for (; i + 8 <= n; i += 8) {
+      const float16x8_t half = vreinterpretq_f16_u16(vld1q_u16(x + i));
+      vst1q_f32(out + i, vcvt_f32_f16(vget_low_f16(half)));
+      vst1q_f32(out + i + 4, vcvt_high_f32_f16(half));
+    }
+  return i;
+}
+
+template <class T>
+inline int64_t narrow_half(const T* x, int64_t n, uint16_t* out) {
+  int64_t i = 0;
+  if constexpr (sizeof(T) == 4 && has("+simd"))
+    for (; i + 8 <= n; i += 8) {
+      const float16x4_t low = vcvt_f16_f32(vld1q_f32(x + i));
+      vst1q_u16(out + i, vreinterpretq_u16_f16(vcvt_high_f16_f32(low, vld1q_f32(x + i + 4))));
+    }
+  return i;
+}
+
 #else
 
 template <class T>

@@ -33,6 +33,11 @@
       GANKERNELS_HAS("avx512f") && GANKERNELS_HAS("avx512bw") && GANKERNELS_HAS("avx512dq") && \
           GANKERNELS_HAS("avx512vl"),                                                          \
       __VA_ARGS__)
+#elif defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__)
+#define GANKERNELS_TARGET_PRAGMAS 1
+#define GANKERNELS_TARGETS(ROW, ...)          \
+  ROW(portable, 16, "+fp", true, __VA_ARGS__) \
+  ROW(neon, 16, "+simd", true, __VA_ARGS__)
 #elif defined(__x86_64__)
 #define GANKERNELS_TARGETS(ROW, ...) ROW(portable, 16, "sse2", true, __VA_ARGS__)
 #else
