@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "cpu/pool.h"
+#include "cpu/memory/pool.h"
 #include "cpu/simd/isa.h"
 
 namespace {

@@ -19,8 +19,8 @@
 #include <vector>
 
 #include "common/parallel.h"
-#include "cpu/pool.h"
-#include "cpu/strided_matrix.h"
+#include "cpu/memory/pool.h"
+#include "cpu/spectral_norm/strided_matrix.h"
 
 namespace gankernels::spectral_norm::cpu {
 namespace {

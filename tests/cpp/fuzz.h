@@ -147,7 +147,7 @@ inline void on_signal(int which) {
 
 // --- numbers ---------------------------------------------------------------------------------------
 
-// Rounded to `digits` binary digits, ties to even; written apart from cpu/scalars.h.
+// Rounded to `digits` binary digits, ties to even; written apart from cpu/simd/scalars.h.
 inline double rounded(double x, int digits, int least_exponent) {
   if (x == 0 || !std::isfinite(x)) return x;
   const int unit = std::max(std::ilogb(x), least_exponent) - (digits - 1);

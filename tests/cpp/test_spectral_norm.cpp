@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/pool.h"
+#include "cpu/memory/pool.h"
 #include "spectral_norm_cases.h"
 
 namespace {

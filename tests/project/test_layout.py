@@ -41,7 +41,7 @@ MAY_INCLUDE = {
     "emu": {"common", "emu"},
 }
 #: What the bindings see of cpu/ beyond the contracts: the pool of outputs, the instruction set.
-SHARED_WITH_BINDINGS = {"cpu/pool.h", "cpu/simd/isa.h"}
+SHARED_WITH_BINDINGS = {"cpu/memory/pool.h", "cpu/simd/isa.h"}
 #: The one door between the kernels and whoever runs them.
 PLATFORM = {"csrc/common/platform.h": "emu/device.h"}
 TORCH_STABLE = ("torch/csrc/stable/", "torch/headeronly/", "torch/csrc/inductor/aoti_torch/c/")

@@ -1,4 +1,4 @@
-#include "cpu/pool.h"
+#include "cpu/memory/pool.h"
 
 #include <sys/mman.h>
 
@@ -9,7 +9,7 @@
 #include <new>
 #include <unordered_map>
 
-#include "cpu/memory_limit.h"
+#include "cpu/memory/memory_limit.h"
 
 namespace gankernels::pool {
 namespace {
