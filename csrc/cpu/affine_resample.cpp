@@ -25,6 +25,7 @@ namespace gankernels::affine_resample::cpu {
 namespace {
 
 using gankernels::cpu::narrow;
+using gankernels::cpu::Slot;
 using gankernels::cpu::thread_scratch;
 using gankernels::cpu::widen;
 

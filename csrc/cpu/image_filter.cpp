@@ -21,6 +21,7 @@ namespace gankernels::image_filter::cpu {
 namespace {
 
 using gankernels::cpu::run;
+using gankernels::cpu::Slot;
 using gankernels::cpu::Storage;
 using gankernels::cpu::thread_scratch;
 using gankernels::cpu::vector_kernels;
@@ -68,7 +69,6 @@ constexpr int64_t kStripBytes = 512;           // 45 rows of a strip stay in the
 constexpr int64_t kPlaneBytes = 1 << 20;       // of a block, in the second
 constexpr int64_t kLeastRows = 32;             // of a block
 constexpr int64_t kParallelBytes = 128 << 10;  // below, waking the other threads costs more
-constexpr int kSlot = 6;                       // of thread_scratch
 
 constexpr int64_t filled(int64_t n) {
   return (n + kFill - 1) / kFill * kFill;
@@ -154,7 +154,7 @@ class Call {
   class Arena {
    public:
     explicit Arena(int64_t count) {
-      T* p = thread_scratch<T, kSlot>(count + kFill);
+      T* p = thread_scratch<T, Slot::kFilterBlock>(count + kFill);
       next_ = p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64 / sizeof(T);
     }
     T* take(int64_t count) {

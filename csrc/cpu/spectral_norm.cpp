@@ -27,6 +27,7 @@ namespace {
 
 using gankernels::cpu::Elements;
 using gankernels::cpu::run;
+using gankernels::cpu::Slot;
 using gankernels::cpu::StridedMatrix;
 using gankernels::cpu::thread_scratch;
 using gankernels::cpu::Units;
@@ -158,7 +159,7 @@ class Call {
     T* to_v = rows ? plans[i].q : plans[i].p;
     kernels.widen(dtype, u, w.rows, to_u);
     if (w.column_dims == 0) return kernels.widen(dtype, v, w.cols(), to_v);
-    T* logical = thread_scratch<T, 3>(w.cols());
+    T* logical = thread_scratch<T, Slot::kLogicalVector>(w.cols());
     kernels.widen(dtype, v, w.cols(), logical);
     for_each_column(w, [&](int64_t k, int64_t memory) { to_v[memory] = logical[k]; });
   }
@@ -168,7 +169,7 @@ class Call {
     const T* from_v = rows ? plans[i].q : plans[i].p;
     kernels.narrow(from_u, w.rows, dtype, u);
     if (w.column_dims == 0) return kernels.narrow(from_v, w.cols(), dtype, v);
-    T* logical = thread_scratch<T, 3>(w.cols());
+    T* logical = thread_scratch<T, Slot::kLogicalVector>(w.cols());
     for_each_column(w, [&](int64_t k, int64_t memory) { logical[k] = from_v[memory]; });
     kernels.narrow(logical, w.cols(), dtype, v);
   }
@@ -251,7 +252,7 @@ template <class T>
 void repair(Call<T>& call, const PowerIterationLayer& layer, DType dtype) {
   for (const bool is_u : {true, false}) {
     const int64_t n = is_u ? layer.w.rows : layer.w.cols();
-    T* x = thread_scratch<T, 7>(n);
+    T* x = thread_scratch<T, Slot::kRepairedVector>(n);
     call.kernels.widen(dtype, is_u ? layer.u : layer.v, n, x);
     const double norm = norm_of(call.kernels, x, n);
     if (std::isfinite(norm) && norm > 0) continue;
@@ -373,7 +374,7 @@ void power_iteration(const PowerIteration& args) {
 template <class T>
 double bilinear(const Plan<T>& plan, const StridedMatrix<T>& matrix, int64_t begin, int64_t end) {
   const int64_t width = matrix.p_per_unit();
-  T* product = thread_scratch<T, 5>(matrix.p_size);
+  T* product = thread_scratch<T, Slot::kProduct>(matrix.p_size);
   matrix.product(begin, end, plan.q, product);
   double sum = 0;
   for (int64_t k = begin * width; k < end * width; ++k)

@@ -7,7 +7,7 @@ from support import ROOT
 SOURCES = [*(ROOT / "csrc/cpu").rglob("*.*"), *(ROOT / "csrc").glob("*.h")]
 #: Constants that no size of an input meets.
 NO_SIZES = {
-    *("kSlot", "kPatience", "kSums", "kGroups", "kBands", "kHalfBandUnit", "kHalfBandReach"),
+    *("kPatience", "kSums", "kGroups", "kBands", "kHalfBandUnit", "kHalfBandReach"),
     *("kMemory", "kLeastBound"),
 }
 

@@ -186,6 +186,21 @@ def test_a_penalty_is_in_every_place(name):
     assert not missing, f"{name}: CONTRIBUTING.md, add a penalty; missing: {', '.join(missing)}"
 
 
+def test_a_slot_of_scratch_memory_serves_one_operator():
+    """A slot asked for while another use of it goes on would be corrupted silently."""
+    text = (CSRC / "cpu/memory/scratch.h").read_text()
+    listed = re.search(r"enum class Slot \{(.*?)\};", text, re.DOTALL)
+    assert listed
+    slots = re.findall(r"^\s*(k\w+),", listed[1], re.MULTILINE)
+    users: dict[str, set[str]] = {slot: set() for slot in slots}
+    for path in SOURCES:
+        for slot in re.findall(r"\bSlot::(k\w+)", path.read_text()):
+            operator = path.relative_to(CSRC / "cpu").with_suffix("").parts[0]
+            users[slot].add(operator)
+    assert users
+    assert {slot: found for slot, found in users.items() if len(found) != 1} == {}
+
+
 def test_no_folder_is_crowded():
     """A dozen files at one level, by which a newcomer can find the room; a subject's tests may be
     more."""
