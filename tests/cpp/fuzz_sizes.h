@@ -34,12 +34,12 @@ constexpr Constant kConstants[] = {
     {"tiles.h", "kWidth", 64, Of::kElements},
     {"tiles.h", "kHeight", 64, Of::kElements},
     {"points.inc", "kRun", 16, Of::kElements},
-    {"image_filter.cpp", "kFill", 16, Of::kElements},
+    {"row_kernels.h", "kFill", 16, Of::kElements},
     {"image_filter.cpp", "kStripBytes", 512, Of::kBytes},
     {"image_filter.cpp", "kPlaneBytes", 1 << 20, Of::kBytes},
     {"image_filter.cpp", "kLeastRows", 32, Of::kElements},
     {"image_filter.cpp", "kParallelBytes", 128 << 10, Of::kBytes},
-    {"image_filter.inc", "kBlocks", 16, Of::kElements},
+    {"noise.inc", "kBlocks", 16, Of::kElements},
     {"pool.h", "kMinimum", 64 << 10, Of::kBytes},
     {"pool.cpp", "kMapFrom", 1 << 20, Of::kBytes},
     {"pool.cpp", "kAlign", 64, Of::kBytes},
@@ -50,15 +50,15 @@ constexpr Constant kConstants[] = {
     {"spectral_norm.h", "kPack", 16, Of::kElements},
     {"affine_resample.h", "kTaps", 12, Of::kElements},
     {"image_filter.h", "kReach", 21, Of::kElements},
-    {"spectral_norm.cpp", "", 8, Of::kElements},         // units worked on at once
-    {"spectral_norm.cpp", "", 32, Of::kElements},        // units of a chunk at the least
-    {"spectral_norm.cpp", "", 64 << 10, Of::kBytes},     // a chunk at the least
-    {"spectral_norm.cpp", "", 2 << 20, Of::kBytes},      // and at the most
-    {"spectral_norm.cpp", "", 128 << 10, Of::kBytes},    // below, one thread
+    {"call.h", "", 8, Of::kElements},                    // units worked on at once
+    {"call.h", "", 32, Of::kElements},                   // units of a chunk at the least
+    {"call.h", "", 64 << 10, Of::kBytes},                // a chunk at the least
+    {"call.h", "", 2 << 20, Of::kBytes},                 // and at the most
+    {"call.h", "", 128 << 10, Of::kBytes},               // below, one thread
     {"strided_matrix.h", "", 8 << 10, Of::kElements},    // units longer than this are widened by 8
     {"vector_kernels.inc", "", 8, Of::kElements},        // units worked on at once, conversions
     {"vector_kernels.inc", "", 4 * 64, Of::kBytes},      // a step of the sums of a row
-    {"image_filter.inc", "", 4 * 16, Of::kElements},     // kCount
+    {"noise.inc", "", 4 * 16, Of::kElements},            // kCount
     {"image_filter.h", "", 2 * 21, Of::kElements},       // kReach to either side
     {"gradient_penalty.cpp", "", 34816, Of::kElements},  // a piece, and one of elements.h
 };
