@@ -36,10 +36,10 @@ struct Epilogues {
 };
 
 // The contract's call: `in` is on the image's side of the map, `out` on the output's.
-struct Call {
-  Call(const char* op, const Tensor& in, const Tensor& out, const Optional& maps,
-       const Optional& margins, int64_t filter, int64_t padding, bool lossless,
-       const Epilogues& epilogue)
+struct ResampleArguments {
+  ResampleArguments(const char* op, const Tensor& in, const Tensor& out, const Optional& maps,
+                    const Optional& margins, int64_t filter, int64_t padding, bool lossless,
+                    const Epilogues& epilogue)
       : op(op), like(in) {
     STD_TORCH_CHECK(filter >= 0 && filter <= 2 && padding >= 0 && padding <= 2, op,
                     ": expected a filter and a padding by their numbers, 0 to 2");
@@ -110,7 +110,7 @@ Tensor apply(const char* op, const Tensor& image, const Optional& maps, const Op
   check_image(op, image, height, width);
   const Tensor out = image_like(image, height, width);
   if (out.numel() == 0) return out;
-  const Call call(op, image, out, maps, margins, filter, padding, lossless, epilogue);
+  const ResampleArguments call(op, image, out, maps, margins, filter, padding, lossless, epilogue);
   const ar::Forward args{call.resample, image.const_data_ptr(), out.data_ptr()};
   RUN(op, ar, forward, image, args);
   return out;
@@ -122,7 +122,7 @@ Tensor apply_transposed(const char* op, const Tensor& grad, const Optional& maps
   check_image(op, grad, height, width);
   const Tensor image = image_like(grad, height, width);
   if (image.numel() == 0) return image;
-  const Call call(op, image, grad, maps, margins, filter, padding, lossless, epilogue);
+  const ResampleArguments call(op, image, grad, maps, margins, filter, padding, lossless, epilogue);
   const ar::Transpose args{call.resample, grad.const_data_ptr(), image.data_ptr()};
   RUN(op, ar, transpose, grad, args);
   return image;

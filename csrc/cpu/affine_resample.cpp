@@ -1,11 +1,12 @@
-// The CPU kernels of affine resampling. An output is cut into tiles by its shape alone. A tile's footprint
-// in the doubled plane is up-sampled into the cache, row by row the span that the turned tile covers;
-// lattice rows are interpolated, filtered along x into a ring of 12 rows, and along y out of it. The
-// transpose goes the same way back, and adds to the image within one thread. Deterministic, whatever the
-// number of threads. What happens to a tile is in affine_resample/: copy, plain, separable and general.inc.
+// The CPU kernels of affine resampling. An output is cut into tiles by its shape alone. A tile's
+// footprint in the doubled plane is up-sampled into the cache, row by row the span that the turned
+// tile covers; lattice rows are interpolated, filtered along x into a ring of 12 rows, and along y
+// out of it. The transpose goes the same way back, and adds to the image within one thread.
+// Deterministic, whatever the number of threads. What happens to a tile is in affine_resample/:
+// copy, plain, separable and general.inc.
 //
-// Bytes: forward reads the footprint of each tile, about twice the image, and writes the output; the
-// transpose reads the output's size and writes the image's.
+// Bytes: forward reads the footprint of each tile, about twice the image, and writes the output;
+// the transpose reads the output's size and writes the image's.
 
 #include "affine_resample.h"
 

@@ -1,8 +1,8 @@
 // The CPU kernels of spectral normalisation. A weight is cut into chunks of whole units (see
-// spectral_norm/strided_matrix.h), sized by the shapes alone, so that results do not depend on the threads. A layer
-// goes through phases, such as products, then scaling; whoever finishes the last chunk of a phase adds
-// up its partial results, in the order of the chunks. All chunks of all layers and phases are the tasks
-// of one parallel region.
+// spectral_norm/strided_matrix.h), sized by the shapes alone, so that results do not depend on the
+// threads. A layer goes through phases, such as products, then scaling; whoever finishes the last
+// chunk of a phase adds up its partial results, in the order of the chunks. All chunks of all
+// layers and phases are the tasks of one parallel region (spectral_norm/call.h).
 //
 // Bytes, in sizes of all weights: one step of the iteration reads 1 (order of the units' own vector
 // first) or 2, its output reads 1 and writes 1; normalize reads 1, writes 1; backward reads 3,
@@ -106,8 +106,8 @@ void power_iteration(const PowerIteration& args) {
       },
       [&](int64_t i) {
         const WeightPlan<T>& plan = call.plans[i];
-        // Normalising commutes with the product, so q need not have waited for this norm, unless the
-        // two factors of W that it then has leave the range of T.
+        // Normalising commutes with the product, so q need not have waited for this norm, unless
+        // the two factors of W that it then has leave the range of T.
         const double norm = normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps);
         double divisor = at_least(norm, args.eps);
         if (!(norm > 1e-12 && norm < 1e12)) {
@@ -209,8 +209,8 @@ void normalize(const Normalize& args) {
   });
 }
 
-// Moves the norms of p and q into the factor of p q^T where that factor leaves the range of T by far,
-// as it does for tiny weights, whose vectors are tiny too.
+// Moves the norms of p and q into the factor of p q^T where that factor leaves the range of T by
+// far, as it does for tiny weights, whose vectors are tiny too.
 template <class T>
 void balance(SpectralCall<T>& call, int64_t i, double& factor) {
   if (factor == 0 || (std::abs(factor) > 1e-15 && std::abs(factor) < 1e15)) return;
@@ -226,10 +226,10 @@ void balance(SpectralCall<T>& call, int64_t i, double& factor) {
 template <class T>
 void backward(const Backward& args) {
   SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
-  struct Factors {
+  struct BackwardFactors {
     double g, outer;
   };
-  std::vector<Factors> factors(args.count);
+  std::vector<BackwardFactors> factors(args.count);
   for (int64_t i = 0; i < args.count; ++i)
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, accumulation(args.dtype));
   const LayerPhase reduce{
@@ -261,10 +261,10 @@ void backward(const Backward& args) {
 template <class T>
 void double_backward(const DoubleBackward& args) {
   SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
-  struct Factors {
+  struct DoubleBackwardFactors {
     double g_h, g_w, w_g, w_outer;
   };
-  std::vector<Factors> factors(args.count);
+  std::vector<DoubleBackwardFactors> factors(args.count);
   std::vector<StridedMatrix<T>> h;
   for (int64_t i = 0; i < args.count; ++i) {
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, accumulation(args.dtype));
@@ -297,7 +297,7 @@ void double_backward(const DoubleBackward& args) {
         const DoubleBackwardLayer& layer = args.layers[i];
         const WeightPlan<T>& plan = call.plans[i];
         const int64_t from = begin * plan.matrix.unit_size, n = end * plan.matrix.unit_size - from;
-        const Factors& f = factors[i];
+        const DoubleBackwardFactors& f = factors[i];
         call.elements.combine(f.g_h, layer.h, f.g_w, layer.w.data, true, from, n, layer.d_g);
         plan.matrix.outer_product(begin, end, plan.p, plan.q,
                                   [&](int64_t offset, int64_t m, T factor, const T* vector) {

@@ -1,6 +1,6 @@
-// Conversions of half precision on every instruction set: each of the 65536 numbers of both types, and the
-// numbers between them, against the portable kernels, bit by bit; only NaN may be another NaN. Returns
-// non-zero on failure.
+// Conversions of half precision on every instruction set: each of the 65536 numbers of both types,
+// and the numbers between them, against the portable kernels, bit by bit; only NaN may be another
+// NaN. Returns non-zero on failure.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>

@@ -53,7 +53,8 @@ struct PixelWindow {
   static constexpr double tap(int64_t j) { return j >= 0 && j < kTaps ? kSymlet[j] : 0; }
 };
 
-// The composite filter along one axis that goes to an axis: out[i] = sum_k w[i][k] z[first + start + k].
+// The composite filter along one axis that goes to an axis:
+//   out[i] = sum_k w[i][k] z[first + start + k].
 template <class T>
 struct FilterAxis {
   FilterAxis(double step, double offset, int64_t begin, int64_t end) {

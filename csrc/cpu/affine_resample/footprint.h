@@ -25,12 +25,12 @@ struct NodeSpan {
   }
 };
 
-// The nodes of the doubled plane that a tile's lattice needs: a rectangle, and of each of its rows the
-// span that the parallelogram covers, one node wider on either side. Pairs of nodes (2 k - 1, 2 k) come
-// of the pixels k - 3 to k + 2.
-class Footprint {
+// The nodes of the doubled plane that a tile's lattice needs: a rectangle, and of each of its rows
+// the span that the parallelogram covers, one node wider on either side. Pairs of nodes
+// (2 k - 1, 2 k) come of the pixels k - 3 to k + 2.
+class TileFootprint {
  public:
-  Footprint(const Lattice& m, const Rect& tile) {
+  TileFootprint(const Lattice& m, const Rect& tile) {
     const double x[2] = {static_cast<double>(2 * tile.x0 - 5),
                          static_cast<double>(2 * tile.x1 + 4)};
     const double y[2] = {static_cast<double>(2 * tile.y0 - 5),

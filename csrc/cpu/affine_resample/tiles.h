@@ -1,4 +1,4 @@
-// How a call is cut: samples, groups of four channels, tiles of the output; and where their pixels lie.
+// How a call is cut into samples, groups of four channels and tiles; where their pixels lie.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Blocks of rows of a plane: where the rows lie in memory, and what is done to them before and after the filter.
+// Blocks of rows of a plane: where the rows lie in memory, and what is done to them before and
+// after the filter.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +19,8 @@ struct FilterBlock {
   int64_t first, last;    // rows
 };
 
-// Rows of a block: between memory and T, and what is done to them before and after the filter. The channels
-// of a channels_last image are one plane, whose pixels are `inner` elements apart.
+// Rows of a block: between memory and T, and what is done to them before and after the filter. The
+// channels of a channels_last image are one plane, whose pixels are `inner` elements apart.
 template <class T>
 class FilterRows {
  public:

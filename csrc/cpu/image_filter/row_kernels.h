@@ -13,7 +13,8 @@ constexpr int64_t filled(int64_t n) {
   return (n + kFill - 1) / kFill * kFill;
 }
 
-// Rows, or one row seen from several places: elements 1 and 3 steps of a stage before and after `at`.
+// Rows, or one row seen from several places: elements 1 and 3 steps of a stage before and after
+// `at`.
 template <class T>
 struct Neighbours {
   const T *at, *before1, *after1, *before3, *after3;

@@ -8,8 +8,8 @@
 
 namespace gankernels::cpu {
 
-// What lies in a slot. Two that are in use at the same time have different names; a test sees to it that
-// none serves two operators.
+// What lies in a slot. Two that are in use at the same time have different names; a test sees to it
+// that none serves two operators.
 enum class Slot {
   // elements.h
   kWidenedPieces,
@@ -38,8 +38,8 @@ enum class Slot {
   kNodes,            // of the footprint
 };
 
-// Memory of a thread's own, uninitialised. It grows with use, and a large one shrinks again to what has
-// been asked for lately. The next request for a slot ends the life of what the last one gave.
+// Memory of a thread's own, uninitialised. It grows with use, and a large one shrinks again to what
+// has been asked for lately. The next request for a slot ends the life of what the last one gave.
 template <class T, Slot kSlot>
 T* thread_scratch(int64_t count) {
 #if defined(__SANITIZE_ADDRESS__)
@@ -51,13 +51,13 @@ T* thread_scratch(int64_t count) {
 #else
   constexpr int64_t kSmall = (256 << 10) / sizeof(T);  // never worth giving back
   constexpr int kPatience = 256;                       // requests
-  struct Block {
+  struct ScratchBlock {
     std::unique_ptr<T[]> memory;
     int64_t size = 0;
     int64_t recent = 0;  // the largest of the last requests
     int requests = 0;
   };
-  thread_local Block block;
+  thread_local ScratchBlock block;
   block.recent = std::max(block.recent, count);
   bool shrink = false;
   if (block.size > kSmall && ++block.requests >= kPatience) {

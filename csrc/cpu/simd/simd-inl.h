@@ -1,7 +1,8 @@
-// Included by each_target.inc in the namespace of every target, under its pragma: vectors, which are those
-// of the compiler's extension, and what targets do by instructions of their own. The conditions are on a
-// target's features: the macros of an instruction set, such as __AVX512F__, are not yet defined where a
-// pragma has just chosen it. Everything is a template, so that what a condition leaves out is not compiled.
+// Included by each_target.inc in the namespace of every target, under its pragma: vectors, which
+// are those of the compiler's extension, and what targets do by instructions of their own. The
+// conditions are on a target's features: the macros of an instruction set, such as __AVX512F__, are
+// not yet defined where a pragma has just chosen it. Everything is a template, so that what a
+// condition leaves out is not compiled.
 
 template <class T>
 struct Vec {
@@ -23,9 +24,10 @@ struct Vec {
   }
 };
 
-// stream_store: an aligned vector past the caches, where a target can; stream_end: before others may read
-//   what was streamed.
-// widen_half, narrow_half: the first of n elements, as many as instructions convert at once; how many.
+// What targets do by instructions of their own:
+//   stream_store             an aligned vector, past the caches where a target can
+//   stream_end               before others may read what was streamed
+//   widen_half, narrow_half  the first of n elements, as many as convert at once; returns how many
 
 #if defined(__x86_64__)
 

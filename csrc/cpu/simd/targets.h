@@ -1,12 +1,14 @@
-// The instruction sets that the CPU kernels are compiled for, all in one binary, and the choice between
-// them. A new one is a row here and, where it has instructions for what simd-inl.h lists, a block there.
+// The instruction sets that the CPU kernels are compiled for, all in one binary, and the choice
+// between them. A new one is a row here and, where it has instructions for what simd-inl.h lists, a
+// block there.
 //
 //   ROW(name, vector bytes, features, detection)
 //
-// The name is that of the target's namespace, and what set_isa() takes. The features are those of GCC's
-// target pragma; simd-inl.h asks for them by has(). The detection says whether this processor has what
-// the rows above do not ask for: the first row is for every processor of its architecture, and the best runs
-// that is detected with all above it. GCC only: other compilers and architectures build the portable row.
+// The name is that of the target's namespace, and what set_isa() takes. The features are those of
+// GCC's target pragma; simd-inl.h asks for them by has(). The detection says whether this processor
+// has what the rows above do not ask for: the first row is for every processor of its architecture,
+// and the best runs that is detected with all above it. GCC only: other compilers and architectures
+// build the portable row.
 #pragma once
 
 #include <algorithm>
@@ -67,8 +69,8 @@ const Kernels& of_current_isa(std::initializer_list<const Kernels*> row) {
 
 }  // namespace gankernels::cpu
 
-// The table of a kernel family, GANKERNELS_DISPATCH(kKernels<T>), which each_target.inc has compiled once a
-// target: a constant struct of function pointers.
+// The table of a kernel family, GANKERNELS_DISPATCH(kKernels<T>), which each_target.inc has
+// compiled once a target: a constant struct of function pointers.
 #define GANKERNELS_ADDRESS(name, bytes, features, detection, ...) &name::__VA_ARGS__,
 #define GANKERNELS_DISPATCH(...) \
   ::gankernels::cpu::of_current_isa({GANKERNELS_TARGETS(GANKERNELS_ADDRESS, __VA_ARGS__)})

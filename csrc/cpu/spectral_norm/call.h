@@ -1,5 +1,5 @@
-// A call: its weights cut into chunks, the memory of their vectors, and the tasks of all layers and phases in one
-// parallel region.
+// A call: its weights cut into chunks, the memory of their vectors, and the tasks of all layers and
+// phases in one parallel region.
 #pragma once
 
 #include <algorithm>
@@ -84,18 +84,18 @@ class SpectralCall {
     }
   }
 
-  // Takes every layer through its phases. A layer's next phase starts when the one before is finished;
-  // it follows it closely, while the caches still hold what both read.
+  // Takes every layer through its phases. A layer's next phase starts when the one before is
+  // finished; it follows it closely, while the caches still hold what both read.
   template <class PhasesOf>
   void run(const PhasesOf& phases_of) {
-    struct Task {
+    struct LayerTask {
       const LayerPhase* phase;
       int64_t layer, chunk;
       int position;  // in the layer's phases
     };
     const auto count = static_cast<int64_t>(plans.size());
     std::vector<std::vector<const LayerPhase*>> phases(count);
-    std::vector<Task> tasks;
+    std::vector<LayerTask> tasks;
     size_t longest = 0;
     for (int64_t i = 0; i < count; ++i) {
       phases[i] = phases_of(i);
