@@ -1,4 +1,5 @@
-# Every target sets up what it needs in .venv, then runs. Nothing outside this folder is touched.
+# Every target sets up what it needs in .venv, then runs. Nothing outside this folder is touched, but by
+# `make aarch64`, which installs two packages of Debian.
 #
 #   make, make help    this list
 #   make test      install, compile, run the tests; the CUDA kernels on an emulator
@@ -10,6 +11,8 @@
 #   make sanitize  CPU and emulated CUDA kernels under AddressSanitizer, UndefinedBehaviorSanitizer
 #                  and ThreadSanitizer; among their tests are fuzzers, tests/cpp/fuzz.h
 #   make fuzz      the fuzzers alone, with new cases and for longer   (make fuzz FUZZ_SECONDS=3600)
+#   make aarch64   the CPU kernels on AArch64: cross-compiled, their C++ tests and fuzzers run under
+#                  qemu. Missing packages are installed if that is possible: as root, by apt-get
 #   make coverage  how much of the CUDA kernels the emulated C++ tests execute
 #   make cuda-report   compile the CUDA kernels for every architecture; write docs/cuda-report.md and
 #                  tests/kernels/cuda_report.json, which tests compare with
@@ -37,8 +40,8 @@ CXX_SOURCES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.inc' -o -name 
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-torch emu bench lint format sanitize fuzz coverage cuda-report gpu-check \
-    clean distclean
+.PHONY: help test test-torch emu bench lint format sanitize fuzz aarch64 coverage cuda-report \
+    gpu-check clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -90,6 +93,18 @@ fuzz: $(STAMPS)/installed
 	$(CMAKE) --build build/asan -j $(MAX_JOBS) --target fuzzers
 	seed=$$(date +%s); for source in tests/cpp/fuzz_*.cpp; do \
 	  build/asan/$$(basename $$source .cpp) --seed $$seed --seconds $(FUZZ_SECONDS) || exit 1; done
+
+AARCH64_PACKAGES := g++-aarch64-linux-gnu qemu-user
+AARCH64_PRESENT := command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null
+aarch64: $(STAMPS)/installed
+	@$(AARCH64_PRESENT) || { test "$$(id -u)" = 0 && timeout 120 apt-get -q update && \
+	  DEBIAN_FRONTEND=noninteractive timeout 300 apt-get -qy install --no-install-recommends \
+	    $(AARCH64_PACKAGES); } || true
+	@$(AARCH64_PRESENT) || { echo "make aarch64: expected aarch64-linux-gnu-g++ and qemu-aarch64, which" \
+	  "could not be installed; as root: apt-get install $(AARCH64_PACKAGES)" >&2; exit 1; }
+	$(CMAKE) -S . -B build/aarch64 --toolchain build_support/aarch64.cmake -DGANKERNELS_FUZZ_SECONDS=10
+	$(CMAKE) --build build/aarch64 -j $(MAX_JOBS)
+	$(BIN)/ctest --test-dir build/aarch64 --output-on-failure --no-tests=error -j $(MAX_JOBS)
 
 coverage: $(STAMPS)/installed
 	$(CMAKE) -S . -B build/coverage -DGANKERNELS_COVERAGE=ON

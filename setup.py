@@ -1,6 +1,6 @@
 """Compiles the two extension modules of gankernels; everything else is in pyproject.toml.
 
-    gankernels._C       csrc/bindings/*.cpp + csrc/cpu/*.cpp                      always
+    gankernels._C       csrc/bindings/*.cpp + csrc/cpu/**/*.cpp                   always
     gankernels._C_cuda  csrc/bindings/*.cpp -DGANKERNELS_CUDA + csrc/cuda/*.cu    if nvcc is found
 
 Both use torch's stable ABI and Python's limited API: one binary serves torch 2.11 and later and
@@ -67,7 +67,7 @@ BINDINGS = sorted(glob("csrc/bindings/*.cpp"))
 def cpu_extension() -> Extension:
     return Extension(
         "gankernels._C",
-        sources=BINDINGS + sorted(glob("csrc/cpu/*.cpp")),
+        sources=BINDINGS + sorted(glob("csrc/cpu/**/*.cpp", recursive=True)),
         include_dirs=[os.path.abspath("csrc"), *cpp_extension.include_paths()],
         library_dirs=cpp_extension.library_paths(),
         libraries=["torch_cpu"],

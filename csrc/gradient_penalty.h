@@ -95,7 +95,7 @@ constexpr Profile<T> profile_of(T n, T center, bool one_sided) {
 // What one sample has to do with one row, from its numbers. `scale` is inv_scale, `factor` that of
 // Penalty, `t` = <h, g> in DoubleBackward.
 template <class T>
-struct Sample {
+struct PenaltySample {
   T norm, seed, weight, scale, factor, center;
   bool one_sided;
 

@@ -43,9 +43,9 @@ struct Epilogues {
 };
 
 // The contract's call: `in` is on the image's side of the map, `out` on the output's.
-struct Call {
-  Call(const char* op, const Tensor& in, const Tensor& out, const Resampling& how,
-       const Epilogues& epilogue)
+struct ResampleArguments {
+  ResampleArguments(const char* op, const Tensor& in, const Tensor& out, const Resampling& how,
+                    const Epilogues& epilogue)
       : op(op), like(in) {
     STD_TORCH_CHECK(how.filter >= 0 && how.filter <= 2 && how.padding >= 0 && how.padding <= 2, op,
                     ": expected a filter and a padding by their numbers, 0 to 2");
@@ -110,7 +110,7 @@ Tensor apply(const char* op, const Tensor& image, const Resampling& how,
   check_image(op, image, how.height, how.width);
   const Tensor out = image_like(image, how.height, how.width);
   if (out.numel() == 0) return out;
-  const Call call(op, image, out, how, epilogue);
+  const ResampleArguments call(op, image, out, how, epilogue);
   const ar::Forward args{call.resample, image.const_data_ptr(), out.data_ptr()};
   RUN(op, ar, forward, image, args);
   return out;
@@ -121,7 +121,7 @@ Tensor apply_transposed(const char* op, const Tensor& grad, const Resampling& ho
   check_image(op, grad, how.height, how.width);
   const Tensor image = image_like(grad, how.height, how.width);
   if (image.numel() == 0) return image;
-  const Call call(op, image, grad, how, epilogue);
+  const ResampleArguments call(op, image, grad, how, epilogue);
   const ar::Transpose args{call.resample, grad.const_data_ptr(), image.data_ptr()};
   RUN(op, ar, transpose, grad, args);
   return image;

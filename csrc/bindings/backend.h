@@ -10,7 +10,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "cpu/pool.h"
+#include "cpu/memory/pool.h"
 
 #if defined(GANKERNELS_CUDA) || defined(GANKERNELS_EMULATE)
 #define GANKERNELS_GPU 1

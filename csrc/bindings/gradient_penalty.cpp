@@ -18,9 +18,9 @@ struct Options {
 };
 
 // The contract's penalty and the tensors that it points into.
-struct Call {
-  Call(const char* op, const Tensors& grads, const std::optional<Tensor>& sample_weight,
-       const std::optional<Tensor>& inv_scale, const Options& options)
+struct PenaltyArguments {
+  PenaltyArguments(const char* op, const Tensors& grads, const std::optional<Tensor>& sample_weight,
+                   const std::optional<Tensor>& inv_scale, const Options& options)
       : op(op) {
     STD_TORCH_CHECK(!grads.empty(), op, ": expected at least one gradient");
     STD_TORCH_CHECK(grads[0].dim() >= 1, op, ": expected gradients with a batch dimension");
@@ -89,8 +89,8 @@ std::tuple<Tensor, Tensor> forward(const Tensors& grads, const std::optional<Ten
                                    const std::optional<Tensor>& inv_scale, double center,
                                    bool one_sided, double weight, bool per_tensor,
                                    int64_t reduction) {
-  const Call call("gradient_penalty", grads, sample_weight, inv_scale,
-                  {center, one_sided, weight, per_tensor, reduction});
+  const PenaltyArguments call("gradient_penalty", grads, sample_weight, inv_scale,
+                              {center, one_sided, weight, per_tensor, reduction});
   const Tensor values = call.empty(grads[0], call.values());
   const Tensor norms = call.empty(grads[0], call.rows());
   const gp::Forward args{call.penalty, norms.data_ptr(), values.data_ptr()};
@@ -103,8 +103,8 @@ std::tuple<Tensors, Tensor> backward(const Tensor& seed, const Tensors& grads, c
                                      const std::optional<Tensor>& inv_scale, double center,
                                      bool one_sided, double weight, bool per_tensor,
                                      int64_t reduction) {
-  Call call("gradient_penalty_backward", grads, sample_weight, inv_scale,
-            {center, one_sided, weight, per_tensor, reduction});
+  PenaltyArguments call("gradient_penalty_backward", grads, sample_weight, inv_scale,
+                        {center, one_sided, weight, per_tensor, reduction});
   const Tensors out = call.results(grads);
   const Tensor d_weight = call.empty(grads[0], {sample_weight ? call.penalty.batch : 0});
   const gp::Backward args{call.penalty,
@@ -120,8 +120,8 @@ std::tuple<Tensors, Tensor, Tensor> double_backward(
     const Tensor& norms, const std::optional<Tensor>& sample_weight,
     const std::optional<Tensor>& inv_scale, double center, bool one_sided, double weight,
     bool per_tensor, int64_t reduction) {
-  Call call("gradient_penalty_double_backward", grads, sample_weight, inv_scale,
-            {center, one_sided, weight, per_tensor, reduction});
+  PenaltyArguments call("gradient_penalty_double_backward", grads, sample_weight, inv_scale,
+                        {center, one_sided, weight, per_tensor, reduction});
   STD_TORCH_CHECK(h.size() == grads.size(), call.op, ": expected one cotangent a gradient");
   Tensors inputs;
   for (size_t i = 0; i < grads.size(); ++i) {

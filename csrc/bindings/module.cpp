@@ -2,8 +2,10 @@
 // of all operators; functions are for gankernels.info, for tests, and for giving memory back.
 #include <Python.h>
 
-#include "cpu/isa.h"
-#include "cpu/pool.h"
+#include <vector>
+
+#include "cpu/memory/pool.h"
+#include "cpu/simd/isa.h"
 
 namespace {
 
@@ -29,6 +31,16 @@ PyObject* set_isa(PyObject*, PyObject* name) {
   return PyBool_FromLong(known);
 }
 
+PyObject* isas(PyObject*, PyObject*) {
+  const std::vector<const char*> names = gankernels::cpu::isas();
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(names.size()));
+  for (size_t i = 0; tuple && i < names.size(); ++i) {
+    PyObject* name = PyUnicode_FromString(names[i]);
+    if (!name || PyTuple_SetItem(tuple, static_cast<Py_ssize_t>(i), name) != 0) Py_CLEAR(tuple);
+  }
+  return tuple;
+}
+
 PyObject* empty_cache(PyObject*, PyObject*) {
   return PyLong_FromSize_t(gankernels::pool::empty());
 }
@@ -43,6 +55,7 @@ PyObject* pool_stats(PyObject*, PyObject*) {
 
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "The instruction set of the CPU kernels."},
+    {"isas", isas, METH_NOARGS, "Those that this processor has, the best last."},
     {"set_isa", set_isa, METH_O, "For tests: choose it; False where the processor lacks it."},
     {"empty_cache", empty_cache, METH_NOARGS, "Free the recycled buffers; returns the bytes."},
     {"pool_stats", pool_stats, METH_NOARGS, "Bytes and counts of the recycled buffers."},

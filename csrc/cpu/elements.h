@@ -4,12 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
-#include <memory>
 #include <new>
 
-#include "cpu/vector_kernels.h"
+#include "cpu/memory/scratch.h"
+#include "cpu/simd/vector_kernels.h"
 
 namespace gankernels::cpu {
 
@@ -22,45 +21,6 @@ struct Storage {
     return static_cast<const char*>(data) + i * static_cast<int64_t>(item_size(dtype));
   }
 };
-
-// Memory of a thread's own, uninitialised. It grows with use, and a large one shrinks again to what has
-// been asked for lately. The next request for a slot ends the life of what the last one gave.
-template <class T, int kSlot>
-T* thread_scratch(int64_t count) {
-#if defined(__SANITIZE_ADDRESS__)
-  // Exact, fresh and of NaN, so that a step beyond it, and use after the next request, are seen.
-  thread_local std::unique_ptr<T[]> exact;
-  exact = std::make_unique_for_overwrite<T[]>(count);
-  std::memset(exact.get(), 0xff, count * sizeof(T));
-  return exact.get();
-#else
-  constexpr int64_t kSmall = (256 << 10) / sizeof(T);  // never worth giving back
-  constexpr int kPatience = 256;                       // requests
-  struct Slot {
-    std::unique_ptr<T[]> memory;
-    int64_t size = 0;
-    int64_t recent = 0;  // the largest of the last requests
-    int requests = 0;
-  };
-  thread_local Slot slot;
-  slot.recent = std::max(slot.recent, count);
-  bool shrink = false;
-  if (slot.size > kSmall && ++slot.requests >= kPatience) {
-    shrink = slot.recent <= slot.size / 2;
-    slot.requests = 0;
-  }
-  if (count > slot.size || shrink) {
-    const int64_t size = shrink ? slot.recent : count;
-    slot.memory.reset();
-    slot.size = 0;
-    slot.memory = std::make_unique_for_overwrite<T[]>(size);
-    slot.size = size;
-    slot.requests = 0;
-  }
-  if (slot.requests == 0) slot.recent = count;
-  return slot.memory.get();
-#endif
-}
 
 // Whether elements of a dtype lie in memory as T, and need no widening.
 template <class T>
@@ -95,7 +55,7 @@ class Elements {
     const Storage a{x, dtype_}, b{y, dtype_};
     const bool direct = stored_as<T>(dtype_);
     const int64_t step = direct ? n : kPiece;
-    T* scratch = direct ? nullptr : thread_scratch<T, 4>(2 * kPiece);
+    T* scratch = direct ? nullptr : thread_scratch<T, Slot::kWidenedPieces>(2 * kPiece);
     double total = 0;
     for (int64_t j = 0; j < n; j += step) {
       const int64_t k = std::min(step, n - j);
@@ -117,7 +77,7 @@ class Elements {
                    static_cast<T*>(target), stream_);
       return;
     }
-    T* scratch = thread_scratch<T, 4>(3 * kPiece);
+    T* scratch = thread_scratch<T, Slot::kWidenedPieces>(3 * kPiece);
     for (int64_t j = 0; j < n; j += kPiece) {
       const int64_t k = std::min(kPiece, n - j);
       const T* first = staged(kernels_, in, offset + j, k, scratch);

@@ -23,7 +23,7 @@ constexpr int64_t kPiece = 32 << 10;           // elements
 constexpr int64_t kParallelBytes = 128 << 10;  // below, waking the other threads costs more
 
 // A gradient cut into pieces.
-struct Cut {
+struct PenaltyCut {
   int64_t parts;       // of a sample
   int64_t samples;     // of a piece; 1 where there are parts
   int64_t first_part;  // the number of the first part of its first sample, among all gradients'
@@ -31,10 +31,10 @@ struct Cut {
 };
 
 template <class T>
-class Call {
+class PenaltyCall {
  public:
   // The gradients are read again in the backward pass: its results must not drive them out.
-  explicit Call(const Penalty& p) : p_(p), elements_(p.dtype, 2 * bytes(p)) {
+  explicit PenaltyCall(const Penalty& p) : p_(p), elements_(p.dtype, 2 * bytes(p)) {
     cuts_.reserve(p.count);
     for (int64_t k = 0; k < p.count; ++k) {
       const int64_t size = p.grads[k].size;
@@ -75,7 +75,7 @@ class Call {
 
   double scale() const { return p_.inv_scale ? *static_cast<const T*>(p_.inv_scale) : 1; }
 
-  Sample<double> sample(const void* norms, const void* seed, int64_t row, int64_t i) const {
+  PenaltySample<double> sample(const void* norms, const void* seed, int64_t row, int64_t i) const {
     const auto at = [](const void* x, int64_t j) -> double { return static_cast<const T*>(x)[j]; };
     return {at(norms, row * p_.batch + i),
             seed ? at(seed, p_.value_of(row, i)) : 1,
@@ -108,7 +108,7 @@ class Call {
     parallel_tasks(threads_, tasks_, [&](int64_t task) {
       int64_t k = p_.count - 1;
       while (cuts_[k].first_task > task) --k;
-      const Cut& cut = cuts_[k];
+      const PenaltyCut& cut = cuts_[k];
       const int64_t piece = task - cut.first_task, part = piece % cut.parts;
       const int64_t first = piece / cut.parts * cut.samples;
       const int64_t last = std::min(first + cut.samples, p_.batch), size = p_.grads[k].size;
@@ -119,7 +119,7 @@ class Call {
 
   const Penalty& p_;
   Elements<T> elements_;
-  std::vector<Cut> cuts_;
+  std::vector<PenaltyCut> cuts_;
   int64_t parts_ = 0, tasks_ = 0;
   int threads_;
 };
@@ -132,7 +132,7 @@ void set(void* values, const std::vector<double>& from) {
 template <class T>
 void forward(const Forward& args) {
   const Penalty& p = args.penalty;
-  const Call<T> call(p);
+  const PenaltyCall<T> call(p);
   const auto sums = call.products([](const Gradient& x) { return std::pair(x.g, x.g); });
   auto* norms = static_cast<T*>(args.norms);
   std::vector<double> values(p.values());
@@ -148,7 +148,7 @@ void forward(const Forward& args) {
 template <class T>
 void backward(const Backward& args) {
   const Penalty& p = args.penalty;
-  const Call<T> call(p);
+  const PenaltyCall<T> call(p);
   call.combine([&](int64_t row, int64_t i) {
     return std::pair(0.0, call.sample(args.norms, args.seed, row, i).d_gradient());
   });
@@ -163,7 +163,7 @@ void backward(const Backward& args) {
 template <class T>
 void double_backward(const DoubleBackward& args) {
   const Penalty& p = args.penalty;
-  const Call<T> call(p);
+  const PenaltyCall<T> call(p);
   const auto t = call.products([](const Gradient& x) { return std::pair(x.h, x.g); });
   const auto e = [&](int64_t i) -> double { return args.e ? static_cast<const T*>(args.e)[i] : 0; };
   call.combine([&](int64_t row, int64_t i) {

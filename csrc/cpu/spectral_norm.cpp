@@ -1,8 +1,8 @@
 // The CPU kernels of spectral normalisation. A weight is cut into chunks of whole units (see
-// strided_matrix.h), sized by the shapes alone, so that results do not depend on the threads. A layer
-// goes through phases, such as products, then scaling; whoever finishes the last chunk of a phase adds
-// up its partial results, in the order of the chunks. All chunks of all layers and phases are the tasks
-// of one parallel region.
+// spectral_norm/strided_matrix.h), sized by the shapes alone, so that results do not depend on the
+// threads. A layer goes through phases, such as products, then scaling; whoever finishes the last
+// chunk of a phase adds up its partial results, in the order of the chunks. All chunks of all
+// layers and phases are the tasks of one parallel region (spectral_norm/call.h).
 //
 // Bytes, in sizes of all weights: one step of the iteration reads 1 (order of the units' own vector
 // first) or 2, its output reads 1 and writes 1; normalize reads 1, writes 1; backward reads 3,
@@ -10,229 +10,21 @@
 
 #include "spectral_norm.h"
 
-#include <atomic>
+#include <algorithm>
 #include <cmath>
-#include <functional>
-#include <memory>
-#include <new>
-#include <thread>
 #include <vector>
 
-#include "common/parallel.h"
-#include "cpu/pool.h"
-#include "cpu/strided_matrix.h"
+#include "cpu/spectral_norm/call.h"
+#include "cpu/spectral_norm/vectors.h"
 
 namespace gankernels::spectral_norm::cpu {
 namespace {
 
-using gankernels::cpu::Elements;
 using gankernels::cpu::run;
-using gankernels::cpu::StridedMatrix;
-using gankernels::cpu::thread_scratch;
-using gankernels::cpu::Units;
-using gankernels::cpu::vector_kernels;
-using gankernels::cpu::VectorKernels;
-
-// One weight of a call and how it is cut.
-template <class T>
-struct Plan {
-  StridedMatrix<T> matrix;
-  int64_t step, chunks;  // units a chunk, chunks
-  T *p, *q;              // in the order of memory
-  T* partial;            // a q for every chunk
-  double* sums;          // kSums for every chunk
-};
-constexpr int kSums = 3;
-
-// What is done with every chunk [begin, end) of a layer, and once after the last of them.
-struct Phase {
-  std::function<void(int64_t layer, int64_t chunk, int64_t begin, int64_t end)> chunk;
-  std::function<void(int64_t layer)> finish;
-};
-
-// The plans of a call, their memory, and the tasks to run on them.
-template <class T>
-class Call {
- public:
-  template <class Layer>
-  Call(DType dtype, int threads, int64_t count, const Layer* layers, bool needs_partial)
-      : kernels(vector_kernels<T>()),
-        bytes(bytes_of(dtype, count, layers)),
-        elements(dtype, bytes),
-        threads_(threads) {
-    const int64_t target = std::clamp<int64_t>(bytes / 32, 64 << 10, 2 << 20);
-    int64_t size = 0, chunks = 0;
-    plans.reserve(count);
-    for (int64_t i = 0; i < count; ++i) {
-      Plan<T> plan{StridedMatrix<T>(layers[i].w, dtype), 0, 0, nullptr, nullptr, nullptr, nullptr};
-      const auto& m = plan.matrix;
-      const int64_t unit = m.unit_size * static_cast<int64_t>(item_size(dtype));
-      // A partial sum is worth its traffic from 32 units on; 8 are worked on at once.
-      const int64_t least = needs_partial && m.kind != Units::kSlabs ? 32 : 1;
-      plan.step = std::min(m.units, std::max(least, (target / unit + 7) / 8 * 8));
-      plan.chunks = (m.units + plan.step - 1) / plan.step;
-      size += m.p_size + m.q_size + (needs_partial ? plan.chunks * m.q_size : 0);
-      chunks += plan.chunks;
-      plans.push_back(plan);
-    }
-    const size_t sum_bytes = chunks * kSums * sizeof(double);
-    scratch_ = std::make_unique<pool::Scratch>(sum_bytes + size * sizeof(T));
-    auto* sums = static_cast<double*>(scratch_->get());
-    if (!sums) throw std::bad_alloc();
-    T* next = reinterpret_cast<T*>(sums + chunks * kSums);
-    for (Plan<T>& plan : plans) {
-      const auto& m = plan.matrix;
-      plan.sums = sums, sums += plan.chunks * kSums;
-      plan.p = next, next += m.p_size;
-      plan.q = next, next += m.q_size;
-      if (needs_partial) plan.partial = next, next += plan.chunks * m.q_size;
-    }
-  }
-
-  // Takes every layer through its phases. A layer's next phase starts when the one before is finished;
-  // it follows it closely, while the caches still hold what both read.
-  template <class PhasesOf>
-  void run(const PhasesOf& phases_of) {
-    struct Task {
-      const Phase* phase;
-      int64_t layer, chunk;
-      int position;  // in the layer's phases
-    };
-    const auto count = static_cast<int64_t>(plans.size());
-    std::vector<std::vector<const Phase*>> phases(count);
-    std::vector<Task> tasks;
-    size_t longest = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      phases[i] = phases_of(i);
-      longest = std::max(longest, phases[i].size());
-    }
-    for (int64_t turn = 0; turn < count + static_cast<int64_t>(longest) - 1; ++turn)
-      for (size_t k = std::min<size_t>(longest, turn + 1); k-- > 0;) {
-        const int64_t i = turn - static_cast<int64_t>(k);
-        if (i >= count || k >= phases[i].size()) continue;
-        for (int64_t c = 0; c < plans[i].chunks; ++c)
-          tasks.push_back({phases[i][k], i, c, static_cast<int>(k)});
-      }
-
-    struct Progress {
-      std::atomic<int64_t> left;  // chunks of the current phase
-      std::atomic<int> done{0};   // phases
-    };
-    std::vector<Progress> progress(count);
-    for (int64_t i = 0; i < count; ++i) progress[i].left = plans[i].chunks;
-    // Waking the other threads costs more than a few small layers.
-    const int threads = bytes < (128 << 10) ? 1 : threads_;
-    std::atomic<bool> failed{false};
-    parallel_tasks(threads, static_cast<int64_t>(tasks.size()), [&](int64_t t) {
-      const auto [phase, i, c, position] = tasks[t];
-      Progress& state = progress[i];
-      // Whoever is still at it took its task before this one, and waits for nobody after it.
-      while (state.done.load(std::memory_order_acquire) < position) {
-        if (failed) return;
-        std::this_thread::yield();
-      }
-      const Plan<T>& plan = plans[i];
-      try {
-        phase->chunk(i, c, c * plan.step, std::min(plan.matrix.units, (c + 1) * plan.step));
-        if (state.left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-        if (phase->finish) phase->finish(i);
-      } catch (...) {  // nobody must wait for it
-        failed = true;
-        throw;
-      }
-      state.left.store(plan.chunks, std::memory_order_relaxed);
-      state.done.store(position + 1, std::memory_order_release);
-    });
-  }
-
-  double sum(const Plan<T>& plan, int which) const {
-    double total = 0;
-    for (int64_t c = 0; c < plan.chunks; ++c) total += plan.sums[c * kSums + which];
-    return total;
-  }
-
-  // u and v, in logical order, into the plan's p and q, in memory order; and back.
-  void load(int64_t i, const Matrix& w, const void* u, const void* v, DType dtype) {
-    const bool rows = plans[i].matrix.kind == Units::kRows;
-    T* to_u = rows ? plans[i].p : plans[i].q;
-    T* to_v = rows ? plans[i].q : plans[i].p;
-    kernels.widen(dtype, u, w.rows, to_u);
-    if (w.column_dims == 0) return kernels.widen(dtype, v, w.cols(), to_v);
-    T* logical = thread_scratch<T, 3>(w.cols());
-    kernels.widen(dtype, v, w.cols(), logical);
-    for_each_column(w, [&](int64_t k, int64_t memory) { to_v[memory] = logical[k]; });
-  }
-  void store(int64_t i, const Matrix& w, DType dtype, void* u, void* v) const {
-    const bool rows = plans[i].matrix.kind == Units::kRows;
-    const T* from_u = rows ? plans[i].p : plans[i].q;
-    const T* from_v = rows ? plans[i].q : plans[i].p;
-    kernels.narrow(from_u, w.rows, dtype, u);
-    if (w.column_dims == 0) return kernels.narrow(from_v, w.cols(), dtype, v);
-    T* logical = thread_scratch<T, 3>(w.cols());
-    for_each_column(w, [&](int64_t k, int64_t memory) { logical[k] = from_v[memory]; });
-    kernels.narrow(logical, w.cols(), dtype, v);
-  }
-
-  const VectorKernels<T>& kernels;
-  int64_t bytes;
-  Elements<T> elements;
-  std::vector<Plan<T>> plans;
-
- private:
-  template <class Layer>
-  static int64_t bytes_of(DType dtype, int64_t count, const Layer* layers) {
-    int64_t total = 0;
-    for (int64_t i = 0; i < count; ++i) total += layers[i].w.size();
-    return total * static_cast<int64_t>(item_size(dtype));
-  }
-
-  int threads_;
-  std::unique_ptr<pool::Scratch> scratch_;
-};
-
-// ||x||; in double where the squares leave the range of T, and of what is largest where they leave
-// that of double.
-template <class T>
-double norm_of(const VectorKernels<T>& kernels, const T* x, int64_t n) {
-  double square = kernels.dot(x, x, n);
-  if (square > 1e-30 && square < 1e30) return std::sqrt(square);
-  double largest = 0;
-  for (int64_t i = 0; i < n; ++i) largest = std::max<double>(largest, std::abs(x[i]));
-  const double unit = largest > 1e-140 && largest < 1e140 ? 1 : largest;
-  if (unit == 0 || !std::isfinite(unit)) return std::sqrt(square);
-  square = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double value = x[i] / unit;
-    square += value * value;
-  }
-  return unit * std::sqrt(square);
-}
-
-// max(norm, eps), but NaN stays NaN.
-double at_least(double norm, double eps) {
-  return norm < eps ? eps : norm;
-}
-
-// x / divisor, element by element; multiplied where the reciprocal is a normal number.
-template <class T>
-void divide(const VectorKernels<T>& kernels, T* x, int64_t n, double divisor) {
-  if (divisor > 1e-30 && divisor < 1e30)
-    kernels.combine(static_cast<T>(1 / divisor), x, 0, nullptr, n, x, false);
-  else
-    for (int64_t i = 0; i < n; ++i) x[i] = static_cast<T>(x[i] / divisor);
-}
-
-// n(x) in place; returns ||x||.
-template <class T>
-double normalize_vector(const VectorKernels<T>& kernels, T* x, int64_t n, double eps) {
-  const double norm = norm_of(kernels, x, n);
-  divide(kernels, x, n, at_least(norm, eps));
-  return norm;
-}
 
 // q = the sum of the chunks' partial sums, divided by `divisor`.
 template <class T>
-void reduce_partial(const VectorKernels<T>& kernels, const Plan<T>& plan, double divisor) {
+void reduce_partial(const VectorKernels<T>& kernels, const WeightPlan<T>& plan, double divisor) {
   const int64_t n = plan.matrix.q_size;
   const T* first = plan.partial;
   for (int64_t c = 1; c < plan.chunks; ++c, first = plan.q)
@@ -248,10 +40,10 @@ void fill_up(T* x, int64_t size) {
 
 // A u or v of a guarded layer from which no iteration leads anywhere.
 template <class T>
-void repair(Call<T>& call, const PowerIterationLayer& layer, DType dtype) {
+void repair(SpectralCall<T>& call, const PowerIterationLayer& layer, DType dtype) {
   for (const bool is_u : {true, false}) {
     const int64_t n = is_u ? layer.w.rows : layer.w.cols();
-    T* x = thread_scratch<T, 7>(n);
+    T* x = thread_scratch<T, Slot::kRepairedVector>(n);
     call.kernels.widen(dtype, is_u ? layer.u : layer.v, n, x);
     const double norm = norm_of(call.kernels, x, n);
     if (std::isfinite(norm) && norm > 0) continue;
@@ -263,7 +55,7 @@ void repair(Call<T>& call, const PowerIterationLayer& layer, DType dtype) {
 
 // Where the iteration ends: the new u and v, their copies, and sigma, or what the guard says.
 template <class T>
-void emit(Call<T>& call, int64_t i, const PowerIteration& args, double sigma) {
+void emit(SpectralCall<T>& call, int64_t i, const PowerIteration& args, double sigma) {
   const PowerIterationLayer& layer = args.layers[i];
   const DType dtype = args.dtype, wide = accumulation(dtype);
   const T stored = static_cast<T>(sigma);
@@ -283,8 +75,8 @@ void emit(Call<T>& call, int64_t i, const PowerIteration& args, double sigma) {
 
 // out = W * scale for the units [begin, end).
 template <class T>
-void scale(const Call<T>& call, int64_t i, const Matrix& w, double sigma, double coefficient,
-           int64_t begin, int64_t end, void* out) {
+void scale(const SpectralCall<T>& call, int64_t i, const Matrix& w, double sigma,
+           double coefficient, int64_t begin, int64_t end, void* out) {
   const int64_t unit = call.plans[i].matrix.unit_size;
   call.elements.combine(scale_of(sigma, coefficient).scale, w.data, 0, nullptr, false, begin * unit,
                         (end - begin) * unit, out);
@@ -292,13 +84,13 @@ void scale(const Call<T>& call, int64_t i, const Matrix& w, double sigma, double
 
 template <class T>
 void power_iteration(const PowerIteration& args) {
-  Call<T> call(args.dtype, args.threads, args.count, args.layers, true);
+  SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, true);
   fill_up(static_cast<T*>(args.sigma_out), args.count);
   for (int64_t i = 0; i < args.count; ++i) {
     if (args.layers[i].skipped) repair(call, args.layers[i], args.dtype);
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, args.dtype);
   }
-  const auto partial = [](const Plan<T>& plan, int64_t c) {
+  const auto partial = [](const WeightPlan<T>& plan, int64_t c) {
     return plan.partial + c * plan.matrix.q_size;
   };
   std::vector<int64_t> steps_left(args.count, args.n);
@@ -307,15 +99,15 @@ void power_iteration(const PowerIteration& args) {
   };
 
   // One pass over W where the vector along the units comes first.
-  const Phase both{
+  const LayerPhase both{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-        const Plan<T>& plan = call.plans[i];
+        const WeightPlan<T>& plan = call.plans[i];
         plan.matrix.both_products(begin, end, plan.q, plan.p, partial(plan, c));
       },
       [&](int64_t i) {
-        const Plan<T>& plan = call.plans[i];
-        // Normalising commutes with the product, so q need not have waited for this norm, unless the
-        // two factors of W that it then has leave the range of T.
+        const WeightPlan<T>& plan = call.plans[i];
+        // Normalising commutes with the product, so q need not have waited for this norm, unless
+        // the two factors of W that it then has leave the range of T.
         const double norm = normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps);
         double divisor = at_least(norm, args.eps);
         if (!(norm > 1e-12 && norm < 1e12)) {
@@ -329,32 +121,32 @@ void power_iteration(const PowerIteration& args) {
         end_step(i, normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps));
       }};
   // Two passes where the other one does.
-  const Phase across{[&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-                       const Plan<T>& plan = call.plans[i];
-                       plan.matrix.transposed_product(begin, end, plan.p, partial(plan, c));
-                     },
-                     [&](int64_t i) {
-                       const Plan<T>& plan = call.plans[i];
-                       reduce_partial(call.kernels, plan, 1);
-                       normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps);
-                     }};
-  const Phase along{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
-                      const Plan<T>& plan = call.plans[i];
-                      plan.matrix.product(begin, end, plan.q, plan.p);
-                    },
-                    [&](int64_t i) {
-                      const Plan<T>& plan = call.plans[i];
-                      end_step(
-                          i, normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps));
-                    }};
-  const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
-                       const PowerIterationLayer& layer = args.layers[i];
-                       scale(call, i, layer.w, static_cast<const T*>(args.sigma_out)[i],
-                             args.coefficient, begin, end, layer.out);
-                     },
-                     nullptr};
+  const LayerPhase across{[&](int64_t i, int64_t c, int64_t begin, int64_t end) {
+                            const WeightPlan<T>& plan = call.plans[i];
+                            plan.matrix.transposed_product(begin, end, plan.p, partial(plan, c));
+                          },
+                          [&](int64_t i) {
+                            const WeightPlan<T>& plan = call.plans[i];
+                            reduce_partial(call.kernels, plan, 1);
+                            normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps);
+                          }};
+  const LayerPhase along{
+      [&](int64_t i, int64_t, int64_t begin, int64_t end) {
+        const WeightPlan<T>& plan = call.plans[i];
+        plan.matrix.product(begin, end, plan.q, plan.p);
+      },
+      [&](int64_t i) {
+        const WeightPlan<T>& plan = call.plans[i];
+        end_step(i, normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps));
+      }};
+  const LayerPhase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
+                            const PowerIterationLayer& layer = args.layers[i];
+                            scale(call, i, layer.w, static_cast<const T*>(args.sigma_out)[i],
+                                  args.coefficient, begin, end, layer.out);
+                          },
+                          nullptr};
   call.run([&](int64_t i) {
-    std::vector<const Phase*> phases;
+    std::vector<const LayerPhase*> phases;
     const bool one_pass = (call.plans[i].matrix.kind == Units::kRows) == args.u_first;
     for (int64_t step = 0; step < args.n; ++step) {
       if (one_pass) {
@@ -371,9 +163,10 @@ void power_iteration(const PowerIteration& args) {
 
 // The chunk's part of p . (W q), for u . (W v).
 template <class T>
-double bilinear(const Plan<T>& plan, const StridedMatrix<T>& matrix, int64_t begin, int64_t end) {
+double bilinear(const WeightPlan<T>& plan, const StridedMatrix<T>& matrix, int64_t begin,
+                int64_t end) {
   const int64_t width = matrix.p_per_unit();
-  T* product = thread_scratch<T, 5>(matrix.p_size);
+  T* product = thread_scratch<T, Slot::kProduct>(matrix.p_size);
   matrix.product(begin, end, plan.q, product);
   double sum = 0;
   for (int64_t k = begin * width; k < end * width; ++k)
@@ -383,7 +176,7 @@ double bilinear(const Plan<T>& plan, const StridedMatrix<T>& matrix, int64_t beg
 
 template <class T>
 void normalize(const Normalize& args) {
-  Call<T> call(args.dtype, args.threads, args.count, args.layers, false);
+  SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
   std::vector<double> sigma(args.count);
   const auto found = [&](int64_t i, T value) {
     sigma[i] = value;
@@ -396,32 +189,32 @@ void normalize(const Normalize& args) {
     else
       call.load(i, layer.w, layer.u, layer.v, accumulation(args.dtype));
   }
-  const Phase product{[&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-                        const Plan<T>& plan = call.plans[i];
-                        plan.sums[c * kSums] = bilinear(plan, plan.matrix, begin, end);
-                      },
-                      [&](int64_t i) {
-                        const T value = static_cast<T>(call.sum(call.plans[i], 0));
-                        const bool good = std::isfinite(value) && value != 0;
-                        found(i, good || !args.guard ? value : T{1});
-                      }};
-  const Phase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
-                       scale(call, i, args.layers[i].w, sigma[i], args.coefficient, begin, end,
-                             args.layers[i].out);
-                     },
-                     nullptr};
+  const LayerPhase product{[&](int64_t i, int64_t c, int64_t begin, int64_t end) {
+                             const WeightPlan<T>& plan = call.plans[i];
+                             plan.sums[c * kSums] = bilinear(plan, plan.matrix, begin, end);
+                           },
+                           [&](int64_t i) {
+                             const T value = static_cast<T>(call.sum(call.plans[i], 0));
+                             const bool good = std::isfinite(value) && value != 0;
+                             found(i, good || !args.guard ? value : T{1});
+                           }};
+  const LayerPhase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
+                            scale(call, i, args.layers[i].w, sigma[i], args.coefficient, begin, end,
+                                  args.layers[i].out);
+                          },
+                          nullptr};
   call.run([&](int64_t i) {
-    return args.layers[i].sigma ? std::vector<const Phase*>{&output}
-                                : std::vector<const Phase*>{&product, &output};
+    return args.layers[i].sigma ? std::vector<const LayerPhase*>{&output}
+                                : std::vector<const LayerPhase*>{&product, &output};
   });
 }
 
-// Moves the norms of p and q into the factor of p q^T where that factor leaves the range of T by far,
-// as it does for tiny weights, whose vectors are tiny too.
+// Moves the norms of p and q into the factor of p q^T where that factor leaves the range of T by
+// far, as it does for tiny weights, whose vectors are tiny too.
 template <class T>
-void balance(Call<T>& call, int64_t i, double& factor) {
+void balance(SpectralCall<T>& call, int64_t i, double& factor) {
   if (factor == 0 || (std::abs(factor) > 1e-15 && std::abs(factor) < 1e15)) return;
-  const Plan<T>& plan = call.plans[i];
+  const WeightPlan<T>& plan = call.plans[i];
   const double p = norm_of(call.kernels, plan.p, plan.matrix.p_size);
   const double q = norm_of(call.kernels, plan.q, plan.matrix.q_size);
   if (!std::isfinite(p * q * factor) || p * q == 0) return;
@@ -432,14 +225,14 @@ void balance(Call<T>& call, int64_t i, double& factor) {
 
 template <class T>
 void backward(const Backward& args) {
-  Call<T> call(args.dtype, args.threads, args.count, args.layers, false);
-  struct Factors {
+  SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
+  struct BackwardFactors {
     double g, outer;
   };
-  std::vector<Factors> factors(args.count);
+  std::vector<BackwardFactors> factors(args.count);
   for (int64_t i = 0; i < args.count; ++i)
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, accumulation(args.dtype));
-  const Phase reduce{
+  const LayerPhase reduce{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
         const int64_t unit = call.plans[i].matrix.unit_size;
         call.plans[i].sums[c * kSums] = call.elements.dot(args.layers[i].g, args.layers[i].w.data,
@@ -452,9 +245,9 @@ void backward(const Backward& args) {
         factors[i] = {s.scale, seed - s.slope(call.sum(call.plans[i], 0))};
         balance(call, i, factors[i].outer);
       }};
-  const Phase output{
+  const LayerPhase output{
       [&](int64_t i, int64_t, int64_t begin, int64_t end) {
-        const Plan<T>& plan = call.plans[i];
+        const WeightPlan<T>& plan = call.plans[i];
         plan.matrix.outer_product(
             begin, end, plan.p, plan.q, [&](int64_t offset, int64_t n, T factor, const T* vector) {
               call.elements.combine(factors[i].g, args.layers[i].g, factors[i].outer * factor,
@@ -462,16 +255,16 @@ void backward(const Backward& args) {
             });
       },
       nullptr};
-  call.run([&](int64_t) { return std::vector<const Phase*>{&reduce, &output}; });
+  call.run([&](int64_t) { return std::vector<const LayerPhase*>{&reduce, &output}; });
 }
 
 template <class T>
 void double_backward(const DoubleBackward& args) {
-  Call<T> call(args.dtype, args.threads, args.count, args.layers, false);
-  struct Factors {
+  SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
+  struct DoubleBackwardFactors {
     double g_h, g_w, w_g, w_outer;
   };
-  std::vector<Factors> factors(args.count);
+  std::vector<DoubleBackwardFactors> factors(args.count);
   std::vector<StridedMatrix<T>> h;
   for (int64_t i = 0; i < args.count; ++i) {
     call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, accumulation(args.dtype));
@@ -479,10 +272,10 @@ void double_backward(const DoubleBackward& args) {
     like.data = args.layers[i].h;
     h.emplace_back(like, args.dtype);
   }
-  const Phase reduce{
+  const LayerPhase reduce{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
         const DoubleBackwardLayer& layer = args.layers[i];
-        const Plan<T>& plan = call.plans[i];
+        const WeightPlan<T>& plan = call.plans[i];
         const int64_t from = begin * plan.matrix.unit_size, n = end * plan.matrix.unit_size - from;
         double* sums = plan.sums + c * kSums;
         sums[0] = bilinear(plan, h[i], begin, end);
@@ -492,19 +285,19 @@ void double_backward(const DoubleBackward& args) {
       [&](int64_t i) {
         const DoubleBackwardLayer& layer = args.layers[i];
         const Scale s = scale_of(*static_cast<const T*>(layer.sigma), args.coefficient);
-        const Plan<T>& plan = call.plans[i];
+        const WeightPlan<T>& plan = call.plans[i];
         const double uhv = call.sum(plan, 0), hg = call.sum(plan, 1), gw = call.sum(plan, 2);
         const double across = -s.slope(uhv);
         factors[i] = {s.scale, across, across, s.curve(uhv, gw) - s.slope(hg)};
         balance(call, i, factors[i].w_outer);
         *static_cast<T*>(layer.d_grad_sigma) = static_cast<T>(uhv);
       }};
-  const Phase output{
+  const LayerPhase output{
       [&](int64_t i, int64_t, int64_t begin, int64_t end) {
         const DoubleBackwardLayer& layer = args.layers[i];
-        const Plan<T>& plan = call.plans[i];
+        const WeightPlan<T>& plan = call.plans[i];
         const int64_t from = begin * plan.matrix.unit_size, n = end * plan.matrix.unit_size - from;
-        const Factors& f = factors[i];
+        const DoubleBackwardFactors& f = factors[i];
         call.elements.combine(f.g_h, layer.h, f.g_w, layer.w.data, true, from, n, layer.d_g);
         plan.matrix.outer_product(begin, end, plan.p, plan.q,
                                   [&](int64_t offset, int64_t m, T factor, const T* vector) {
@@ -513,7 +306,7 @@ void double_backward(const DoubleBackward& args) {
                                   });
       },
       nullptr};
-  call.run([&](int64_t) { return std::vector<const Phase*>{&reduce, &output}; });
+  call.run([&](int64_t) { return std::vector<const LayerPhase*>{&reduce, &output}; });
 }
 
 }  // namespace

@@ -30,11 +30,11 @@ int64_t chunk_bytes(const Penalty& p) {
 
 // The tables of a call, one for every 64 gradients.
 template <class T>
-class Plan {
+class PenaltyPlan {
  public:
   using Acc = Accumulation<T>;
 
-  explicit Plan(const Penalty& p) : p_(p) {
+  explicit PenaltyPlan(const Penalty& p) : p_(p) {
     const int64_t chunk = chunk_bytes(p) / static_cast<int64_t>(sizeof(T));
     Numbers<Acc> numbers{};
     numbers.factor = static_cast<Acc>(p.factor());
@@ -52,7 +52,7 @@ class Plan {
         tables_.push_back({0, numbers, {}});
         tiles_.push_back(0);
       }
-      Table<Acc>& table = tables_.back();
+      PenaltyTable<Acc>& table = tables_.back();
       const Gradient& x = p.grads[k];
       const int64_t chunks = ceil_div(x.size, chunk);
       const bool vectors =
@@ -71,7 +71,7 @@ class Plan {
       column += chunks;
       most = std::max(most, p.per_tensor ? chunks : column);
     }
-    for (Table<Acc>& table : tables_) {
+    for (PenaltyTable<Acc>& table : tables_) {
       table.numbers.columns = static_cast<int>(column);
       table.numbers.lanes = lanes_for(most);
     }
@@ -80,7 +80,7 @@ class Plan {
   // Calls f(numbers) for those of every table.
   template <class F>
   void set(F&& f) {
-    for (Table<Acc>& table : tables_) f(table.numbers);
+    for (PenaltyTable<Acc>& table : tables_) f(table.numbers);
   }
 
   void place_partial(Arena& arena, Buffers* buffers) {
@@ -135,7 +135,7 @@ class Plan {
 
  private:
   const Penalty& p_;
-  std::vector<Table<Acc>> tables_;
+  std::vector<PenaltyTable<Acc>> tables_;
   std::vector<int64_t> tiles_;
 };
 
@@ -144,7 +144,7 @@ const char* run(const Forward& args, void* workspace, void* stream) {
   using Acc = Accumulation<T>;
   const Penalty& p = args.penalty;
   Buffers buffers;
-  Plan<T> plan(p);
+  PenaltyPlan<T> plan(p);
   plan.declare(buffers);
   buffers.scratch("norms", args.norms, p.rows() * p.batch, sizeof(Acc));
   buffers.scratch("values", args.values, p.values(), sizeof(Acc));
@@ -159,7 +159,7 @@ const char* run(const Forward& args, void* workspace, void* stream) {
 template <class T>
 const char* run(const Backward& args, void* /*workspace*/, void* stream) {
   Buffers buffers;
-  Plan<T> plan(args.penalty);
+  PenaltyPlan<T> plan(args.penalty);
   plan.declare(buffers);
   plan.declare_backward(args, buffers);
   return plan.template launch_tiles<cuda::backward<T>>("backward", stream);
@@ -170,7 +170,7 @@ const char* run(const DoubleBackward& args, void* workspace, void* stream) {
   using Acc = Accumulation<T>;
   const Penalty& p = args.penalty;
   Buffers buffers;
-  Plan<T> plan(p);
+  PenaltyPlan<T> plan(p);
   plan.declare(buffers);
   plan.declare_backward(args, buffers);
   if (args.e) buffers.in("e", args.e, p.batch, sizeof(Acc));
@@ -189,7 +189,7 @@ const char* run(const DoubleBackward& args, void* workspace, void* stream) {
 int64_t workspace_of(const Penalty& p, bool with_products) {
   return visit_dtype(p.dtype, [&](auto zero) {
     Arena arena(nullptr);
-    Plan<decltype(zero)> plan(p);
+    PenaltyPlan<decltype(zero)> plan(p);
     plan.place_partial(arena, nullptr);
     if (with_products) plan.place_products(arena, nullptr);
     return arena.used();

@@ -36,7 +36,7 @@ struct Numbers {
 };
 
 template <class Acc>
-struct Table {
+struct PenaltyTable {
   int count;
   Numbers<Acc> numbers;
   Item items[kTensors];
@@ -67,7 +67,7 @@ DEVICE int64_t value_index(const Numbers<Acc>& n, int row, int sample) {
 }
 
 template <class Acc>
-DEVICE Sample<Acc> sample_of(const Numbers<Acc>& n, Acc norm, int row, int sample) {
+DEVICE PenaltySample<Acc> sample_of(const Numbers<Acc>& n, Acc norm, int row, int sample) {
   return {norm,
           number<Acc>(n.seed, value_index(n, row, sample), 1),
           number<Acc>(n.sample_weight, sample, 1),
@@ -100,7 +100,7 @@ DEVICE Accumulation<T> multiply(const Item& item, const Chunk& chunk) {
 // 16-byte accesses: loads
 template <class T, bool kSquares>
 KERNEL(kThreads)
-products(TABLE(Table<Accumulation<T>>) table) {
+products(TABLE(PenaltyTable<Accumulation<T>>) table) {
   using Acc = Accumulation<T>;
   const Item& item = table.items[owner_of(table.items, table.count, block_id())];
   const Chunk chunk = chunk_of(item, block_id() - item.first_tile);
@@ -132,7 +132,7 @@ DEVICE void for_each_sum(const Numbers<Acc>& n, int begin, int end, F&& f) {
 
 // Calls f(row, begin, end) for the rows of this table, with the columns that they are sums of.
 template <class Acc, class F>
-DEVICE void for_each_row(const Table<Acc>& table, F&& f) {
+DEVICE void for_each_row(const PenaltyTable<Acc>& table, F&& f) {
   const auto& n = table.numbers;
   if (!n.per_tensor) return f(0, 0, n.columns);
   for (int k = 0; k < table.count; ++k) {
@@ -145,7 +145,7 @@ DEVICE void for_each_row(const Table<Acc>& table, F&& f) {
 // double: norms, and a sum over the batch
 template <class T>
 KERNEL(kThreads)
-finish(TABLE(Table<Accumulation<T>>) table) {
+finish(TABLE(PenaltyTable<Accumulation<T>>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   for_each_row(table, [&](int row, int begin, int end) {
@@ -167,7 +167,7 @@ finish(TABLE(Table<Accumulation<T>>) table) {
 // double: a sum over the batch
 template <class T>
 KERNEL(kThreads)
-finish_double(TABLE(Table<Accumulation<T>>) table) {
+finish_double(TABLE(PenaltyTable<Accumulation<T>>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   for_each_row(table, [&](int row, int begin, int end) {
@@ -212,7 +212,7 @@ DEVICE void combine(const Item& item, const Chunk& chunk, Accumulation<T> a, Acc
 // 16-byte accesses: loads, stores
 template <class T>
 KERNEL(kThreads)
-backward(TABLE(Table<Accumulation<T>>) table) {
+backward(TABLE(PenaltyTable<Accumulation<T>>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   const Item& item = table.items[owner_of(table.items, table.count, block_id())];
@@ -234,7 +234,7 @@ backward(TABLE(Table<Accumulation<T>>) table) {
 // 16-byte accesses: loads, stores
 template <class T>
 KERNEL(kThreads)
-double_backward(TABLE(Table<Accumulation<T>>) table) {
+double_backward(TABLE(PenaltyTable<Accumulation<T>>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   const Item& item = table.items[owner_of(table.items, table.count, block_id())];

@@ -16,17 +16,17 @@ const char* run(const Filter& f, const void* in, void* out, bool transpose, void
   if (l.height > INT32_MAX || l.width > INT32_MAX) return "expected sides of less than 2^31 pixels";
   const int64_t elements = f.batch * f.channels * l.height * l.width;
   if (elements == 0) return nullptr;
-  const Task task{l,
-                  f.channels,
-                  ceil_div(l.width, kColumns<Acc>),
-                  ceil_div(l.height, kRows),
-                  transpose,
-                  in,
-                  f.gains,
-                  out,
-                  e.offsets && !transpose ? e.sigma : nullptr,
-                  e.seed,
-                  e.box};
+  const FilterTask task{l,
+                        f.channels,
+                        ceil_div(l.width, kColumns<Acc>),
+                        ceil_div(l.height, kRows),
+                        transpose,
+                        in,
+                        f.gains,
+                        out,
+                        e.offsets && !transpose ? e.sigma : nullptr,
+                        e.seed,
+                        e.box};
   Buffers buffers;
   buffers.in("in", in, elements, sizeof(T));
   buffers.scratch("out", out, elements, sizeof(T));

@@ -15,7 +15,7 @@ constexpr int kColumns = sizeof(Acc) == 8 ? 8 : 64;
 template <class Acc>
 constexpr int kPitch = kColumns<Acc> + 2 * kReach + 1;  // odd: rows begin in different banks
 
-struct Task {
+struct FilterTask {
   Layout layout;
   int64_t channels, tiles_x, tiles_y;
   bool transpose;
@@ -27,13 +27,13 @@ struct Task {
 };
 
 // What a block works on: a tile of all channels of one sample.
-struct Tile {
+struct FilterTile {
   int64_t sample, row, column;
   int rows, columns;  // within the image
 };
 
 template <class Acc>
-DEVICE Tile tile_of(const Task& task, int block) {
+DEVICE FilterTile tile_of(const FilterTask& task, int block) {
   const int64_t column = block % task.tiles_x * kColumns<Acc>, rest = block / task.tiles_x;
   const int64_t row = rest % task.tiles_y * kRows, sample = rest / task.tiles_y;
   const int64_t rows = task.layout.height - row, columns = task.layout.width - column;
@@ -134,7 +134,7 @@ DEVICE void filter_tile(const Acc* taps, SharedArray<Acc> pixels, SharedArray<Ac
 // double: the box, as on the CPU
 template <class T>
 KERNEL_FOR(kThreads, 2)
-filter(TABLE(Task) task) {
+filter(TABLE(FilterTask) task) {
   using Acc = Accumulation<T>;
   constexpr int kPitch = cuda::kPitch<Acc>;
   SHARED(Acc, pixels, kRowsAround * kPitch);
@@ -144,7 +144,7 @@ filter(TABLE(Task) task) {
   SHARED(int, cut_x, kPitch);
   SHARED(int, cut_y, kRowsAround);
   const Layout& l = task.layout;
-  const Tile tile = tile_of<Acc>(task, block_id());
+  const FilterTile tile = tile_of<Acc>(task, block_id());
   const Acc* gains = static_cast<const Acc*>(task.gains) + kBands * tile.sample;
   const Acc g[kBands] = {load(gains), load(gains + 1), load(gains + 2), load(gains + 3)};
   const Acc sigma = task.sigma ? load(static_cast<const Acc*>(task.sigma) + tile.sample) : Acc{0};

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "common/dtype.h"
-#include "cpu/isa.h"
-#include "cpu/vector_kernels.h"
+#include "cpu/simd/isa.h"
+#include "cpu/simd/vector_kernels.h"
 
 namespace cases {
 

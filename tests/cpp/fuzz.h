@@ -147,7 +147,7 @@ inline void on_signal(int which) {
 
 // --- numbers ---------------------------------------------------------------------------------------
 
-// Rounded to `digits` binary digits, ties to even; written apart from cpu/scalars.h.
+// Rounded to `digits` binary digits, ties to even; written apart from cpu/simd/scalars.h.
 inline double rounded(double x, int digits, int least_exponent) {
   if (x == 0 || !std::isfinite(x)) return x;
   const int unit = std::max(std::ilogb(x), least_exponent) - (digits - 1);
@@ -343,12 +343,7 @@ inline void near(const char* what, double got, double right, double bound) {
 // --- settings of the machine -----------------------------------------------------------------------
 
 inline void draw_isa(Random& random) {
-  static const std::vector<const char*> all = [] {
-    std::vector<const char*> found;
-    for (const char* name : {"portable", "avx2", "avx512"})
-      if (gankernels::cpu::set_isa(name)) found.push_back(name);
-    return found;
-  }();
+  static const std::vector<const char*> all = gankernels::cpu::isas();
   gankernels::cpu::set_isa(random.of(all));
   say("%s", gankernels::cpu::isa());
 }

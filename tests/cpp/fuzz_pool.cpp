@@ -1,6 +1,6 @@
 // Fuzzes the pool of output buffers: blocks of sizes around its constants, taken, written, read and given
 // back by several threads in any order.
-#include "cpu/pool.h"
+#include "cpu/memory/pool.h"
 
 #include <cstring>
 #include <thread>

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/simd/targets.h"
+
 namespace fuzz {
 
 enum class Of { kElements, kBytes };
@@ -25,22 +27,19 @@ constexpr Constant kConstants[] = {
     {"vector_kernels.inc", "kRows", 4, Of::kElements},
     {"vector_kernels.inc", "kFirstLevel", 24 << 10, Of::kBytes},
     {"vector_kernels.inc", "kBlock", 4096, Of::kElements},
-    {"each_isa.inc", "kVectorBytes", 16, Of::kBytes},
-    {"each_isa.inc", "kVectorBytes", 32, Of::kBytes},
-    {"each_isa.inc", "kVectorBytes", 64, Of::kBytes},
     {"gradient_penalty.cpp", "kPiece", 32 << 10, Of::kElements},
     {"gradient_penalty.cpp", "kParallelBytes", 128 << 10, Of::kBytes},
-    {"affine_resample.cpp", "kSlack", 16, Of::kElements},
-    {"affine_resample.cpp", "kNodes", 1 << 18, Of::kElements},
-    {"affine_resample.cpp", "kWidth", 64, Of::kElements},
-    {"affine_resample.cpp", "kHeight", 64, Of::kElements},
-    {"affine_resample.inc", "kRun", 16, Of::kElements},
-    {"image_filter.cpp", "kFill", 16, Of::kElements},
+    {"tiles.h", "kSlack", 16, Of::kElements},
+    {"footprint.h", "kNodes", 1 << 18, Of::kElements},
+    {"tiles.h", "kWidth", 64, Of::kElements},
+    {"tiles.h", "kHeight", 64, Of::kElements},
+    {"points.inc", "kRun", 16, Of::kElements},
+    {"row_kernels.h", "kFill", 16, Of::kElements},
     {"image_filter.cpp", "kStripBytes", 512, Of::kBytes},
     {"image_filter.cpp", "kPlaneBytes", 1 << 20, Of::kBytes},
     {"image_filter.cpp", "kLeastRows", 32, Of::kElements},
     {"image_filter.cpp", "kParallelBytes", 128 << 10, Of::kBytes},
-    {"image_filter.inc", "kBlocks", 16, Of::kElements},
+    {"noise.inc", "kBlocks", 16, Of::kElements},
     {"pool.h", "kMinimum", 64 << 10, Of::kBytes},
     {"pool.cpp", "kMapFrom", 1 << 20, Of::kBytes},
     {"pool.cpp", "kAlign", 64, Of::kBytes},
@@ -51,18 +50,22 @@ constexpr Constant kConstants[] = {
     {"spectral_norm.h", "kPack", 16, Of::kElements},
     {"affine_resample.h", "kTaps", 12, Of::kElements},
     {"image_filter.h", "kReach", 21, Of::kElements},
-    {"spectral_norm.cpp", "", 8, Of::kElements},         // units worked on at once
-    {"spectral_norm.cpp", "", 32, Of::kElements},        // units of a chunk at the least
-    {"spectral_norm.cpp", "", 64 << 10, Of::kBytes},     // a chunk at the least
-    {"spectral_norm.cpp", "", 2 << 20, Of::kBytes},      // and at the most
-    {"spectral_norm.cpp", "", 128 << 10, Of::kBytes},    // below, one thread
+    {"call.h", "", 8, Of::kElements},                    // units worked on at once
+    {"call.h", "", 32, Of::kElements},                   // units of a chunk at the least
+    {"call.h", "", 64 << 10, Of::kBytes},                // a chunk at the least
+    {"call.h", "", 2 << 20, Of::kBytes},                 // and at the most
+    {"call.h", "", 128 << 10, Of::kBytes},               // below, one thread
     {"strided_matrix.h", "", 8 << 10, Of::kElements},    // units longer than this are widened by 8
     {"vector_kernels.inc", "", 8, Of::kElements},        // units worked on at once, conversions
     {"vector_kernels.inc", "", 4 * 64, Of::kBytes},      // a step of the sums of a row
-    {"image_filter.inc", "", 4 * 16, Of::kElements},     // kCount
+    {"noise.inc", "", 4 * 16, Of::kElements},            // kCount
     {"image_filter.h", "", 2 * 21, Of::kElements},       // kReach to either side
     {"gradient_penalty.cpp", "", 34816, Of::kElements},  // a piece, and one of elements.h
 };
+
+// The bytes of the vectors of every target.
+#define GANKERNELS_VECTOR_BYTES(name, bytes, ...) bytes,
+constexpr int64_t kVectorBytes[] = {GANKERNELS_TARGETS(GANKERNELS_VECTOR_BYTES)};
 
 // Ascending, in elements: bytes are those of float64, float32 and half precision.
 inline const std::vector<int64_t>& sizes() {
@@ -73,6 +76,8 @@ inline const std::vector<int64_t>& sizes() {
       for (const int64_t item : {8, 4, 2})
         if (c.unit == Of::kBytes) list.push_back(c.value / item);
     }
+    for (const int64_t bytes : kVectorBytes)
+      for (const int64_t item : {8, 4, 2}) list.push_back(bytes / item);
     std::sort(list.begin(), list.end());
     list.erase(std::unique(list.begin(), list.end()), list.end());
     return list;

@@ -66,8 +66,8 @@ void test_threads_of_their_own() {
 
 int main() {
   int sets = 0;
-  for (const char* isa : {"portable", "avx2", "avx512"}) {
-    if (!gankernels::cpu::set_isa(isa)) continue;
+  for (const char* isa : gankernels::cpu::isas()) {
+    CHECK(gankernels::cpu::set_isa(isa), "%s", isa);
     ++sets;
     test_launchers(isa);
     if (!kTsan) test_streaming(isa);

@@ -14,7 +14,7 @@
 #include "cases.h"
 #include "common/matrix.h"
 #include "common/parallel.h"
-#include "cpu/memory_limit.h"
+#include "cpu/memory/memory_limit.h"
 #include "gradient_penalty.h"
 #include "spectral_norm.h"
 

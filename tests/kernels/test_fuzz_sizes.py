@@ -4,10 +4,10 @@ import re
 
 from support import ROOT
 
-SOURCES = [*(ROOT / "csrc/cpu").glob("*.*"), *(ROOT / "csrc").glob("*.h")]
+SOURCES = [*(ROOT / "csrc/cpu").rglob("*.*"), *(ROOT / "csrc").glob("*.h")]
 #: Constants that no size of an input meets.
 NO_SIZES = {
-    *("kSlot", "kPatience", "kSums", "kGroups", "kBands", "kHalfBandUnit", "kHalfBandReach"),
+    *("kPatience", "kSums", "kGroups", "kBands", "kHalfBandUnit", "kHalfBandReach"),
     *("kMemory", "kLeastBound"),
 }
 

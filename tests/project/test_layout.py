@@ -41,7 +41,7 @@ MAY_INCLUDE = {
     "emu": {"common", "emu"},
 }
 #: What the bindings see of cpu/ beyond the contracts: the pool of outputs, the instruction set.
-SHARED_WITH_BINDINGS = {"cpu/pool.h", "cpu/isa.h"}
+SHARED_WITH_BINDINGS = {"cpu/memory/pool.h", "cpu/simd/isa.h"}
 #: The one door between the kernels and whoever runs them.
 PLATFORM = {"csrc/common/platform.h": "emu/device.h"}
 TORCH_STABLE = ("torch/csrc/stable/", "torch/headeronly/", "torch/csrc/inductor/aoti_torch/c/")
@@ -184,6 +184,21 @@ def test_a_penalty_is_in_every_place(name):
     }
     missing = [place for place, there in places.items() if not there]
     assert not missing, f"{name}: CONTRIBUTING.md, add a penalty; missing: {', '.join(missing)}"
+
+
+def test_a_slot_of_scratch_memory_serves_one_operator():
+    """A slot asked for while another use of it goes on would be corrupted silently."""
+    text = (CSRC / "cpu/memory/scratch.h").read_text()
+    listed = re.search(r"enum class Slot \{(.*?)\};", text, re.DOTALL)
+    assert listed
+    slots = re.findall(r"^\s*(k\w+),", listed[1], re.MULTILINE)
+    users: dict[str, set[str]] = {slot: set() for slot in slots}
+    for path in SOURCES:
+        for slot in re.findall(r"\bSlot::(k\w+)", path.read_text()):
+            operator = path.relative_to(CSRC / "cpu").with_suffix("").parts[0]
+            users[slot].add(operator)
+    assert users
+    assert {slot: found for slot, found in users.items() if len(found) != 1} == {}
 
 
 def test_no_folder_is_crowded():

@@ -100,9 +100,7 @@ def instruction_sets() -> list[str]:
         return ["cuda"]
     from gankernels import _C
 
-    found = [name for name in ("portable", "avx2", "avx512") if _C.set_isa(name)]
-    _C.set_isa("")
-    return found
+    return list(_C.isas())
 
 
 def choose_isa(name: str) -> None:

@@ -1,4 +1,4 @@
-#include "cpu/pool.h"
+#include "cpu/memory/pool.h"
 
 #include <sys/mman.h>
 
@@ -9,7 +9,7 @@
 #include <new>
 #include <unordered_map>
 
-#include "cpu/memory_limit.h"
+#include "cpu/memory/memory_limit.h"
 
 namespace gankernels::pool {
 namespace {
@@ -22,13 +22,13 @@ constexpr size_t kHugeFrom = 4 << 20;  // blocks from here on ask for huge pages
 constexpr size_t kLeastBound = 32 << 20;
 
 // The head of a block, before the bytes that are handed out.
-struct Block {
+struct PoolBlock {
   size_t size;
-  size_t given;          // the number of takes when it came back
-  Block *newer, *older;  // of all that are kept, by when they came back
-  Block *next, *before;  // of those of its size, the last to come back first
+  size_t given;              // the number of takes when it came back
+  PoolBlock *newer, *older;  // of all that are kept, by when they came back
+  PoolBlock *next, *before;  // of those of its size, the last to come back first
 };
-static_assert(sizeof(Block) <= kAlign);
+static_assert(sizeof(PoolBlock) <= kAlign);
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kMapped = false;  // the sanitizer watches what comes from malloc
@@ -37,7 +37,7 @@ constexpr bool kMapped = true;
 #endif
 
 // What malloc is given back, it may keep: large blocks do not come from it.
-Block* fresh(size_t size) {
+PoolBlock* fresh(size_t size) {
   void* memory = nullptr;
   if (!kMapped || size < kMapFrom) {
     if (posix_memalign(&memory, 4096, size) != 0) return nullptr;
@@ -55,10 +55,10 @@ Block* fresh(size_t size) {
       madvise(memory, size, MADV_HUGEPAGE);
     }
   }
-  return new (memory) Block{size, 0, nullptr, nullptr, nullptr, nullptr};
+  return new (memory) PoolBlock{size, 0, nullptr, nullptr, nullptr, nullptr};
 }
 
-void free_block(Block* block) {
+void free_block(PoolBlock* block) {
   if (!kMapped || block->size < kMapFrom)
     std::free(block);
   else
@@ -66,9 +66,9 @@ void free_block(Block* block) {
 }
 
 // Blocks on their way to the system, outside of the lock.
-void free_all(Block* first) {
+void free_all(PoolBlock* first) {
   while (first) {
-    Block* next = first->next;
+    PoolBlock* next = first->next;
     free_block(first);
     first = next;
   }
@@ -76,9 +76,9 @@ void free_all(Block* first) {
 
 class Pool {
  public:
-  Block* take(size_t size) {
-    Block* gone = nullptr;
-    Block* block = nullptr;
+  PoolBlock* take(size_t size) {
+    PoolBlock* gone = nullptr;
+    PoolBlock* block = nullptr;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (const auto found = by_size_.find(size); found != by_size_.end())
@@ -104,8 +104,8 @@ class Pool {
     return block;
   }
 
-  void give(Block* block) {
-    Block* gone = nullptr;
+  void give(PoolBlock* block) {
+    PoolBlock* gone = nullptr;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       stats_.used -= block->size;
@@ -121,7 +121,7 @@ class Pool {
   }
 
   size_t empty() {
-    Block* gone = nullptr;
+    PoolBlock* gone = nullptr;
     size_t bytes = 0;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -143,8 +143,8 @@ class Pool {
  private:
   size_t bound() const { return std::max(kLeastBound, 2 * std::max(peak_, peak_before_)); }
 
-  void link(Block* block) {
-    Block*& first = by_size_[block->size];
+  void link(PoolBlock* block) {
+    PoolBlock*& first = by_size_[block->size];
     block->given = stats_.takes;
     block->older = newest_;
     block->newer = nullptr;
@@ -157,7 +157,7 @@ class Pool {
     stats_.kept += block->size;
   }
 
-  void unlink(Block* block) {
+  void unlink(PoolBlock* block) {
     (block->older ? block->older->newer : oldest_) = block->newer;
     (block->newer ? block->newer->older : newest_) = block->older;
     if (block->next) block->next->before = block->before;
@@ -170,16 +170,16 @@ class Pool {
     stats_.kept -= block->size;
   }
 
-  void drop_oldest(Block*& gone) {
-    Block* block = oldest_;
+  void drop_oldest(PoolBlock*& gone) {
+    PoolBlock* block = oldest_;
     unlink(block);
     block->next = gone;
     gone = block;
   }
 
   // Takes out what is no longer kept.
-  Block* drop() {
-    Block* gone = nullptr;
+  PoolBlock* drop() {
+    PoolBlock* gone = nullptr;
     const size_t most = bound();
     while (oldest_ && (stats_.used + stats_.kept > most || stats_.kept > limit_ ||
                        stats_.takes - oldest_->given > 2 * kMemory))
@@ -188,8 +188,8 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::unordered_map<size_t, Block*> by_size_;
-  Block *newest_ = nullptr, *oldest_ = nullptr;
+  std::unordered_map<size_t, PoolBlock*> by_size_;
+  PoolBlock *newest_ = nullptr, *oldest_ = nullptr;
   Stats stats_{};
   size_t peak_ = 0,
          peak_before_ = 0;  // of used bytes: since the last kMemory-th take, and before it
@@ -206,12 +206,12 @@ Pool& pool() {
 
 void* take(size_t bytes) {
   if (bytes > SIZE_MAX / 2) return nullptr;
-  Block* block = pool().take((bytes + kAlign + kRound - 1) / kRound * kRound);
+  PoolBlock* block = pool().take((bytes + kAlign + kRound - 1) / kRound * kRound);
   return block ? reinterpret_cast<char*>(block) + kAlign : nullptr;
 }
 
 void give(void* block) {
-  pool().give(reinterpret_cast<Block*>(static_cast<char*>(block) - kAlign));
+  pool().give(reinterpret_cast<PoolBlock*>(static_cast<char*>(block) - kAlign));
 }
 
 size_t empty() {

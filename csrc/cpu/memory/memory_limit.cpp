@@ -1,4 +1,4 @@
-#include "cpu/memory_limit.h"
+#include "cpu/memory/memory_limit.h"
 
 #include <unistd.h>
 

@@ -76,7 +76,7 @@ class StridedMatrix {
     }
     const int64_t block = kSlabRows * inner_;
     const T* q_rows = expanded(q);
-    T* p_rows = thread_scratch<T, 1>(2 * block);
+    T* p_rows = thread_scratch<T, Slot::kSlabRows>(2 * block);
     T* piece = p_rows + block;
     for (int64_t i = begin; i < end; ++i) {
       repeat(p + i * inner_, p_rows);
@@ -98,7 +98,7 @@ class StridedMatrix {
     const bool direct = stored_as<T>(storage_.dtype);
     const int64_t most = std::max<int64_t>(8, kStageElements / unit_size / 8 * 8);
     const int64_t step = direct ? end - begin : std::min(end - begin, most);
-    T* scratch = direct ? nullptr : thread_scratch<T, 0>(step * unit_size);
+    T* scratch = direct ? nullptr : thread_scratch<T, Slot::kWidenedUnits>(step * unit_size);
     for (int64_t i = begin; i < end; i += step) {
       const int64_t rows = std::min(step, end - i);
       f(i, rows, staged(*kernels_, storage_, i * unit_size, rows * unit_size, scratch));
@@ -111,10 +111,11 @@ class StridedMatrix {
   void slabs(int64_t begin, int64_t end, const T* q, T* p, T* z) const {
     const int64_t block = kSlabRows * inner_;
     const T* q_rows = kProduct ? expanded(q) : nullptr;
-    T* p_rows = thread_scratch<T, 1>(2 * block + unit_size);
+    T* p_rows = thread_scratch<T, Slot::kSlabRows>(2 * block + unit_size);
     T* p_sum = p_rows + block;
     T* z_sum = p_sum + block;
-    T* stage = stored_as<T>(storage_.dtype) ? nullptr : thread_scratch<T, 0>(unit_size);
+    T* stage =
+        stored_as<T>(storage_.dtype) ? nullptr : thread_scratch<T, Slot::kWidenedUnits>(unit_size);
     if (kTransposed) std::fill(z_sum, z_sum + unit_size, T(0));
     for (int64_t i = begin; i < end; ++i) {
       const T* a = staged(*kernels_, storage_, i * unit_size, unit_size, stage);
@@ -146,7 +147,7 @@ class StridedMatrix {
 
   // q[r] at every element [r][i] of a slab.
   const T* expanded(const T* q) const {
-    T* rows = thread_scratch<T, 2>(unit_size);
+    T* rows = thread_scratch<T, Slot::kSlabExpanded>(unit_size);
     for (int64_t r = 0; r < q_size; ++r) std::fill_n(rows + r * inner_, inner_, q[r]);
     return rows;
   }

@@ -1,25 +1,21 @@
-#include "cpu/vector_kernels.h"
+#include "cpu/simd/vector_kernels.h"
 
 #include <cstring>
 
-#include "cpu/isa.h"
-#include "cpu/scalars.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "cpu/simd/scalars.h"
+#include "cpu/simd/targets.h"
 
 namespace gankernels::cpu {
 namespace {
 
-#define GANKERNELS_KERNELS "cpu/vector_kernels.inc"
-#include "cpu/each_isa.inc"
+#define GANKERNELS_KERNELS "cpu/simd/vector_kernels.inc"
+#include "cpu/simd/each_target.inc"
 
 }  // namespace
 
 template <class T>
 const VectorKernels<T>& vector_kernels() {
-  return *GANKERNELS_CHOOSE(&, kTable<T>);
+  return GANKERNELS_DISPATCH(kKernels<T>);
 }
 
 template const VectorKernels<float>& vector_kernels<float>();

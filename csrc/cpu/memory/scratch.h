@@ -1,0 +1,80 @@
+// The scratch memory of threads, in slots of one purpose each.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+namespace gankernels::cpu {
+
+// What lies in a slot. Two that are in use at the same time have different names; a test sees to it
+// that none serves two operators.
+enum class Slot {
+  // elements.h
+  kWidenedPieces,
+  // spectral_norm/strided_matrix.h
+  kWidenedUnits,
+  kSlabRows,      // p and sums, written out to the pattern of 16 rows of a slab
+  kSlabExpanded,  // q, written out to a slab
+  // spectral_norm.cpp
+  kLogicalVector,
+  kRepairedVector,
+  kProduct,
+  // image_filter.cpp
+  kFilterBlock,
+  // affine_resample: rows are of quads
+  kPixelColumns,     // where the pixels of a row lie, in elements
+  kOutputRow,        // of a tile
+  kImageRow,         // of the footprint of a tile
+  kImageSum,         // what a transpose adds to, where the image is narrower
+  kSeparableRows,    // the footprint's rows, filtered along x
+  kLatticeLine,      // points of a row of the lattice
+  kDecimatedRing,    // 12 rows of the lattice, filtered along x, and the row that comes of them
+  kTileCotangent,    // all rows of a tile
+  kPaddedOutputRow,  // with zeros on either side
+  kUpsampledRows,    // the footprint's rows, up-sampled along x
+  kPaddedNodesRow,   // with zeros on either side
+  kNodes,            // of the footprint
+};
+
+// Memory of a thread's own, uninitialised. It grows with use, and a large one shrinks again to what
+// has been asked for lately. The next request for a slot ends the life of what the last one gave.
+template <class T, Slot kSlot>
+T* thread_scratch(int64_t count) {
+#if defined(__SANITIZE_ADDRESS__)
+  // Exact, fresh and of NaN, so that a step beyond it, and use after the next request, are seen.
+  thread_local std::unique_ptr<T[]> exact;
+  exact = std::make_unique_for_overwrite<T[]>(count);
+  std::memset(exact.get(), 0xff, count * sizeof(T));
+  return exact.get();
+#else
+  constexpr int64_t kSmall = (256 << 10) / sizeof(T);  // never worth giving back
+  constexpr int kPatience = 256;                       // requests
+  struct ScratchBlock {
+    std::unique_ptr<T[]> memory;
+    int64_t size = 0;
+    int64_t recent = 0;  // the largest of the last requests
+    int requests = 0;
+  };
+  thread_local ScratchBlock block;
+  block.recent = std::max(block.recent, count);
+  bool shrink = false;
+  if (block.size > kSmall && ++block.requests >= kPatience) {
+    shrink = block.recent <= block.size / 2;
+    block.requests = 0;
+  }
+  if (count > block.size || shrink) {
+    const int64_t size = shrink ? block.recent : count;
+    block.memory.reset();
+    block.size = 0;
+    block.memory = std::make_unique_for_overwrite<T[]>(size);
+    block.size = size;
+    block.requests = 0;
+  }
+  if (block.requests == 0) block.recent = count;
+  return block.memory.get();
+#endif
+}
+
+}  // namespace gankernels::cpu
