@@ -103,7 +103,7 @@ DEVICE void mix_bank(const Acc (&gains)[kBands], Acc (&taps)[kTaps]) {
 // it.
 template <class Acc>
 DEVICE void filter_tile(const Acc* taps, SharedArray<Acc> pixels, SharedArray<Acc> filtered,
-                        const Tile& tile, int row_runs, int column_runs, int columns) {
+                        const FilterTile& tile, int row_runs, int column_runs, int columns) {
   constexpr int kPitch = cuda::kPitch<Acc>;
   for (int i = thread_id(); i < row_runs * columns; i += kThreads) {
     const int run = i / columns * kRun, column = i % columns;
