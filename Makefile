@@ -6,7 +6,7 @@
 #   make test-torch TORCH=2.11.0   the same tests, without the slow and the emulated ones, under
 #                  another torch, which goes into build/torch-2.11.0
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
-#   make lint      ruff, mypy, clang-format
+#   make lint      ruff, mypy, typos, clang-format
 #   make format    let ruff and clang-format rewrite the sources
 #   make sanitize  CPU and emulated CUDA kernels under AddressSanitizer, UndefinedBehaviorSanitizer
 #                  and ThreadSanitizer; among their tests are fuzzers, tests/cpp/fuzz.h
@@ -72,6 +72,7 @@ lint: $(STAMPS)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/typos
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 format: $(STAMPS)/installed

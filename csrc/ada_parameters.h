@@ -3,7 +3,7 @@
 // 2020 (arXiv 2006.06676), appendix B.
 //
 // Two steps, each of which a call may do without: `sample` takes random numbers and the strength p to
-// Values, which know no image size; `map_of`, `colour_of` and `gains_of` take Values to what the
+// Values, which know no image size; `map_of`, `color_of` and `gains_of` take Values to what the
 // operators on images are given. All in double: it is done once a sample.
 #pragma once
 
@@ -26,7 +26,7 @@ struct Gates {
 // changes the numbers of another.
 struct Uniforms {
   Gates gates;
-  double xflip, rotate90, xint[2], rotate_before, rotate_after, lumaflip, hue, centre[2], seed;
+  double xflip, rotate90, xint[2], rotate_before, rotate_after, lumaflip, hue, center[2], seed;
 };
 
 // The same of N(0, 1).
@@ -42,7 +42,7 @@ struct Values {
   double brightness, contrast, lumaflip, hue, saturation;
   double bands[4];           // gains
   double noise;              // standard deviation
-  double cutout, centre[2];  // size, 0 for none, and x, y in fractions
+  double cutout, center[2];  // size, 0 for none, and x, y in fractions
 };
 
 // 0: absent.
@@ -56,7 +56,7 @@ struct Multipliers {
            xfrac > 0;
   }
   // Hue and saturation mean nothing to images of one channel.
-  constexpr bool colour(int64_t channels) const {
+  constexpr bool color(int64_t channels) const {
     const bool any = brightness > 0 || contrast > 0 || lumaflip > 0;
     return channels == 3 ? any || hue > 0 || saturation > 0 : channels == 1 && any;
   }
@@ -99,12 +99,12 @@ struct Parameters {
 
   // Composition; each result may be null: not wanted.
   const Values* given;  // batch; null where values are drawn
-  int64_t height, width, colour_channels;
+  int64_t height, width, color_channels;
   double* maps;  // batch x 2 x 3
-  void* colour;  // batch x channels x (channels + 1), acc
+  void* color;   // batch x channels x (channels + 1), acc
   void* gains;   // batch x 4, acc
   void* sigma;   // batch, acc
-  double* box;   // batch x 3: centre x, centre y, size
+  double* box;   // batch x 3: center x, center y, size
 };
 
 // Every launcher returns null, or what went wrong.
@@ -164,7 +164,7 @@ constexpr Values sample(const Uniforms& u, const Normals& n, const Strengths& p,
   if (u.gates.noise < m.noise * p.noise) v.noise = std::abs(n.noise) * c.noise_std;
   if (u.gates.cutout < m.cutout * p.cutout) {
     v.cutout = c.cutout_size;
-    for (int k = 0; k < 2; ++k) v.centre[k] = u.centre[k];
+    for (int k = 0; k < 2; ++k) v.center[k] = u.center[k];
   }
   return v;
 }
@@ -203,7 +203,7 @@ struct Angle {
   }
 };
 
-// From centred output pixels to centred input pixels: (a x + b y + tx, c x + d y + ty).
+// From centered output pixels to centered input pixels: (a x + b y + tx, c x + d y + ty).
 struct Map {
   double a, b, tx, c, d, ty;
 
@@ -235,33 +235,33 @@ constexpr Map map_of(const Values& v, int64_t height, int64_t width) {
   return {m.a + 0, m.b + 0, m.tx, m.c + 0, m.d + 0, m.ty};  // -0 + 0 = 0
 }
 
-// --- colour --------------------------------------------------------------------------------------
+// --- color --------------------------------------------------------------------------------------
 
 // The product of brightness, contrast, lumaflip, hue and saturation, the first of which acts first.
-// All of them scale the grey axis (1, 1, 1) and turn and scale the plane across it: with y and s the
+// All of them scale the gray axis (1, 1, 1) and turn and scale the plane across it: with y and s the
 // factors of the two and h the hue, the rows of the matrix are
 //
 //   [same next last], [last same next], [next last same]
-struct Colour {
-  double grey, offset;  // y, and what is added
+struct Color {
+  double gray, offset;  // y, and what is added
   double same, next, last;
 
   // Of the matrix with its offset.
   constexpr double at(int64_t channels, int row, int column) const {
     if (column == channels) return offset;
-    if (channels == 1) return grey;
+    if (channels == 1) return gray;
     const int turn = (column - row + 3) % 3;
     return turn == 0 ? same : turn == 1 ? next : last;
   }
 };
 
-constexpr Colour colour_of(const Values& v) {
+constexpr Color color_of(const Values& v) {
   const Angle hue = Angle::of(v.hue);
-  const double grey = v.contrast * (1 - 2 * v.lumaflip);
+  const double gray = v.contrast * (1 - 2 * v.lumaflip);
   const double along = v.contrast * v.saturation * hue.cos;
   const double across = v.contrast * v.saturation * hue.sin / 1.73205080756887729353;
-  const double mean = (grey - along) / 3;
-  return {grey, grey * v.brightness, along + mean, mean - across, mean + across};
+  const double mean = (gray - along) / 3;
+  return {gray, gray * v.brightness, along + mean, mean - across, mean + across};
 }
 
 // --- the filter's gains --------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 // kernels, and the arithmetic that the CPU and CUDA share. Karras et al. 2020 (arXiv 2006.06676),
 // appendix B.
 //
-// A map takes centred output pixels (x right, y down) to centred input pixels. The filter kSym6 stands
+// A map takes centered output pixels (x right, y down) to centered input pixels. The filter kSym6 stands
 // for: up-sample by 2 with the symlet f, interpolate linearly at the points of a lattice of half output
 // pixels, filter with f and take every second:
 //
@@ -10,7 +10,7 @@
 //   S[h]   = U at u(h), interpolated linearly    h counts half output pixels
 //   out[i] = sum_j f[j] S[2 i - 5 + j]           along both axes each
 //
-// with z the image, continued by reflection about the centres of its border pixels. The result is
+// with z the image, continued by reflection about the centers of its border pixels. The result is
 // linear in the image; maps are constants.
 #pragma once
 
@@ -88,7 +88,7 @@ enum class Kind : int8_t {
   kGeneral,
 };
 
-// u = a hx + b hy + c, v = d hx + e hy + f: from half output pixels, counted from the centre of pixel
+// u = a hx + b hy + c, v = d hx + e hy + f: from half output pixels, counted from the center of pixel
 // 0, to half input pixels, likewise. For pixels instead of halves c and f are divided by 2.
 struct Lattice {
   double a, b, c, d, e, f;

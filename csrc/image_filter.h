@@ -3,7 +3,7 @@
 //
 //   k = sum_i g_i F_i,   y[i] = sum_d k[d] x[i + d],  |d| <= 21,  along both axes
 //
-// with x continued by reflection about the centres of its border pixels. The bank comes from a pair of
+// with x continued by reflection about the centers of its border pixels. The bank comes from a pair of
 // half-band filters, lo + hi = 1:
 //
 //   F0 = lo(z) lo(z^2) lo(z^4)   F1 = lo(z) lo(z^2) hi(z^4)   F2 = lo(z) hi(z^2)   F3 = hi(z)
@@ -34,7 +34,7 @@ struct Filter {
   int64_t batch, channels;
   Layout layout;      // of what is read and of what is written
   const void* gains;  // batch x 4, acc, the lowest band first; a sample with 1, 1, 1, 1 is copied
-  Epilogue epilogue;  // without colour
+  Epilogue epilogue;  // without color
 };
 
 // out = epilogue(filtered image)

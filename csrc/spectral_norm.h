@@ -1,4 +1,4 @@
-// Spectral normalisation of any number of weights in one call: the contract between bindings and
+// Spectral normalization of any number of weights in one call: the contract between bindings and
 // kernels. W is a weight read as rows x cols, n(x) = x / max(||x||, eps).
 // Miyato et al. 2018 (arXiv 1802.05957), algorithm 1.
 #pragma once
@@ -36,8 +36,8 @@ struct PowerIteration {
   DType dtype;
   int64_t n;  // steps
   double eps;
-  bool u_first;        // u <- n(W v), v <- n(W^T u); else v first
-  double coefficient;  // as in Normalize
+  bool u_first;     // u <- n(W v), v <- n(W^T u); else v first
+  double max_norm;  // as in Normalize
   int threads;
   int64_t count;
   const PowerIterationLayer* layers;
@@ -54,10 +54,10 @@ struct NormalizeLayer {
   void* out;          // W / sigma, laid out as W
 };
 
-// With coefficient = c > 0 the scale of W is min(1, c / sigma); with 0 it is 1 / sigma.
+// With max_norm = c > 0 the scale of W is min(1, c / sigma); with 0 it is 1 / sigma.
 struct Normalize {
   DType dtype;
-  double coefficient;
+  double max_norm;
   int threads;
   int64_t count;
   const NormalizeLayer* layers;
@@ -78,7 +78,7 @@ struct BackwardLayer {
 
 struct Backward {
   DType dtype;
-  double coefficient;
+  double max_norm;
   int threads;
   int64_t count;
   const BackwardLayer* layers;
@@ -102,7 +102,7 @@ struct DoubleBackwardLayer {
 
 struct DoubleBackward {
   DType dtype;
-  double coefficient;
+  double max_norm;
   int threads;
   int64_t count;
   const DoubleBackwardLayer* layers;
@@ -120,9 +120,9 @@ struct Scale {
   }
 };
 
-constexpr Scale scale_of(double sigma, double coefficient) {
-  if (coefficient > 0 && sigma <= coefficient) return {1, sigma, true};
-  return {(coefficient > 0 ? coefficient : 1) / sigma, sigma, false};
+constexpr Scale scale_of(double sigma, double max_norm) {
+  if (max_norm > 0 && sigma <= max_norm) return {1, sigma, true};
+  return {(max_norm > 0 ? max_norm : 1) / sigma, sigma, false};
 }
 
 // Where a guarded layer starts whose u or v is zero or not finite, before it is divided by its norm:

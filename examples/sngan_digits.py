@@ -1,11 +1,11 @@
-"""A small spectrally normalised GAN on real images, three times over.
+"""A small spectrally normalized GAN on real images, three times over.
 
 The images are scikit-learn's 1,797 handwritten digits of 8x8 pixels. The same GAN is trained from
 the same seed
 
   1. with torch's own spectral norm,
   2. with only the import line changed to gankernels,
-  3. with one call more, `fuse_spectral_norm`, which normalises all layers of the model at once,
+  3. with one call more, `fuse_spectral_norm`, which normalizes all layers of the model at once,
 
 and the three must give the same losses. Run it with
 
@@ -78,7 +78,7 @@ class Generator(nn.Sequential):
 
 
 class Discriminator(nn.Sequential):
-    """Images (B, 1, 8, 8) to scores (B, 1), every layer spectrally normalised."""
+    """Images (B, 1, 8, 8) to scores (B, 1), every layer spectrally normalized."""
 
     def __init__(self, spectral_norm: SpectralNorm) -> None:
         super().__init__(

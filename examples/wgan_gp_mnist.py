@@ -64,7 +64,7 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """Images and labels to scores (B,), of ten that it has for an image the one of its label.
 
-    No batch normalisation: the penalty is on the gradient of one sample's score by that sample.
+    No batch normalization: the penalty is on the gradient of one sample's score by that sample.
     """
 
     def __init__(self) -> None:

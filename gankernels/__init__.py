@@ -5,28 +5,26 @@ from gankernels._library import backend, empty_cache
 from gankernels._version import __version__
 from gankernels.clip import clip_weights_
 from gankernels.ops import affine_resample, affine_resample_transpose, gradient_penalty
-from gankernels.ops.affine_resample import centred_maps
+from gankernels.ops.affine_resample import maps_from_theta
 from gankernels.penalties import *  # noqa: F403
-from gankernels.spectral_norm.fold import fold
+from gankernels.spectral_norm.fold import fold_spectral_norm
 from gankernels.spectral_norm.fuse import FusedSpectralNorm, fuse_spectral_norm
 from gankernels.spectral_norm.operator_norms import SpectralNorms, spectral_norms
-from gankernels.spectral_norm.sites import Sigmas, sigma
 
 __all__ = [
     *penalties.__all__,
     "FusedSpectralNorm",
-    "Sigmas",
     "SpectralNorms",
     "__version__",
     "affine_resample",
     "affine_resample_transpose",
     "augment",
     "backend",
-    "centred_maps",
+    "maps_from_theta",
     "clip_weights_",
     "ema",
     "empty_cache",
-    "fold",
+    "fold_spectral_norm",
     "fuse_spectral_norm",
     "gradient_penalty",
     "losses",
@@ -34,6 +32,5 @@ __all__ = [
     "ops",
     "penalties",
     "regularizers",
-    "sigma",
     "spectral_norms",
 ]

@@ -186,7 +186,7 @@ def is_choice(value: object, choices: Container[str]) -> bool:
 
 
 def describe(x: Tensor) -> str:
-    """What an error says of a tensor."""
+    """A tensor in the words of an error."""
     if x.is_nested:  # it has no sizes
         return f"a nested tensor of {x.dtype} on {x.device}"
     return f"{x.dtype} of shape {tuple(x.shape)} on {x.device}".removeprefix("torch.")

@@ -7,5 +7,5 @@ NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.f
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a product is summed in: float32, or the dtype itself where that is wider."""
+    """The dtype of sums: float32, or the dtype itself where that is wider."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

@@ -50,7 +50,7 @@ def hidden_copy() -> Path | None:
 
 @dataclass(frozen=True)
 class ExtensionStatus:
-    """What became of one extension module."""
+    """The result of loading one extension module."""
 
     loaded: bool
     path: str | None = None

@@ -35,7 +35,7 @@ Losses = tuple[Tensor, Tensor]  # the critic's, which psi descends, and the gene
 
 @dataclass(frozen=True)
 class Method:
-    """A game of two players and how it is regularised."""
+    """A game of two players and how it is regularized."""
 
     title: str
     losses: Callable[..., Losses]  # of theta and psi, scalars, and the hyper-parameters
@@ -131,7 +131,7 @@ METHODS: dict[str, Method] = {
     "r1": Method("R1", _r1, {"gamma": 0.8}),
     "r2": Method("R2", _r2, {"gamma": 0.8}),
     "instance_noise": Method("Instance noise", _instance_noise, {"sigma": 1.0}),
-    "consensus": Method("Consensus optimisation", _consensus, {"gamma": 1.0}),
+    "consensus": Method("Consensus optimization", _consensus, {"gamma": 1.0}),
     "xy": Method("min over x, max over y of xy", _xy),
 }
 
@@ -163,7 +163,7 @@ def simulate(
         (steps + 1, 2), float64: theta and psi, from the start on. For "xy" x and y.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Not differentiable. Deterministic; draws no random numbers.
     """
@@ -230,7 +230,7 @@ def eigenvalues(
 
 
 def verdict(method: str, *, lr: float, alternating: bool = True, **hyperparameters: float) -> str:
-    """What a method does near the equilibrium: "converges", "oscillates" or "diverges".
+    """How a method behaves near the equilibrium: "converges", "oscillates" or "diverges".
 
     Whether the largest modulus of :func:`eigenvalues` is below, at or above 1. Where it is 1 there
     is no rate of convergence, though terms of higher order may draw the trajectory inwards, ever
@@ -360,7 +360,7 @@ def plot(file: str | Path = "dirac.png", *, lr: float = 0.1, steps: int = 300) -
     figure.savefig(file, dpi=130)
 
 
-_COLOURS = {"converges": "#1a7f4b", "oscillates": "#c0392b", "diverges": "#c0392b"}
+_COLORS = {"converges": "#1a7f4b", "oscillates": "#c0392b", "diverges": "#c0392b"}
 
 
 def _portrait(panel: Any, method: str, lr: float, steps: int) -> None:
@@ -387,9 +387,9 @@ def _portrait(panel: Any, method: str, lr: float, steps: int) -> None:
         scale=22,
         width=0.005,
     )
-    panel.plot(theta.tolist(), psi.tolist(), "-", color=_COLOURS[said], linewidth=1.1)
-    panel.plot(theta.tolist(), psi.tolist(), ".", color=_COLOURS[said], markersize=2.5)
-    panel.plot(*path[0].tolist(), "o", color=_COLOURS[said], markersize=6, markeredgecolor="white")
+    panel.plot(theta.tolist(), psi.tolist(), "-", color=_COLORS[said], linewidth=1.1)
+    panel.plot(theta.tolist(), psi.tolist(), ".", color=_COLORS[said], markersize=2.5)
+    panel.plot(*path[0].tolist(), "o", color=_COLORS[said], markersize=6, markeredgecolor="white")
     panel.plot(0, 0, "*", color="#f2b705", markersize=13, markeredgecolor="black", zorder=3)
     if "c" in game.hyperparameters:
         for bound in (-game.hyperparameters["c"], game.hyperparameters["c"]):
@@ -398,11 +398,11 @@ def _portrait(panel: Any, method: str, lr: float, steps: int) -> None:
     x, y = ("x", "y") if method == "xy" else (r"$\theta$", r"$\psi$")
     panel.set_xlabel(x)
     panel.set_ylabel(y)
-    panel.set_title(f"{game.title}\n{said}{game.note}", fontsize=10, color=_COLOURS[said])
+    panel.set_title(f"{game.title}\n{said}{game.note}", fontsize=10, color=_COLORS[said])
 
 
 def table(lr: float = 0.1) -> str:
-    """What ``python -m gankernels.dirac`` prints."""
+    """The text that ``python -m gankernels.dirac`` prints."""
     lines = [
         f"Dirac-GAN, learning rate {lr:g}: moduli of the eigenvalues of one step",
         "",

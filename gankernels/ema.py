@@ -10,8 +10,15 @@ from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel as TorchAveragedModel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from gankernels._checks import check_module, check_number, kind
-from gankernels.spectral_norm.fold import fold, folded_tensors
+from gankernels._checks import (
+    check_bool,
+    check_callable,
+    check_module,
+    check_number,
+    device_of,
+    kind,
+)
+from gankernels.spectral_norm.fold import fold_spectral_norm, folded_tensors
 
 
 class AveragedModel(TorchAveragedModel):
@@ -19,8 +26,9 @@ class AveragedModel(TorchAveragedModel):
 
     torch's averages what W / sigma is made of, the weights before the normalization and, with
     ``use_buffers=True``, u and v; that gives other weights than the average of those that the
-    network used. This one averages those of :func:`gankernels.fold`: it has plain weights, plain
-    state_dict keys, and no u and v. Of a network without spectral normalization it is torch's.
+    network used. This one averages those of :func:`gankernels.fold_spectral_norm`: it has plain
+    weights, plain state_dict keys, and no u and v. Of a network without spectral normalization it
+    is torch's.
 
     Call ``update_parameters(model)`` after every step of the optimizer. It reads ``model``,
     normalized by torch's or our ``spectral_norm``, fused or not, as ``eval()`` would, and leaves u,
@@ -71,6 +79,12 @@ class AveragedModel(TorchAveragedModel):
         rampup: float | None = None,
     ) -> None:
         check_module("AveragedModel", model)
+        check_bool("AveragedModel", "use_buffers", use_buffers)
+        if device is not None:
+            device = device_of("AveragedModel", device)
+        for name, function in (("avg_fn", avg_fn), ("multi_avg_fn", multi_avg_fn)):
+            if function is not None:
+                check_callable("AveragedModel", name, function)
         exponential = _moving_average(decay, half_life, batch, rampup)
         if exponential is not None:
             if avg_fn is not None or multi_avg_fn is not None:
@@ -79,7 +93,7 @@ class AveragedModel(TorchAveragedModel):
                     "both; leave one of them out"
                 )
             multi_avg_fn = exponential
-        super().__init__(fold(model), device, avg_fn, multi_avg_fn, use_buffers)
+        super().__init__(fold_spectral_norm(model), device, avg_fn, multi_avg_fn, use_buffers)
 
     def update_parameters(self, model: Module) -> None:
         """Average the weights of ``model`` in."""
@@ -107,7 +121,7 @@ class AveragedModel(TorchAveragedModel):
 def _moving_average(
     decay: float | None, half_life: float | None, batch: int | None, rampup: float | None
 ) -> Any:
-    """What averages exponentially, or None where nothing says how fast."""
+    """The function that averages exponentially, or None where nothing says how fast."""
     op = "AveragedModel"
     if (half_life is None) != (batch is None):
         raise ValueError(

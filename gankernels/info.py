@@ -1,4 +1,4 @@
-"""What is installed and what runs where: ``python -m gankernels.info [--json]``.
+"""Shows what is installed and what runs where: ``python -m gankernels.info [--json]``.
 
 Ends with a self-test of every operator and, for whatever is missing, the cure. The exit status is 0
 when the kernels that this machine needs are there and right, those for the CPU and, where torch
@@ -58,7 +58,7 @@ def op_backends() -> dict[str, dict[str, str]]:
 
 
 def build_info() -> Facts | None:
-    """What setup.py wrote when it compiled the extension modules; None if it never did."""
+    """The record that setup.py wrote when it compiled the extensions; None if it never did."""
     try:
         module = importlib.import_module("gankernels._build_info")
     except ModuleNotFoundError:
@@ -177,7 +177,7 @@ def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def missing(facts: Facts) -> list[Facts]:
-    """What is not there, why, what to do about it, and whether this machine needs it."""
+    """Missing parts: why, what to do about it, and whether this machine needs it."""
     device = facts["gpu"]
     found = [
         {

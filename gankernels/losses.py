@@ -7,7 +7,7 @@ Every loss is called alike, so that one can stand in for another::
 
 Logits are what the discriminator gives, before any sigmoid: a tensor of any shape, of which the
 mean is taken (over patches, too), or a list of tensors, one of each critic of a multi-scale
-discriminator, of which the means are added up. The result is a scalar, to be minimised: float64 for
+discriminator, of which the means are added up. The result is a scalar, to be minimized: float64 for
 float64 logits, float32 for every other floating-point dtype and within autocast, computed in it.
 Differentiable to any order. Deterministic, but for random labels, which come from a generator.
 Nothing waits for the device. ``D`` below are the logits, ``s`` the sigmoid, ``E`` the mean.
@@ -194,7 +194,7 @@ def _wasserstein_discriminator(real_logits: Logits, fake_logits: Logits) -> Tens
 
     WGAN, Arjovsky et al. 2017 (arXiv 1701.07875), equations 2 and 3. Over critics of Lipschitz
     constant 1 its best value is minus the Wasserstein-1 distance; without such a constraint (a
-    gradient penalty, spectral normalisation, clipped weights) it has no lower bound.
+    gradient penalty, spectral normalization, clipped weights) it has no lower bound.
     """
     reals, fakes = _read_both("wasserstein", real_logits, fake_logits)
     return _mean(fakes) - _mean(reals)

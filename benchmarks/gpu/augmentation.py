@@ -80,7 +80,7 @@ _ALL = AugmentWorkout("augment, all", (7, 3, 37, 45))
 CASES = (
     _ALL,
     replace(_ALL, name="augment, p = 0.2, channels_last", p=0.2, last=True),
-    replace(_ALL, name="augment, grey", shape=(5, 1, 64, 19)),
+    replace(_ALL, name="augment, gray", shape=(5, 1, 64, 19)),
     # The noise is made in float32.
     replace(_ALL, name="augment, float64", preset="bgcf", dtype=torch.float64),
     replace(_ALL, name="augment, bfloat16", preset="bgc", dtype=torch.bfloat16),

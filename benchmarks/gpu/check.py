@@ -39,7 +39,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "gpu-check"
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "failed", "skipped", "not run"
 DRY_REASON = "dry run; its parts without CUDA work"
 PROGRESS = "progress: "
-COLOURS = {PASSED: "green", FAILED: "red", SKIPPED: "yellow", NOT_RUN: "dim"}
+COLORS = {PASSED: "green", FAILED: "red", SKIPPED: "yellow", NOT_RUN: "dim"}
 
 
 # --- a step ------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def run_steps(steps: Sequence[Step], plan: Plan, console: Console) -> list[Facts
             seconds = round(time.monotonic() - start, 2)
             result = {"name": step.name, "title": step.title, "seconds": seconds, **result}
             results.append(result)
-            mark = f"[{COLOURS[result['status']]}]{result['status']}[/]"
+            mark = f"[{COLORS[result['status']]}]{result['status']}[/]"
             progress.console.print(f"{mark} {step.title} ({seconds:.0f} s)", highlight=False)
             if result["reason"] and result["status"] in (FAILED, SKIPPED):
                 progress.console.print(f"  {result['reason']}", markup=False, highlight=False)

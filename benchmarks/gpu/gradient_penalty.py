@@ -71,7 +71,7 @@ class PenaltyData:
 
 @dataclass(frozen=True)
 class PenaltyWorkout:
-    """Gradients, and how they are penalised."""
+    """Gradients, and how they are penalized."""
 
     name: str
     grads: Callable[[Draw], list[Tensor]]

@@ -15,7 +15,7 @@ Facts = dict[str, Any]
 Table = tuple[str, list[str], list[list[str]]]
 
 DRY_RUN = "DRY RUN: nothing was measured on a GPU"
-BAR_COLOURS = {
+BAR_COLORS = {
     TORCH: "#5b6675",
     COMPILED: "#8a94a3",
     LAYER: "#8fc1f0",
@@ -170,7 +170,7 @@ def chart(rows: list[Facts]) -> str:
         parts.append(
             f"<text x={left - 8} y={y + 12} text-anchor=end>{escape(GPU_LABELS[row['kind']])}"
             f"</text><rect x={left} y={y} width={length:.1f} height={bar - 3} rx=2 "
-            f"fill='{BAR_COLOURS[row['kind']]}'/>"
+            f"fill='{BAR_COLORS[row['kind']]}'/>"
             f"<text x={left + length + 6:.1f} y={y + 12}>{ratio:.2f}</text>"
         )
         y += bar

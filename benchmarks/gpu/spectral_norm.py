@@ -1,4 +1,4 @@
-"""Spectral normalisation of awkward weights: its workouts."""
+"""Spectral normalization of awkward weights: its workouts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def large(draw: Draw) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class NormWorkout:
-    """Weights, and how they are normalised."""
+    """Weights, and how they are normalized."""
 
     name: str
     weights: Callable[[Draw], list[Tensor]]
@@ -62,7 +62,7 @@ class NormWorkout:
     n: int = 1
     order: Any = "u_first"
     guard: bool = False
-    coefficient: float | None = None
+    max_norm: float | None = None
 
     def data(self, device: str, seed: int = 0) -> NormData:
         return data(self, device, seed)
@@ -77,13 +77,11 @@ class NormWorkout:
 CASES = (
     NormWorkout("float32", awkward),
     NormWorkout("float32, v_first, n=2", awkward, n=2, order="v_first"),
-    NormWorkout("float64, coefficient", awkward, torch.float64, coefficient=0.5),
+    NormWorkout("float64, max_norm", awkward, torch.float64, max_norm=0.5),
     NormWorkout("bfloat16, n=2", awkward, torch.bfloat16, n=2),
     NormWorkout("float16, v_first", awkward, torch.float16, order="v_first"),
     NormWorkout("guard", with_zero, guard=True),
-    NormWorkout(
-        "guard, v_first, coefficient", with_zero, order="v_first", guard=True, coefficient=0.5
-    ),
+    NormWorkout("guard, v_first, max_norm", with_zero, order="v_first", guard=True, max_norm=0.5),
     NormWorkout("131 weights", many),
 )
 REPEATED = (
@@ -91,7 +89,7 @@ REPEATED = (
     NormWorkout("awkward, bfloat16, v_first, n=2", awkward, torch.bfloat16, n=2, order="v_first"),
     NormWorkout("131 weights", many),
     NormWorkout("large, float32", large, guard=True),
-    NormWorkout("large, float16", large, torch.float16, coefficient=0.5),
+    NormWorkout("large, float16", large, torch.float16, max_norm=0.5),
 )
 
 
@@ -163,7 +161,7 @@ def training_step(case: NormWorkout, given: NormData) -> Results:
         case.n,
         order=case.order,
         skipped=given.skipped,
-        coefficient=case.coefficient,
+        max_norm=case.max_norm,
     )
     seeds = [*given.grads, given.grad_sigma]
     first = torch.autograd.grad([*outputs, sigma], given.weights, seeds, create_graph=True)
@@ -180,18 +178,16 @@ def training_step(case: NormWorkout, given: NormData) -> Results:
 
 
 def apart(case: NormWorkout, given: NormData) -> Results:
-    """The operators one by one: the iteration, and normalising with and without its sigma."""
+    """The operators one by one: the iteration, and normalizing with and without its sigma."""
     u, v, sigma = ops.power_iteration_(
         given.weights, given.u, given.v, case.n, order=case.order, skipped=given.skipped
     )
     with torch.no_grad():
-        outputs, _ = ops.spectral_normalize(
-            given.weights, u, v, sigma, coefficient=case.coefficient
-        )
+        outputs, _ = ops.spectral_normalize(given.weights, u, v, sigma, max_norm=case.max_norm)
     found: list[Tensor] = []
     gradients: Sequence[Tensor] = []
     if not case.guard:  # u . (W v) of a zero weight is a sigma of zero
-        found, sigma = ops.spectral_normalize(given.weights, u, v, coefficient=case.coefficient)
+        found, sigma = ops.spectral_normalize(given.weights, u, v, max_norm=case.max_norm)
         seeds = [*given.grads, given.grad_sigma]
         gradients = torch.autograd.grad([*found, sigma], given.weights, seeds)
     return {

@@ -20,7 +20,7 @@ EVERYTHING = AdaMultipliers._make((*[1.0] * 15, (1.0,) * 4))
 @pytest.mark.parametrize("batch", [16, 64])
 @pytest.mark.parametrize("kind", ["PyTorch", "gankernels"])
 def test_parameters(measure, device: str, batch: int, kind: str) -> None:
-    """From draws to maps, colour matrices and the rest, for 256 x 256 pixels."""
+    """From draws to maps, color matrices and the rest, for 256 x 256 pixels."""
     options: Any = {"dtype": torch.float64, "generator": torch.Generator().manual_seed(0)}
     arguments: dict[str, Any] = {
         "p": torch.tensor(0.6, device=device),
@@ -29,7 +29,7 @@ def test_parameters(measure, device: str, batch: int, kind: str) -> None:
         "normals": torch.randn(batch, NORMALS, **options).to(device),
         "height": 256,
         "width": 256,
-        "colour_channels": 3,
+        "color_channels": 3,
     }
     run = {"PyTorch": reference, "gankernels": ops}[kind].ada_parameters
     expected = reference_ada_parameters(**arguments)

@@ -23,7 +23,7 @@ WORKLOADS = sorted(workloads.load().values(), key=lambda workload: workload.nbyt
 def test_all_weights(
     measure, device: str, workload: workloads.Workload, which: str, kind: str
 ) -> None:
-    """All the weights of a network normalised once."""
+    """All the weights of a network normalized once."""
     case = case_of(workload, device)
     torch._dynamo.reset()
     entered, errors, left_out = line_up(case, [kind])

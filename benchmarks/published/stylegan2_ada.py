@@ -6,7 +6,7 @@ computed in float32, under autocast too, and results have the dtype of the image
 images are differentiable to any order in the image; whatever else they are given is a constant.
 On GPUs, float32 convolutions are as exact as ``torch.backends.cudnn.allow_tf32`` lets them be.
 
-Maps take centred output pixels to centred input pixels: x right, y down, pixel centres at whole
+Maps take centered output pixels to centered input pixels: x right, y down, pixel centers at whole
 numbers, the origin in the middle of the image.
 """
 
@@ -76,7 +76,7 @@ def geometry(image: Tensor, inverse_maps: Tensor, margins: Margins | None = None
 
     Args:
         image: (B, C, H, W), of any floating-point dtype.
-        inverse_maps: (B, 2, 3), from centred output pixels to centred input pixels.
+        inverse_maps: (B, 2, 3), from centered output pixels to centered input pixels.
         margins: pixels left, right, above and below, one set for the batch, at most W - 1 and
             H - 1. Default: :func:`geometry_margins`. Those on a GPU are read, which waits for it.
 
@@ -97,7 +97,7 @@ def geometry(image: Tensor, inverse_maps: Tensor, margins: Margins | None = None
     rows, columns = z.shape[2:]
     doubled = _upsample(z).reshape(batch, channels, 2 * rows, 2 * columns)
 
-    # From points of the lattice to nodes of the doubled plane, each plane from -1 to 1. The centre
+    # From points of the lattice to nodes of the doubled plane, each plane from -1 to 1. The center
     # of the lattice lies at 1/4, that of the nodes at (right - left) / 2 + 1/4 pixels.
     a, b, tx, d, e, ty = inverse_maps.detach().to(torch.float64).flatten(1).unbind(1)
     lattice_width, lattice_height = 2 * width + TAPS - 2, 2 * height + TAPS - 2
@@ -118,11 +118,11 @@ def geometry_margins(inverse_maps: Tensor, height: int, width: int) -> Tensor:
     """The margins of a batch: as far as its maps take the corners of an image, and 6 pixels more.
 
     Args:
-        inverse_maps: (B, 2, 3), from centred output pixels to centred input pixels.
+        inverse_maps: (B, 2, 3), from centered output pixels to centered input pixels.
         height, width: the size of the images.
 
     Returns:
-        (4,), int64, on the device of the maps, without a synchronisation: pixels left, right, above
+        (4,), int64, on the device of the maps, without a synchronization: pixels left, right, above
         and below, at most W - 1 and H - 1.
     """
     if inverse_maps.shape[0] == 0:
@@ -147,22 +147,22 @@ def required_margins(inverse_maps: Tensor, height: int, width: int) -> Tensor:
     With smaller ones it does not; except that maps by whole pixels, where taps cancel, need less.
 
     Args:
-        inverse_maps: (B, 2, 3), from centred output pixels to centred input pixels.
+        inverse_maps: (B, 2, 3), from centered output pixels to centered input pixels.
         height, width: the size of the images.
 
     Returns:
         (B, 4), int64: pixels left, right, above and below, of any size.
     """
-    # The lattice, from -2.5 to W + 2: its centre is at 1/4, as seen from that of the image.
+    # The lattice, from -2.5 to W + 2: its center is at 1/4, as seen from that of the image.
     half_width, half_height = (width + 4.5) / 2, (height + 4.5) / 2
     linear = inverse_maps[:, :, :2]
     reach = linear[:, :, 0].abs() * half_width + linear[:, :, 1].abs() * half_height
-    centre = inverse_maps[:, :, 2] + linear.sum(2) / 4
+    center = inverse_maps[:, :, 2] + linear.sum(2) / 4
     margins = []
     for axis, size in ((0, width), (1, height)):
         c = (size - 1) / 2
-        first = centre[:, axis] - reach[:, axis] + c
-        last = centre[:, axis] + reach[:, axis] + c
+        first = center[:, axis] - reach[:, axis] + c
+        last = center[:, axis] + reach[:, axis] + c
         # What interpolates the taps reaches from -3 to 3.5 pixels, both excluded.
         margins.append((3.5 - first).ceil() - 1)
         margins.append((last + 3 - (size - 1)).ceil() - 1)
@@ -189,7 +189,7 @@ def _downsample(lattice: Tensor) -> Tensor:
 
 
 def _reflection_pad(image: Tensor, left: int, right: int, above: int, below: int) -> Tensor:
-    """Pad (B, C, H, W) by reflection about the centres of its border pixels, by any number."""
+    """Pad (B, C, H, W) by reflection about the centers of its border pixels, by any number."""
     height, width = image.shape[2:]
     if max(left, right) < width and max(above, below) < height:
         return F.pad(image, [left, right, above, below], "reflect")
@@ -221,7 +221,7 @@ def composite_geometry(
 
     Args:
         image: (B, C, H, W), of any floating-point dtype.
-        inverse_maps: (B, 2, 3), from centred output pixels to centred input pixels.
+        inverse_maps: (B, 2, 3), from centered output pixels to centered input pixels.
         margins: as of :func:`geometry`. Default: images are reflected without end, so that none
             depends on its batch.
 
@@ -230,7 +230,7 @@ def composite_geometry(
     """
     height, width = image.shape[2:]
     maps = inverse_maps.detach().to(torch.float64)
-    # The lattice, in centred output pixels.
+    # The lattice, in centered output pixels.
     x, y = (
         (torch.arange(2 * n + TAPS - 2, device=image.device, dtype=torch.float64) - (n + 4)) / 2
         for n in (width, height)
@@ -277,16 +277,16 @@ def _gathered(
     return pixels, weights
 
 
-# --- colour, filter, corruptions -----------------------------------------------------------------
+# --- color, filter, corruptions -----------------------------------------------------------------
 
 
 @_in_accumulation_dtype
-def colour(image: Tensor, matrices: Tensor, channels: Sequence[int] | None = None) -> Tensor:
-    """Transform the colours of each sample (appendix B, colour transformations).
+def color(image: Tensor, matrices: Tensor, channels: Sequence[int] | None = None) -> Tensor:
+    """Transform the colors of each sample (appendix B, color transformations).
 
     Args:
         image: (B, C, H, W), of any floating-point dtype.
-        matrices: (B, 3, 4) for three channels of colour, (B, 1, 2) for one: matrix, then offset.
+        matrices: (B, 3, 4) for three channels of color, (B, 1, 2) for one: matrix, then offset.
         channels: the numbers of those channels. Default: all. The others stay as they are.
 
     Returns:
@@ -297,8 +297,8 @@ def colour(image: Tensor, matrices: Tensor, channels: Sequence[int] | None = Non
         pixels = torch.baddbmm(matrices[:, :, -1:], matrices[:, :, :-1], image.flatten(2))
         return pixels.view(image.shape)
     planes = list(image.unbind(1))
-    coloured = colour(torch.stack([planes[c] for c in channels], 1), matrices)
-    for c, plane in zip(channels, coloured.unbind(1), strict=True):
+    colored = color(torch.stack([planes[c] for c in channels], 1), matrices)
+    for c, plane in zip(channels, colored.unbind(1), strict=True):
         planes[c] = plane
     return torch.stack(planes, 1)
 
@@ -379,57 +379,57 @@ def cutout(image: Tensor, box: Tensor) -> Tensor:
 
     Args:
         image: (B, C, H, W), of any floating-point dtype.
-        box: (B, 3): the centre along x and along y, and the size, in fractions of the image. It may
-            hang over the border; a pixel is in it if its centre is, the border of the box excluded.
+        box: (B, 3): the center along x and along y, and the size, in fractions of the image. It may
+            hang over the border; a pixel is in it if its center is, the border of the box excluded.
             A size of 0 removes nothing.
 
     Returns:
         (B, C, H, W), of the dtype of the image.
     """
     height, width = image.shape[2:]
-    centre_x, centre_y, size = box.detach().to(torch.float64)[:, :, None, None, None].unbind(1)
+    center_x, center_y, size = box.detach().to(torch.float64)[:, :, None, None, None].unbind(1)
     x = (torch.arange(width, device=image.device, dtype=torch.float64) + 0.5) / width
     y = (torch.arange(height, device=image.device, dtype=torch.float64) + 0.5) / height
-    outside_x = (x - centre_x).abs() >= size / 2
-    outside_y = (y[:, None] - centre_y).abs() >= size / 2
+    outside_x = (x - center_x).abs() >= size / 2
+    outside_y = (y[:, None] - center_y).abs() >= size / 2
     return torch.where(outside_x | outside_y, image, 0)
 
 
-_transform_colour = colour
+_transform_color = color
 
 
 @_in_accumulation_dtype
 def augment(
     image: Tensor,
     maps: Tensor | None,
-    colour: Tensor | None,
+    color: Tensor | None,
     gains: Tensor | None,
     sigma: Tensor | None,
     normals: Tensor | None,
     box: Tensor | None,
     margins: Margins | None = None,
     *,
-    colour_channels: Sequence[int] | None = None,
+    color_channels: Sequence[int] | None = None,
 ) -> Tensor:
-    """The pipeline: geometry, colour, filter, noise, cutout (appendix B). None leaves a step out.
+    """The pipeline: geometry, color, filter, noise, cutout (appendix B). None leaves a step out.
 
     Args:
         image: (B, C, H, W), of any floating-point dtype.
         maps: (B, 2, 3), inverse maps, of :func:`geometry`.
-        colour: (B, 3, 4) or (B, 1, 2), of :func:`colour`.
+        color: (B, 3, 4) or (B, 1, 2), of :func:`color`.
         gains: (B, 4), of :func:`image_filter`.
         sigma, normals: (B,) and (B, C, H, W), of :func:`noise`.
         box: (B, 3), of :func:`cutout`.
         margins: of :func:`geometry`.
-        colour_channels: the ``channels`` of :func:`colour`.
+        color_channels: the ``channels`` of :func:`color`.
 
     Returns:
         (B, C, H, W), of the dtype of the image; half precision is rounded once, at the end.
     """
     if maps is not None:
         image = geometry(image, maps, margins)
-    if colour is not None:
-        image = _transform_colour(image, colour, colour_channels)
+    if color is not None:
+        image = _transform_color(image, color, color_channels)
     if gains is not None:
         image = image_filter(image, gains)
     if sigma is not None and normals is not None:
@@ -452,8 +452,8 @@ def random_maps(
     turns are exact.
 
     Returns:
-        (batch, 2, 3), float64, on the device of the generator: from centred output pixels to
-        centred input pixels.
+        (batch, 2, 3), float64, on the device of the generator: from centered output pixels to
+        centered input pixels.
     """
     device, dtype = generator.device, torch.float64
 

@@ -58,7 +58,7 @@ LARGE_PENALTY_SHAPES = PENALTY_SHAPES[-2:]
 AUGMENT_BARS = {  # case: times faster than plain PyTorch, by pass
     augmentation.GEOMETRY[0].name: {FORWARD: 25.0, BACKWARD: 45.0},
     augmentation.GEOMETRY[1].name: {FORWARD: 50.0, BACKWARD: 60.0},
-    augmentation.COLOUR.name: {FORWARD: 30.0, augmentation.R1: 30.0},
+    augmentation.COLOR.name: {FORWARD: 30.0, augmentation.R1: 30.0},
 }
 AUGMENT_FIGURES = {
     "cycles a pixel": 50.0,

@@ -1,4 +1,4 @@
-"""The report's charts, as matplotlib figures. Blue is ours, grey is torch's."""
+"""The report's charts, as matplotlib figures. Blue is ours, gray is torch's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from benchmarks.suites.gradient_penalty import EAGER, USUAL
 from benchmarks.suites.registry import SUITES, Suite
 from benchmarks.suites.spectral_norm import BASELINE, FUSED, HOOK, LAYER
 
-COLOURS = {
+COLORS = {
     HOOK: "#c9ced6",
     COMPILED: "#8a94a3",
     BASELINE: "#5b6675",
@@ -95,7 +95,7 @@ def _barh(
                 continue
             median, low, high = found
             y = g + (k - (len(kinds) - 1) / 2) * height
-            axes.barh(y, median, height * 0.92, color=COLOURS[kind])
+            axes.barh(y, median, height * 0.92, color=COLORS[kind])
             axes.plot([low, high], [y, y], color="#20262e", lw=0.9)
             axes.annotate(
                 text(median),
@@ -113,7 +113,7 @@ def _barh(
 
 
 def _legend(figure: Figure, kinds: list[str], labels: dict[str, str]) -> None:
-    handles = [Rectangle((0, 0), 1, 1, color=COLOURS[kind]) for kind in kinds]
+    handles = [Rectangle((0, 0), 1, 1, color=COLORS[kind]) for kind in kinds]
     names = [labels.get(kind, kind) for kind in kinds]
     figure.legend(handles, names, loc="outside upper left", ncols=len(kinds), fontsize=9)
 
@@ -147,7 +147,7 @@ def speedups(
             return (ratio.median, ratio.q25, ratio.q75) if ratio else None
 
         _barh(axes, networks, kinds, value, lambda x: f"{x:.1f}")
-        axes.axvline(1, color=COLOURS[suite.baseline], lw=1.2)
+        axes.axvline(1, color=COLORS[suite.baseline], lw=1.2)
         for y, network in enumerate(networks):
             row = by_key.get((network, suite.ours))
             at = bar(row, title) if row else None
@@ -225,17 +225,17 @@ def layers(events: list[Event]) -> Figure | None:
     if not found:
         return None
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    marks = {FORWARD: ("o", COLOURS[LAYER]), BACKWARD: ("s", COLOURS[FUSED])}
-    for which, (marker, colour) in marks.items():
+    marks = {FORWARD: ("o", COLORS[LAYER]), BACKWARD: ("s", COLORS[FUSED])}
+    for which, (marker, color) in marks.items():
         points = [e for e in found if e.which == which]
         x = [e.nbytes for e in points]
         middle = [e.times_faster.median for e in points]
         low = [m - e.times_faster.q25 for m, e in zip(middle, points, strict=True)]
         high = [e.times_faster.q75 - m for m, e in zip(middle, points, strict=True)]
         axes.errorbar(
-            x, middle, [low, high], fmt=marker, ms=4, lw=0.8, color=colour, label=which, alpha=0.85
+            x, middle, [low, high], fmt=marker, ms=4, lw=0.8, color=color, label=which, alpha=0.85
         )
-    axes.axhline(1, color=COLOURS[BASELINE], lw=1.2)
+    axes.axhline(1, color=COLORS[BASELINE], lw=1.2)
     axes.set_xscale("log")
     medians = [e.times_faster.median for e in found]
     axes.set_yscale("log")

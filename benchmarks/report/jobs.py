@@ -47,7 +47,7 @@ def quick_jobs() -> Iterator[Job]:
             yield network_job(workload, kinds, [FORWARD, BACKWARD], DEFAULT, 2, 0.5)
     for case in augmentation.GEOMETRY:
         yield augment_job(case, [FORWARD, BACKWARD], 2, 2.0)
-    yield augment_job(augmentation.COLOUR, [FORWARD, augmentation.R1], 2, 2.0)
+    yield augment_job(augmentation.COLOR, [FORWARD, augmentation.R1], 2, 2.0)
     yield augment_figures_job()
     for name in NETWORKS:
         yield step_job(name, quick=True, threads=2, budget_s=2.5)
@@ -85,7 +85,7 @@ def full_jobs() -> Iterator[Job]:
         yield memory_job(kind)
     yield penalty_memory_job()
     for threads in (2, 1):
-        for case in (*augmentation.GEOMETRY, augmentation.COLOUR):
+        for case in (*augmentation.GEOMETRY, augmentation.COLOR):
             yield augment_job(case, [FORWARD, BACKWARD, augmentation.R1], threads, 5.0)
     yield augment_figures_job()
     for threads in (2, 1):

@@ -93,11 +93,11 @@ def bars_table(verdicts: list[Facts]) -> Table:
     for name in ("bar", "measured"):
         table.add_column(name, justify="right")
     table.add_column("")
-    colour = {True: "green", False: "red", None: "dim"}
+    color = {True: "green", False: "red", None: "dim"}
     for bar in verdicts:
         sign = "<=" if bar["at_most"] else ">="
         measured = "" if bar["measured"] is None else f"{bar['measured']:.2f}"
-        mark = f"[{colour[bar['reached']]}]{words.verdict_mark(bar)}[/]"
+        mark = f"[{color[bar['reached']]}]{words.verdict_mark(bar)}[/]"
         where = bar["subject"] + (f" ({bar['note']})" if bar["note"] else "")
         table.add_row(bar["group"], where, f"{sign} {bar['bar']:g}", measured, mark)
     return table

@@ -115,7 +115,7 @@ class AugmentCase(Case[AugmentContestant]):
 
 
 GEOMETRY = tuple(AugmentCase("bg", 1.0, 16, size) for size in (64, 256))
-COLOUR = AugmentCase("bgc", 0.2, 8, 256)
+COLOR = AugmentCase("bgc", 0.2, 8, 256)
 
 
 # --- the pipes -----------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def drawn(case: AugmentCase, images: Tensor) -> Parameters:
         normals=normals,
         height=case.size,
         width=case.size,
-        colour_channels=CHANNELS,
+        color_channels=CHANNELS,
         dtype=images.dtype,
     )
 
@@ -142,7 +142,7 @@ def _multi_pass(case: AugmentCase, images: Tensor) -> Tensor:
     """One pass for each step, padded by the margins of the batch, as it is commonly composed."""
     found = drawn(case, images)
     assert found.maps is not None
-    return stylegan2_ada.augment(images, found.maps, found.colour, None, None, None, None)
+    return stylegan2_ada.augment(images, found.maps, found.color, None, None, None, None)
 
 
 def _exact(kind: str, case: AugmentCase, images: Tensor) -> Tensor:
@@ -152,9 +152,9 @@ def _exact(kind: str, case: AugmentCase, images: Tensor) -> Tensor:
     margins = None
     if kind == MULTI_PASS:
         margins = reference.batch_margins(found.maps, case.size, case.size)
-    channels = () if found.colour is None else range(CHANNELS)
+    channels = () if found.color is None else range(CHANNELS)
     return reference.affine_augment(
-        images, found.maps, margins=margins, colour=found.colour, colour_channels=channels
+        images, found.maps, margins=margins, color=found.color, color_channels=channels
     )
 
 
@@ -223,7 +223,7 @@ def _check_kornia(case: AugmentCase) -> float:
     found = pipe(case.images()).detach()
     forward = pipe.transform_matrix.double()
     last = torch.eye(3, dtype=torch.float64)
-    last[:2, 2] = (case.size - 1) / 2  # centred pixels to those counted from a corner
+    last[:2, 2] = (case.size - 1) / 2  # centered pixels to those counted from a corner
     maps = (last.inverse() @ forward.inverse() @ last)[:, :2]
     wanted = reference_affine_resample(case.images(torch.float64), maps, filter="bilinear")
     return tolerated(relative_error(found, wanted), WRONG, LABELS[KORNIA])

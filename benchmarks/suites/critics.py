@@ -35,7 +35,7 @@ class _Bottleneck(nn.Module):
 class ResidualCritic(nn.Module):
     """A narrow critic in the manner of R3GAN's, Huang et al. 2024 (arXiv 2501.05441), section 3.
 
-    Residual bottlenecks with grouped convolutions and no normalisation, bilinear downsampling, and
+    Residual bottlenecks with grouped convolutions and no normalization, bilinear downsampling, and
     a depthwise 4x4 convolution at the end. The authors' has 768 channels and 512 images a batch.
     """
 

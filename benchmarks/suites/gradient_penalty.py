@@ -116,7 +116,7 @@ def _ours(g: Tensor, center: float) -> Tensor:
 
 @dataclass
 class PenaltyContestant(Contestant):
-    """One way of penalising `grads`."""
+    """One way of penalizing `grads`."""
 
     call: Callable[[], Tensor]
     grads: Tensor

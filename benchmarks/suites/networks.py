@@ -58,7 +58,7 @@ class SNGANResNet(nn.Module):
 class DCGAN64(nn.Module):
     """64-pixel discriminator of Radford et al. 2016 (arXiv 1511.06434).
 
-    Without its batch normalisation, which spectral norm takes the place of.
+    Without its batch normalization, which spectral norm takes the place of.
     """
 
     def __init__(self, channels: int = 64) -> None:
@@ -77,7 +77,7 @@ class DCGAN64(nn.Module):
 class HiFiGANScale(nn.Module):
     """One scale of HiFi-GAN's multi-scale discriminator, Kong et al. 2020 (arXiv 2010.05646).
 
-    The first scale, on raw audio, is the one the authors normalise spectrally.
+    The first scale, on raw audio, is the one the authors normalize spectrally.
     """
 
     def __init__(self) -> None:

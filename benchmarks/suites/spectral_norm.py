@@ -65,7 +65,7 @@ def normalize_layers(model: nn.Module, layers: Sequence[nn.Module], kind: str) -
 
 @dataclass
 class NormContestant(Contestant):
-    """One way of normalising all the weights of a network."""
+    """One way of normalizing all the weights of a network."""
 
     stack: WeightStack
     call: Callable[[], list[Tensor]]
@@ -201,7 +201,7 @@ class NormCase(Case[NormContestant]):
 
 
 def case_of(workload: Workload, device: str = "cpu") -> NormCase:
-    """Random weights of a network, as it is initialised."""
+    """Random weights of a network, as it is initialized."""
     return case_of_weights(
         workload.name, [weight.to(device) for weight in random_weights(workload.weights)]
     )

@@ -64,7 +64,7 @@ class OneWeight(nn.Module):
 
 
 class WeightStack(nn.Module):
-    """All the weights of a network. Calling it normalises every one and does nothing else."""
+    """All the weights of a network. Calling it normalizes every one and does nothing else."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
@@ -75,6 +75,6 @@ class WeightStack(nn.Module):
 
 
 def random_weights(shapes: Sequence[Sequence[int]], seed: int = 0) -> list[Tensor]:
-    """Weights as DCGAN initialises them: normal, standard deviation 0.02."""
+    """Weights as DCGAN initializes them: normal, standard deviation 0.02."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(*shape, generator=generator).mul_(0.02) for shape in shapes]

@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
     const std::optional<Tensor>& p, const std::optional<Tensor>& uniforms,
     const std::optional<Tensor>& normals, const std::optional<Tensor>& values,
     const std::vector<double>& multipliers, const std::vector<double>& constants,
-    std::optional<int64_t> height, std::optional<int64_t> width, int64_t colour_channels,
+    std::optional<int64_t> height, std::optional<int64_t> width, int64_t color_channels,
     bool float64) {
   const bool draws = !values;
   STD_TORCH_CHECK(
@@ -63,8 +63,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
   STD_TORCH_CHECK(
       height.has_value() == width.has_value() && (!height || (*height > 0 && *width > 0)), kOp,
       ": expected a positive height and width, or neither");
-  STD_TORCH_CHECK(colour_channels == 0 || colour_channels == 1 || colour_channels == 3, kOp,
-                  ": expected 0, 1 or 3 colour channels");
+  STD_TORCH_CHECK(color_channels == 0 || color_channels == 1 || color_channels == 3, kOp,
+                  ": expected 0, 1 or 3 color channels");
   const Tensor& like = draws ? *uniforms : *values;
   STD_TORCH_CHECK(like.dim() == 2, kOp, ": expected a row a sample");
 
@@ -82,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
   }
   args.height = height.value_or(0);
   args.width = width.value_or(0);
-  args.colour_channels = colour_channels;
+  args.color_channels = color_channels;
 
   // What is not wanted is empty.
   const ScalarType acc = scalar_type(args.acc);
@@ -96,24 +96,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
   const auto data = [](const Tensor& x, bool wanted) { return wanted ? x.data_ptr() : nullptr; };
   const ap::Multipliers& m = args.multipliers;
   const bool composed = height.has_value(), geometry = composed && m.geometry(),
-             coloured = composed && m.colour(colour_channels), filtered = composed && m.filter(),
+             colored = composed && m.color(color_channels), filtered = composed && m.filter(),
              noisy = composed && m.noise > 0, cut = composed && m.cutout > 0;
   const Tensor drawn = empty(draws, {ap::kValues}, ScalarType::Double);
   const Tensor seed = empty(draws, {}, ScalarType::Long);
   const Tensor maps = empty(geometry, {2, 3}, ScalarType::Double);
-  const Tensor colour = empty(coloured, {colour_channels, colour_channels + 1}, acc);
+  const Tensor color = empty(colored, {color_channels, color_channels + 1}, acc);
   const Tensor gains = empty(filtered, {4}, acc);
   const Tensor sigma = empty(noisy, {}, acc);
   const Tensor box = empty(cut, {3}, ScalarType::Double);
   args.values = static_cast<ap::Values*>(data(drawn, draws));
   args.seed = static_cast<int64_t*>(data(seed, draws));
   args.maps = static_cast<double*>(data(maps, geometry));
-  args.colour = data(colour, coloured);
+  args.color = data(color, colored);
   args.gains = data(gains, filtered);
   args.sigma = data(sigma, noisy);
   args.box = static_cast<double*>(data(box, cut));
   RUN(kOp, ap, compute, like, args);
-  return {drawn, seed, maps, colour, gains, sigma, box};
+  return {drawn, seed, maps, color, gains, sigma, box};
 }
 
 GANKERNELS_IMPLEMENTATIONS(m) {

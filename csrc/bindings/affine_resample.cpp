@@ -36,7 +36,7 @@ struct Resampling {
 };
 
 struct Epilogues {
-  Optional colour;
+  Optional color;
   std::vector<int64_t> channels;
   Optional sigma, seed, box;
   bool offsets = true;
@@ -65,21 +65,21 @@ struct ResampleArguments {
                 {}};
     const auto count = static_cast<int64_t>(epilogue.channels.size());
     STD_TORCH_CHECK(count == 0 || count == 1 || count == 3, op,
-                    ": expected 0, 1 or 3 colour channels");
-    STD_TORCH_CHECK(epilogue.colour.has_value() == (count > 0), op,
-                    ": expected colour matrices where there are colour channels");
+                    ": expected 0, 1 or 3 color channels");
+    STD_TORCH_CHECK(epilogue.color.has_value() == (count > 0), op,
+                    ": expected color matrices where there are color channels");
     STD_TORCH_CHECK(epilogue.seed.has_value() == epilogue.sigma.has_value(), op,
                     ": expected a seed where there is a sigma");
     Epilogue& e = resample.epilogue;
     e.offsets = epilogue.offsets;
-    e.colour_count = static_cast<int>(count);
+    e.color_count = static_cast<int>(count);
     for (int64_t k = 0; k < count; ++k) {
-      e.colour[k] = epilogue.channels[k];
-      STD_TORCH_CHECK(e.colour[k] >= (k ? e.colour[k - 1] + 1 : 0) && e.colour[k] < in.size(1), op,
-                      ": expected ascending colour channels of the image");
+      e.color[k] = epilogue.channels[k];
+      STD_TORCH_CHECK(e.color[k] >= (k ? e.color[k - 1] + 1 : 0) && e.color[k] < in.size(1), op,
+                      ": expected ascending color channels of the image");
     }
     const ScalarType wide = scalar_type(accumulation(dtype));
-    e.matrix = data<void>("colour", epilogue.colour, wide, batch * count * (count + 1));
+    e.matrix = data<void>("color", epilogue.color, wide, batch * count * (count + 1));
     e.sigma = data<void>("sigma", epilogue.sigma, wide, batch);
     e.seed = data<int64_t>("seed", epilogue.seed, ScalarType::Long, batch);
     e.box = data<double>("box", epilogue.box, ScalarType::Double, 3 * batch);
@@ -143,19 +143,19 @@ Tensor resample_transpose(const Tensor& grad, const Tensor& maps, const Optional
 constexpr auto kSym6 = static_cast<int64_t>(ar::Filter::kSym6);
 
 Tensor augment(const Tensor& image, const Optional& maps, const Optional& margins, bool lossless,
-               const Optional& colour, std::vector<int64_t> channels, const Optional& sigma,
+               const Optional& color, std::vector<int64_t> channels, const Optional& sigma,
                const Optional& seed, const Optional& box, bool offsets) {
   return apply("affine_augment", image,
                {maps, margins, kSym6, 0, lossless, image.size(2), image.size(3)},
-               {colour, std::move(channels), sigma, seed, box, offsets});
+               {color, std::move(channels), sigma, seed, box, offsets});
 }
 
 Tensor augment_transpose(const Tensor& grad, const Optional& maps, const Optional& margins,
-                         bool lossless, const Optional& colour, std::vector<int64_t> channels,
+                         bool lossless, const Optional& color, std::vector<int64_t> channels,
                          const Optional& box) {
   return apply_transposed("affine_augment_transpose", grad,
                           {maps, margins, kSym6, 0, lossless, grad.size(2), grad.size(3)},
-                          {colour, std::move(channels), {}, {}, box, false});
+                          {color, std::move(channels), {}, {}, box, false});
 }
 
 GANKERNELS_IMPLEMENTATIONS(m) {

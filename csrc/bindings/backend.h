@@ -46,7 +46,7 @@ inline bool same_device(const Tensor& a, const Tensor& b) {
          a.get_device_index() == b.get_device_index();
 }
 
-// An uninitialised tensor of memory for results: large ones on the CPU come from the pool.
+// An uninitialized tensor of memory for results: large ones on the CPU come from the pool.
 inline Tensor dense_like(const Tensor& like) {
 #if !defined(GANKERNELS_GPU)
   const size_t bytes = like.numel() * like.element_size();

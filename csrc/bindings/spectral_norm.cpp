@@ -53,11 +53,11 @@ void check_distinct(const char* op, const Tensors& u, const Tensors& v) {
                     ": expected every u and v in memory of its own");
 }
 
-double checked_coefficient(const char* op, std::optional<double> coefficient) {
-  if (!coefficient) return 0;
-  STD_TORCH_CHECK(*coefficient > 0 && std::isfinite(*coefficient), op,
-                  ": expected a positive, finite coefficient, got ", *coefficient);
-  return *coefficient;
+double checked_coefficient(const char* op, std::optional<double> max_norm) {
+  if (!max_norm) return 0;
+  STD_TORCH_CHECK(*max_norm > 0 && std::isfinite(*max_norm), op,
+                  ": expected max_norm to be a positive, finite number, got ", *max_norm);
+  return *max_norm;
 }
 
 struct IterationOptions {
@@ -65,14 +65,14 @@ struct IterationOptions {
   double eps;
   bool u_first;
   const std::optional<Tensor>& skipped;
-  std::optional<double> coefficient;
+  std::optional<double> max_norm;
 };
 
 // Returns the packed result; fills `outputs`, one a weight, and `sigma`, where they are given.
 Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const Tensors& v,
                const IterationOptions& options, Tensors* outputs, void* sigma) {
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
-  const double coefficient = checked_coefficient(op, options.coefficient);
+  const double max_norm = checked_coefficient(op, options.max_norm);
   const auto count = static_cast<int64_t>(weights.size());
   STD_TORCH_CHECK(options.n >= 1, op, ": expected n to be at least 1, got ", options.n);
   STD_TORCH_CHECK(options.eps >= 0 && std::isfinite(options.eps), op,
@@ -111,9 +111,9 @@ Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const T
     outputs->push_back(dense_like(weights[i]));
     layers[i].out = outputs->back().data_ptr();
   }
-  const sn::PowerIteration args{dtype,       options.n, options.eps, options.u_first,
-                                coefficient, threads(), count,       layers.data(),
-                                data,        sigma};
+  const sn::PowerIteration args{dtype,    options.n, options.eps, options.u_first,
+                                max_norm, threads(), count,       layers.data(),
+                                data,     sigma};
   RUN(op, sn, power_iteration, weights[0], args);
   return packed;
 }
@@ -129,13 +129,13 @@ std::tuple<Tensor, Tensor, Tensors> iterate_and_normalize(const Tensors& weights
                                                           const Tensors& v, int64_t n, double eps,
                                                           bool u_first,
                                                           const std::optional<Tensor>& skipped,
-                                                          std::optional<double> coefficient) {
+                                                          std::optional<double> max_norm) {
   const char* op = "spectral_norm_";
   const DType wide = accumulation(check_lists(op, weights, u, v));
   const Tensor sigma = new_vector(weights[0], static_cast<int64_t>(weights.size()), wide);
   Tensors outputs;
-  const Tensor packed = iterate(op, weights, u, v, {n, eps, u_first, skipped, coefficient},
-                                &outputs, sigma.data_ptr());
+  const Tensor packed =
+      iterate(op, weights, u, v, {n, eps, u_first, skipped, max_norm}, &outputs, sigma.data_ptr());
   return {packed, sigma, outputs};
 }
 
@@ -156,11 +156,10 @@ std::vector<Layer> constant_layers(const char* op, const Tensors& weights, const
 
 std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, const Tensors& v,
                                       const std::optional<Tensor>& sigma,
-                                      std::optional<double> coefficient, bool /*retain*/,
-                                      bool guard) {
+                                      std::optional<double> max_norm, bool /*retain*/, bool guard) {
   const char* op = "spectral_normalize";
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
-  const double c = checked_coefficient(op, coefficient);
+  const double c = checked_coefficient(op, max_norm);
   auto layers = constant_layers<sn::NormalizeLayer>(op, weights, u, v, dtype);
   const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
   const Tensor sigma_out = new_vector(weights[0], static_cast<int64_t>(layers.size()), wide);
@@ -180,11 +179,11 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
 
 Tensors backward(const Tensors& grads, const Tensors& weights, const Tensors& u, const Tensors& v,
                  const Tensor& sigma, const std::optional<Tensor>& grad_sigma,
-                 std::optional<double> coefficient) {
+                 std::optional<double> max_norm) {
   const char* op = "spectral_normalize_backward";
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
   STD_TORCH_CHECK(grads.size() == weights.size(), op, ": expected one gradient a weight");
-  const double c = checked_coefficient(op, coefficient);
+  const double c = checked_coefficient(op, max_norm);
   auto layers = constant_layers<sn::BackwardLayer>(op, weights, u, v, dtype);
   const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
   const PerLayer seed(op, "grad_sigma", grad_sigma, layers.size(), wide, weights[0]);
@@ -207,12 +206,12 @@ std::tuple<Tensors, Tensors, Tensor> double_backward(const Tensors& h, const Ten
                                                      const Tensors& weights, const Tensors& u,
                                                      const Tensors& v, const Tensor& sigma,
                                                      const std::optional<Tensor>& /*grad_sigma*/,
-                                                     std::optional<double> coefficient) {
+                                                     std::optional<double> max_norm) {
   const char* op = "spectral_normalize_double_backward";
   const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
   STD_TORCH_CHECK(grads.size() == weights.size() && h.size() == weights.size(), op,
                   ": expected one gradient and one cotangent a weight");
-  const double c = checked_coefficient(op, coefficient);
+  const double c = checked_coefficient(op, max_norm);
   auto layers = constant_layers<sn::DoubleBackwardLayer>(op, weights, u, v, dtype);
   const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
   const Tensor d_seed = new_vector(weights[0], static_cast<int64_t>(layers.size()), wide);

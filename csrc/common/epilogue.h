@@ -1,7 +1,7 @@
-// What happens to a pixel at the end of the last pass over an image: colour, then noise, then cutout
+// What happens to a pixel at the end of the last pass over an image: color, then noise, then cutout
 // (Karras et al. 2020, arXiv 2006.06676, appendix B). Everything in it is a constant to autograd.
 //
-//   y = keep (A x + offset + sigma n)        A acts on the colour channels; n ~ N(0, 1)
+//   y = keep (A x + offset + sigma n)        A acts on the color channels; n ~ N(0, 1)
 #pragma once
 
 #include <cmath>
@@ -12,23 +12,23 @@ namespace gankernels {
 // "acc" is the accumulation type of the image's dtype.
 struct Epilogue {
   bool offsets;         // false: the linear part alone, which a second derivative needs
-  int colour_count;     // 0, 1 or 3 channels that are colour
-  int64_t colour[3];    // their numbers, ascending
+  int color_count;      // 0, 1 or 3 channels that are color
+  int64_t color[3];     // their numbers, ascending
   const void* matrix;   // batch x count x (count + 1), acc: A and offset; null: none
   const void* sigma;    // batch, acc: of the noise; null: none
   const int64_t* seed;  // batch: of the noise; where sigma is given
-  const double* box;  // batch x 3: centre x, centre y, size, in fractions of the image; null: none
+  const double* box;  // batch x 3: center x, center y, size, in fractions of the image; null: none
 
-  // The channel at a place of the order in which colour channels come first.
+  // The channel at a place of the order in which color channels come first.
   constexpr int64_t channel(int64_t place) const {
-    if (place < colour_count) return colour[place];
-    int64_t c = place - colour_count;
-    for (int k = 0; k < colour_count; ++k) c += c >= colour[k];
+    if (place < color_count) return color[place];
+    int64_t c = place - color_count;
+    for (int k = 0; k < color_count; ++k) c += c >= color[k];
     return c;
   }
 };
 
-// Whether cutout leaves a pixel: of a box by its centre and size. In double, for a pixel at its edge.
+// Whether cutout leaves a pixel: of a box by its center and size. In double, for a pixel at its edge.
 constexpr bool kept(double box_x, double box_y, double box_size, int64_t x, int64_t y,
                     int64_t width, int64_t height) {
   const double dx = (static_cast<double>(x) + 0.5) / static_cast<double>(width) - box_x;

@@ -11,7 +11,7 @@ struct Layout {
   int64_t sample_stride, channel_stride, row_stride, column_stride;
 };
 
-// The pixel that a position beyond the border shows, reflected about the centres of border pixels.
+// The pixel that a position beyond the border shows, reflected about the centers of border pixels.
 template <class Index>
 constexpr Index reflected(Index i, Index size) {
   if (i >= 0 && i < size) return i;

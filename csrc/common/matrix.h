@@ -1,4 +1,4 @@
-// A dense weight in memory, read as the matrix rows x cols of spectral normalisation.
+// A dense weight in memory, read as the matrix rows x cols of spectral normalization.
 #pragma once
 
 #include <cstdint>

@@ -19,7 +19,7 @@ Strengths strengths(const Parameters& args) {
 template <class Acc>
 void compute(const Parameters& args) {
   const Strengths p = args.uniforms ? strengths(args) : Strengths{};
-  const int64_t channels = args.colour_channels;
+  const int64_t channels = args.color_channels;
   for (int64_t i = 0; i < args.batch; ++i) {
     Values v;
     if (args.uniforms) {
@@ -30,9 +30,9 @@ void compute(const Parameters& args) {
       v = args.given[i];
     }
     if (args.maps) reinterpret_cast<Map*>(args.maps)[i] = map_of(v, args.height, args.width);
-    if (args.colour) {
-      const Colour c = colour_of(v);
-      auto* out = static_cast<Acc*>(args.colour) + i * channels * (channels + 1);
+    if (args.color) {
+      const Color c = color_of(v);
+      auto* out = static_cast<Acc*>(args.color) + i * channels * (channels + 1);
       for (int row = 0; row < channels; ++row)
         for (int column = 0; column <= channels; ++column)
           *out++ = static_cast<Acc>(c.at(channels, row, column));
@@ -45,7 +45,7 @@ void compute(const Parameters& args) {
     if (args.sigma) static_cast<Acc*>(args.sigma)[i] = static_cast<Acc>(v.noise);
     if (args.box) {
       double* out = args.box + 3 * i;
-      out[0] = v.centre[0], out[1] = v.centre[1], out[2] = v.cutout;
+      out[0] = v.center[0], out[1] = v.center[1], out[2] = v.cutout;
     }
   }
 }

@@ -107,7 +107,7 @@ class FilterCall {
   }
 
   // A row seen from the places of a stage, `step` pixels apart.
-  Neighbours<T> along(const T* row, int64_t step) const {
+  Neighbors<T> along(const T* row, int64_t step) const {
     const int64_t s = step * rows_.inner;
     return {row, row - s, row + s, row - 3 * s, row + 3 * s};
   }
@@ -150,7 +150,7 @@ class FilterCall {
       // A row of any of the three, seen from the places of a stage.
       const auto around = [&](const T* rows, int64_t pitch, int64_t top, int64_t y, int64_t step) {
         const auto at = [&](int64_t i) { return rows + (reflected(i, height) - top) * pitch; };
-        return Neighbours<T>{at(y), at(y - step), at(y + step), at(y - 3 * step), at(y + 3 * step)};
+        return Neighbors<T>{at(y), at(y - step), at(y + step), at(y - 3 * step), at(y + 3 * step)};
       };
       for (int64_t y = a0; y < x.last + 18; ++y) {
         if (y < a1)

@@ -1,4 +1,4 @@
-// The CPU kernels of spectral normalisation. A weight is cut into chunks of whole units (see
+// The CPU kernels of spectral normalization. A weight is cut into chunks of whole units (see
 // spectral_norm/strided_matrix.h), sized by the shapes alone, so that results do not depend on the
 // threads. A layer goes through phases, such as products, then scaling; whoever finishes the last
 // chunk of a phase adds up its partial results, in the order of the chunks. All chunks of all
@@ -75,10 +75,10 @@ void emit(SpectralCall<T>& call, int64_t i, const PowerIteration& args, double s
 
 // out = W * scale for the units [begin, end).
 template <class T>
-void scale(const SpectralCall<T>& call, int64_t i, const Matrix& w, double sigma,
-           double coefficient, int64_t begin, int64_t end, void* out) {
+void scale(const SpectralCall<T>& call, int64_t i, const Matrix& w, double sigma, double max_norm,
+           int64_t begin, int64_t end, void* out) {
   const int64_t unit = call.plans[i].matrix.unit_size;
-  call.elements.combine(scale_of(sigma, coefficient).scale, w.data, 0, nullptr, false, begin * unit,
+  call.elements.combine(scale_of(sigma, max_norm).scale, w.data, 0, nullptr, false, begin * unit,
                         (end - begin) * unit, out);
 }
 
@@ -106,7 +106,7 @@ void power_iteration(const PowerIteration& args) {
       },
       [&](int64_t i) {
         const WeightPlan<T>& plan = call.plans[i];
-        // Normalising commutes with the product, so q need not have waited for this norm, unless
+        // Normalizing commutes with the product, so q need not have waited for this norm, unless
         // the two factors of W that it then has leave the range of T.
         const double norm = normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps);
         double divisor = at_least(norm, args.eps);
@@ -142,7 +142,7 @@ void power_iteration(const PowerIteration& args) {
   const LayerPhase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
                             const PowerIterationLayer& layer = args.layers[i];
                             scale(call, i, layer.w, static_cast<const T*>(args.sigma_out)[i],
-                                  args.coefficient, begin, end, layer.out);
+                                  args.max_norm, begin, end, layer.out);
                           },
                           nullptr};
   call.run([&](int64_t i) {
@@ -199,7 +199,7 @@ void normalize(const Normalize& args) {
                              found(i, good || !args.guard ? value : T{1});
                            }};
   const LayerPhase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
-                            scale(call, i, args.layers[i].w, sigma[i], args.coefficient, begin, end,
+                            scale(call, i, args.layers[i].w, sigma[i], args.max_norm, begin, end,
                                   args.layers[i].out);
                           },
                           nullptr};
@@ -240,7 +240,7 @@ void backward(const Backward& args) {
       },
       [&](int64_t i) {
         const BackwardLayer& layer = args.layers[i];
-        const Scale s = scale_of(*static_cast<const T*>(layer.sigma), args.coefficient);
+        const Scale s = scale_of(*static_cast<const T*>(layer.sigma), args.max_norm);
         const double seed = layer.grad_sigma ? *static_cast<const T*>(layer.grad_sigma) : 0;
         factors[i] = {s.scale, seed - s.slope(call.sum(call.plans[i], 0))};
         balance(call, i, factors[i].outer);
@@ -284,7 +284,7 @@ void double_backward(const DoubleBackward& args) {
       },
       [&](int64_t i) {
         const DoubleBackwardLayer& layer = args.layers[i];
-        const Scale s = scale_of(*static_cast<const T*>(layer.sigma), args.coefficient);
+        const Scale s = scale_of(*static_cast<const T*>(layer.sigma), args.max_norm);
         const WeightPlan<T>& plan = call.plans[i];
         const double uhv = call.sum(plan, 0), hg = call.sum(plan, 1), gw = call.sum(plan, 2);
         const double across = -s.slope(uhv);

@@ -5,7 +5,7 @@ namespace gankernels::ada_parameters {
 namespace {
 
 void declare(const Parameters& args, Buffers& buffers) {
-  const int64_t acc = item_size(args.acc), channels = args.colour_channels;
+  const int64_t acc = item_size(args.acc), channels = args.color_channels;
   if (args.uniforms) {
     buffers.in("uniforms", args.uniforms, args.batch * kUniforms, sizeof(double));
     buffers.in("normals", args.normals, args.batch * kNormals, sizeof(double));
@@ -19,7 +19,7 @@ void declare(const Parameters& args, Buffers& buffers) {
     if (data) buffers.scratch(name, data, args.batch * count, item);
   };
   out("maps", args.maps, 6, sizeof(double));
-  out("colour", args.colour, channels * (channels + 1), acc);
+  out("color", args.color, channels * (channels + 1), acc);
   out("gains", args.gains, 4, acc);
   out("sigma", args.sigma, 1, acc);
   out("box", args.box, 3, sizeof(double));

@@ -21,7 +21,7 @@ DEVICE Strengths strengths(const Parameters& args) {
 }
 
 // Everything of a sample, by a thread. Reads 336 bytes of draws, or 184 of values; writes 192 of values
-// and seed, if they are drawn, 48 of the map, 8 to 12 numbers of colour, 4 of gains, 1 of sigma, 24
+// and seed, if they are drawn, 48 of the map, 8 to 12 numbers of color, 4 of gains, 1 of sigma, 24
 // bytes of the box. In double, as an error in a map is one of every pixel.
 template <class Acc>
 KERNEL(kBlock)
@@ -39,10 +39,10 @@ compute(TABLE(Parameters) args) {
     v = load(args.given + i);
   }
   if (args.maps) store(reinterpret_cast<Map*>(args.maps) + i, map_of(v, args.height, args.width));
-  if (args.colour) {
-    const Colour c = colour_of(v);
-    const auto channels = static_cast<int>(args.colour_channels);
-    Acc* out = static_cast<Acc*>(args.colour) + i * channels * (channels + 1);
+  if (args.color) {
+    const Color c = color_of(v);
+    const auto channels = static_cast<int>(args.color_channels);
+    Acc* out = static_cast<Acc*>(args.color) + i * channels * (channels + 1);
     for (int row = 0; row < channels; ++row)
       for (int column = 0; column <= channels; ++column)
         store(out++, static_cast<Acc>(c.at(channels, row, column)));
@@ -54,8 +54,8 @@ compute(TABLE(Parameters) args) {
   }
   if (args.sigma) store(static_cast<Acc*>(args.sigma) + i, static_cast<Acc>(v.noise));
   if (args.box) {
-    store(args.box + 3 * i, v.centre[0]);
-    store(args.box + 3 * i + 1, v.centre[1]);
+    store(args.box + 3 * i, v.center[0]);
+    store(args.box + 3 * i + 1, v.center[1]);
     store(args.box + 3 * i + 2, v.cutout);
   }
 }

@@ -17,8 +17,7 @@ void add_constants(const Resample& r, Buffers& buffers) {
   const size_t acc = item_size(accumulation(r.dtype));
   if (r.maps) buffers.in("maps", r.maps, 6 * r.batch, sizeof(double));
   if (r.margins) buffers.in("margins", r.margins, 4, sizeof(int64_t));
-  if (e.matrix)
-    buffers.in("colour", e.matrix, r.batch * e.colour_count * (e.colour_count + 1), acc);
+  if (e.matrix) buffers.in("color", e.matrix, r.batch * e.color_count * (e.color_count + 1), acc);
   if (e.sigma) buffers.in("sigma", e.sigma, r.batch, acc);
   if (e.sigma) buffers.in("seed", e.seed, r.batch, sizeof(int64_t));
   if (e.box) buffers.in("box", e.box, 3 * r.batch, sizeof(double));

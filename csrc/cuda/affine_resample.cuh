@@ -176,10 +176,10 @@ DEVICE bool is_kept(const Resample& r, int sample, int y, int x) {
   return kept(load(box), load(box + 1), load(box + 2), x, y, r.out.width, r.out.height);
 }
 
-// An element of the colour matrix, or of its offset.
+// An element of the color matrix, or of its offset.
 template <class Acc>
-DEVICE Acc colour_at(const Epilogue& e, int sample, int row, int column) {
-  const int n = e.colour_count;
+DEVICE Acc color_at(const Epilogue& e, int sample, int row, int column) {
+  const int n = e.color_count;
   return load(static_cast<const Acc*>(e.matrix) + (sample * n + row) * (n + 1) + column);
 }
 
@@ -196,13 +196,13 @@ DEVICE void finish(const Forward& args, int sample, int y, int x, int place,
     UNROLL(3)
     for (int i = 0; i < 3; ++i) {
       mixed[i] = value[i];
-      if (i >= e.colour_count) continue;
-      mixed[i] = e.offsets ? colour_at<Acc>(e, sample, i, e.colour_count) : Acc(0);
+      if (i >= e.color_count) continue;
+      mixed[i] = e.offsets ? color_at<Acc>(e, sample, i, e.color_count) : Acc(0);
       identity &= mixed[i] == 0;
       UNROLL(3)
       for (int j = 0; j < 3; ++j) {
-        if (j >= e.colour_count) continue;
-        const Acc factor = colour_at<Acc>(e, sample, i, j);
+        if (j >= e.color_count) continue;
+        const Acc factor = color_at<Acc>(e, sample, i, j);
         identity &= factor == Acc(i == j);
         mixed[i] += factor * value[j];
       }

@@ -21,10 +21,10 @@ DEVICE Accumulation<T> cotangent(const Transpose& args, int sample, int place, i
     return static_cast<Acc>(widen(
         load(static_cast<const T*>(args.grad) + offset_of(r.out, sample, e.channel(p), y, x))));
   };
-  if (!e.matrix || place >= e.colour_count) return at(place);
+  if (!e.matrix || place >= e.color_count) return at(place);
   Acc sum = 0;
-  for (int i = 0; i < e.colour_count; ++i)
-    sum += colour_at<Acc>(e, sample, i, static_cast<int>(place)) * at(i);
+  for (int i = 0; i < e.color_count; ++i)
+    sum += color_at<Acc>(e, sample, i, static_cast<int>(place)) * at(i);
   return sum;
 }
 

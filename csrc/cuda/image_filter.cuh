@@ -70,7 +70,7 @@ DEVICE void for_each(int rows, int columns, F&& f) {
     for (int c = thread_id() % kWarp; c < columns; c += kWarp) f(r, c);
 }
 
-// kRun neighbours along an axis of shared memory, `step` elements apart; x begins 21 before the first.
+// kRun neighbors along an axis of shared memory, `step` elements apart; x begins 21 before the first.
 template <class Acc>
 DEVICE void filter_run(const Acc* taps, SharedArray<Acc> x, int at, int step, Acc* sum) {
   UNROLL(8)
@@ -127,9 +127,9 @@ DEVICE void filter_tile(const Acc* taps, SharedArray<Acc> pixels, SharedArray<Ac
 // A tile of a sample. It is read with 21 pixels around it into shared memory, filtered along y into
 // another part of it, and along x into the first again; so for every channel. The transpose doubles
 // the image's border before, and halves it after. A thread has the 22 taps in registers and filters 8
-// neighbours at a time: 43 multiply-adds and 6.3 shared loads each.
+// neighbors at a time: 43 multiply-adds and 6.3 shared loads each.
 //
-// Reads, of float: 3.8 times the tile, of which caches serve what neighbouring tiles share; writes it
+// Reads, of float: 3.8 times the tile, of which caches serve what neighboring tiles share; writes it
 // once.
 // double: the box, as on the CPU
 template <class T>

@@ -1,4 +1,4 @@
-// Launches the kernels of spectral normalisation for every 64 layers: what is read how (walks), where
+// Launches the kernels of spectral normalization for every 64 layers: what is read how (walks), where
 // it goes in the workspace, and which blocks serve which layer.
 #include <initializer_list>
 #include <vector>
@@ -174,7 +174,7 @@ const char* launch_finish(const PowerIteration& args, int64_t begin,
   FinishTable table;
   table.count = static_cast<int>(plans.size());
   table.eps = args.eps;
-  table.coefficient = args.coefficient;
+  table.max_norm = args.max_norm;
   table.u_first = args.u_first;
   table.tile = static_cast<int>(tile_size<T>(args));
   int64_t tiles = 0;
@@ -272,7 +272,7 @@ int64_t constant_table(const Args& args, int64_t begin, int64_t end, int terms, 
                        Buffers* buffers, ConstantTable& table) {
   using Acc = Accumulation<T>;
   table.count = static_cast<int>(end - begin);
-  table.coefficient = args.coefficient;
+  table.max_norm = args.max_norm;
   table.guard = false;
   const int64_t target = tile_size<T>(args);
   table.tile = static_cast<int>(target);

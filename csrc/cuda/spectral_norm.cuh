@@ -1,4 +1,4 @@
-// What the kernels of spectral normalisation share; spectral_norm.cu launches them. A block serves one
+// What the kernels of spectral normalization share; spectral_norm.cu launches them. A block serves one
 // tile of one layer (walk.cuh). Every kernel is deterministic: sums have a fixed order, no atomic adds a
 // float.
 //

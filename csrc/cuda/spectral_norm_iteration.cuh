@@ -52,7 +52,7 @@ struct ProductLayer {
   int x_square_count;
   int fold;         // outputs that make one entry of the result
   void* partial;    // acc: parts x outputs
-  void* result;     // acc, in the order of memory, not normalised
+  void* result;     // acc, in the order of memory, not normalized
   double* squares;  // of every stripe: the sum of the squares of its results
   int* tickets;     // of every stripe; zero before and after
   Walk walk;
@@ -133,7 +133,7 @@ DEVICE void multiply_along(const ProductLayer& layer, const Tile& tile,
   for (int i = thread_id(); i < rows; i += kThreads) store(partial + i, static_cast<Acc>(sums[i]));
 }
 
-// result = W x or W^T x, x normalised: u_raw = W v or v_raw = W^T u. The last block of a stripe adds up
+// result = W x or W^T x, x normalized: u_raw = W v or v_raw = W^T u. The last block of a stripe adds up
 // its parts. Reads W once; a tile writes, and its stripe's last reads, one partial sum for every column
 // (512 bytes of W have at least kThreads / 32 = 8 rows, usually over 64) or every 1,024 columns.
 // 16-byte accesses: loads
@@ -209,7 +209,7 @@ struct FinishLayer {
 
 struct FinishTable {
   int count;
-  double eps, coefficient;
+  double eps, max_norm;
   bool u_first;
   int tile;  // elements
   FinishLayer layers[kTensors];
@@ -245,7 +245,7 @@ finish(TABLE(FinishTable) table) {
   if (keep) sigma = 1;
 
   if (tile >= layer.vector_tiles) {
-    const auto factor = factor_of<Acc>(scale_of(sigma, table.coefficient).scale);
+    const auto factor = factor_of<Acc>(scale_of(sigma, table.max_norm).scale);
     const int64_t begin = static_cast<int64_t>(tile - layer.vector_tiles) * table.tile;
     const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
     scale_tile<T>(layer.w, layer.out, layer.vectors, factor, begin, end);

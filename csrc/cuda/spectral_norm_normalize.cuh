@@ -30,7 +30,7 @@ struct ConstantLayer {
 
 struct ConstantTable {
   int count;
-  double coefficient;
+  double max_norm;
   bool guard;  // of normalize
   int tile;    // elements
   ConstantLayer layers[kTensors];
@@ -128,7 +128,7 @@ normalize(TABLE(ConstantTable) table) {
   if (!layer.sigma && table.guard && !(size > 0 && size <= std::numeric_limits<Acc>::max()))
     sigma = 1;
   if (tile == 0 && thread_id() == 0) store(static_cast<Acc*>(layer.sigma_out), sigma);
-  const auto factor = factor_of<Acc>(scale_of(sigma, table.coefficient).scale);
+  const auto factor = factor_of<Acc>(scale_of(sigma, table.max_norm).scale);
   const int64_t begin = static_cast<int64_t>(tile) * table.tile;
   const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
   scale_tile<T>(layer.w, layer.out, layer.walk.vectors, factor, begin, end);
@@ -174,7 +174,7 @@ backward(TABLE(ConstantTable) table) {
   const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const Tile tile = tile_of(layer.walk, block_id() - layer.first_tile);
   const double gw = total<Acc>(layer, 0);
-  const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);
+  const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.max_norm);
   const double seed = layer.grad_sigma ? load(static_cast<const Acc*>(layer.grad_sigma)) : Acc{0};
   const auto outer = factor_of<Acc>(seed - s.slope(gw));
   const auto scale = factor_of<Acc>(s.scale);
@@ -232,7 +232,7 @@ double_backward(TABLE(ConstantTable) table) {
   const double h = total<Acc>(layer, 0);
   const double hg = total<Acc>(layer, 1);
   const double gw = total<Acc>(layer, 2);
-  const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.coefficient);
+  const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.max_norm);
   const DoubleFactors<Acc> factors{factor_of<Acc>(s.scale), factor_of<Acc>(-s.slope(h)),
                                    factor_of<Acc>(s.curve(h, gw) - s.slope(hg))};
   if (index == 0 && thread_id() == 0)

@@ -140,7 +140,7 @@ void float_atomic(const Data& d) {
 
 // --- memory ---------------------------------------------------------------------------------------
 
-void uninitialised_shared(const Data& d) {
+void uninitialized_shared(const Data& d) {
   SHARED(float, tile, kBlock);
   const int t = thread_id();
   if (!d.planted || t != 9) tile[t] = load(d.in + t);
@@ -148,7 +148,7 @@ void uninitialised_shared(const Data& d) {
   store(d.out + t, tile[kBlock - 1 - t]);
 }
 
-void uninitialised_scratch(const Data& d) {
+void uninitialized_scratch(const Data& d) {
   const int t = thread_id();
   if (!d.planted && t < 4) store(d.partial + t, 0);
   if (t < 4) store(d.out + t, load(d.partial + t));
@@ -213,8 +213,8 @@ const std::map<std::string, Fault>& faults() {
       {"barrier at different lines", {barrier_at_different_lines}},
       {"lane in the mask that never arrives", {absent_lane}},
       {"warp operations at different lines", {warp_operations_at_different_lines}},
-      {"uninitialised shared read", {uninitialised_shared}},
-      {"uninitialised scratch read", {uninitialised_scratch}},
+      {"uninitialized shared read", {uninitialized_shared}},
+      {"uninitialized scratch read", {uninitialized_scratch}},
       {"shared out of bounds", {shared_out_of_bounds}},
       {"too much shared memory", {too_much_shared}},
       {"global read out of bounds", {global_read_out_of_bounds}},

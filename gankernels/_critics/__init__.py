@@ -1,1 +1,1 @@
-"""What penalties and regularizers need of a critic: its calls, samples, scores and gradients."""
+"""The critic as penalties and regularizers see it: its calls, samples, scores and gradients."""

@@ -143,7 +143,7 @@ _MEANINGS = (
         *("lambda_gp", "lambda_r1", "lambd", "r1_gamma", "r2_gamma", "sample_weight", "interval"),
         *("gp_lambda", "lamb", "lmbda", "lam", "coef", "gp_coef", "r1_weight", "penalty_weight"),
     ),
-    ("center", "k", "centre", "one_sided"),
+    ("center", "k", "center", "one_sided"),
     ("scale", "sigma", "std", "noise"),
     ("inv_scale", "grad_scale"),
     ("generator",),

@@ -62,7 +62,7 @@ _looked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def warn_of_coupled(op: str, D: Any) -> None:
-    """Of batch normalization in training mode, once, looking at each critic once."""
+    """Warn of batch normalization in training mode, once, looking at each critic once."""
     if torch.compiler.is_compiling() or "batch norm" in _warned:
         return
     if not isinstance(D, nn.Module) or D in _looked or not D.training:

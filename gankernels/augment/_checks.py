@@ -97,22 +97,22 @@ def _conversion(x: Tensor) -> str:
 def check_images(
     op: str, images: object, settings: Settings, device: torch.device, clips: str | None = None
 ) -> int:
-    """How many channels of theirs are colour, if there are colour transforms."""
+    """How many channels of theirs are color, if there are color transforms."""
     check_pixels(op, images, device, clips)
     assert isinstance(images, Tensor)
-    if not settings.multipliers.colour(3):
+    if not settings.multipliers.color(3):
         return 0
-    given, channels = images.shape[1], settings.colour_channels
+    given, channels = images.shape[1], settings.color_channels
     if channels is None:
         if given not in (1, 3):
             raise ValueError(
-                f"{op}: expected images of 1 or 3 channels for colour transforms, got {given}; say "
-                "which of them are colour, as in colour_channels=(0, 1, 2)"
+                f"{op}: expected images of 1 or 3 channels for color transforms, got {given}; say "
+                "which of them are color, as in color_channels=(0, 1, 2)"
             )
         return given
     if channels[-1] >= given:
         raise ValueError(
-            f"{op}: expected images with the channels {channels} of colour_channels, got {given} "
+            f"{op}: expected images with the channels {channels} of color_channels, got {given} "
             "channels"
         )
     return len(channels)

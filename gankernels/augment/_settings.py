@@ -1,4 +1,4 @@
-"""What the effect of an augmentation depends on, besides what is drawn."""
+"""The settings that an augmentation depends on, besides its random numbers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gankernels.ops.affine_resample import Mode
 
 
 class Settings(NamedTuple):
-    """What the effect of drawn values depends on besides: see :class:`ADAPipe`."""
+    """The settings of a pipe that its transforms keep: see :class:`ADAPipe`."""
 
     multipliers: AdaMultipliers
     mode: Mode
     lossless_blits: bool
-    colour_channels: tuple[int, ...] | None
+    color_channels: tuple[int, ...] | None
 
 
-_ARGUMENTS = ("preset", "p", "p_max", "mode", "lossless_blits", "colour_channels", "seed_compat")
+_ARGUMENTS = ("preset", "p", "p_max", "mode", "lossless_blits", "color_channels", "seed_compat")
 
 
 def strengths(
@@ -68,7 +68,7 @@ def strengths(
     return multipliers, constants
 
 
-def colour_channels_of(op: str, channels: Any) -> tuple[int, ...] | None:
+def color_channels_of(op: str, channels: Any) -> tuple[int, ...] | None:
     if channels is None:
         return None
     good = isinstance(channels, Sequence) and len(channels) in (1, 3)
@@ -76,7 +76,7 @@ def colour_channels_of(op: str, channels: Any) -> tuple[int, ...] | None:
         good = all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in channels)
     if not good or list(channels) != sorted(set(channels)):
         raise ValueError(
-            f"{op}: expected colour_channels to be 3 channels or 1, ascending, as in (0, 1, 2), "
+            f"{op}: expected color_channels to be 3 channels or 1, ascending, as in (0, 1, 2), "
             f"got {channels!r}"
         )
     return tuple(channels)
@@ -85,12 +85,12 @@ def colour_channels_of(op: str, channels: Any) -> tuple[int, ...] | None:
 def plain(settings: Settings) -> dict[str, Any]:
     multipliers = settings.multipliers._asdict()
     multipliers["imgfilter_bands"] = list(settings.multipliers.imgfilter_bands)
-    channels = settings.colour_channels
+    channels = settings.color_channels
     return {
         "multipliers": multipliers,
         "mode": settings.mode,
         "lossless_blits": settings.lossless_blits,
-        "colour_channels": None if channels is None else list(channels),
+        "color_channels": None if channels is None else list(channels),
     }
 
 

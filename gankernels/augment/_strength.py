@@ -28,7 +28,7 @@ def number_of(op: str, name: str, value: object, *, positive: bool = False) -> f
 
 
 def source(op: str, generator: torch.Generator | None, device: torch.device) -> dict[str, Any]:
-    """What :func:`torch.rand` is to draw with, as keywords.
+    """The keywords for :func:`torch.rand`.
 
     Dynamo takes no ``generator=None`` where sizes vary.
 
@@ -44,7 +44,7 @@ def source(op: str, generator: torch.Generator | None, device: torch.device) -> 
 if TYPE_CHECKING:
 
     class _P:
-        """What type checkers know of ``p``: a tensor to read, which numbers are written to."""
+        """``p`` for type checkers: a tensor to read, which numbers are written to."""
 
         def __get__(self, owner: object, kind: type | None = None) -> Tensor: ...
 
@@ -61,7 +61,7 @@ class Strength(nn.Module):
         p_max: in (0, 1]. It is compared with p in float32.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
 
     if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def loadable(p: object) -> bool:
 
 
 def _fault(p: object) -> str | None:
-    """What is wrong with a state_dict's p, other than that it is no tensor or of another shape."""
+    """The fault of a state_dict's p, other than that it is no tensor or of another shape."""
     if not isinstance(p, Tensor):
         return None
     if not _real(p):

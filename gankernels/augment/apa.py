@@ -38,7 +38,7 @@ class APA(Strength):
     wrote NaN or what is below 0, it acts as 0. Nothing waits for the device.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
 
     def __init__(self, p: float | Tensor = 0.0, *, p_max: float = 1.0) -> None:

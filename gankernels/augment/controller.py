@@ -1,4 +1,4 @@
-"""What sets p while a GAN trains: feedback from the critic's scores, or a schedule.
+"""Controllers of p while a GAN trains: feedback from the critic's scores, or a schedule.
 
 Karras et al. 2020 (arXiv 2006.06676), section 3.
 """
@@ -29,7 +29,7 @@ LEAKING = 0.8
 
 
 class _Controller(nn.Module):
-    """What both have: a p to set, and numbers that are added up on its device, over processes.
+    """Base of both controllers: a p to set, and sums on its device and over processes.
 
     `sums` are float64; the last is of images. A state that is refused changes neither them nor p.
     """
@@ -175,10 +175,10 @@ class ADAController(_Controller):
         p_max: p does not go beyond; by default that of the pipe, 1.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     A pipe is a submodule: :meth:`to` moves both, and p, the sums and the number of updates are in
-    the state_dict. With torch.distributed initialised, the sums are those of all processes, by one
+    the state_dict. With torch.distributed initialized, the sums are those of all processes, by one
     ``all_reduce`` in each step of p, so that p is the same everywhere; every process has to call
     :meth:`update` as often. Nothing waits for the device. Where a score is NaN or infinite, the
     metric is NaN, and that step leaves p as it is. A warning says once when p is above 0.8. The
@@ -323,9 +323,9 @@ class ADASchedule(_Controller):
         kimg: thousands of real images until then.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
-    With torch.distributed initialised, the images of all processes count, by one ``all_reduce`` an
+    With torch.distributed initialized, the images of all processes count, by one ``all_reduce`` an
     update. The number of images and p are in the state_dict; that of anything else is refused.
     Nothing waits for the device.
     """
@@ -424,7 +424,7 @@ def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Te
 
 
 def _tensor_of(op: str, name: str, value: object, shape: torch.Size) -> Tensor:
-    """What a state_dict has under a name."""
+    """The entry of a state_dict under a name."""
     wanted = f"{name} to be a floating-point tensor of shape {tuple(shape)}"
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: expected {wanted}, got {kind(value)}")

@@ -20,7 +20,7 @@ _CLIPS = "torch.stack(augment(list(clips.unbind(2))), 2)"
 
 
 class DiffAugment(nn.Module):
-    """Random colour, shifts and cutouts of every image, without a probability.
+    """Random color, shifts and cutouts of every image, without a probability.
 
     Zhao et al. 2020 (arXiv 2006.10738). Real and generated images go through it on their way to the
     critic. ::
@@ -38,7 +38,7 @@ class DiffAugment(nn.Module):
 
     A call, ``augment(images, generator=None)``, takes images (B, C, H, W) of float32, float64,
     bfloat16 or float16, of any number of channels, and gives images of the same shape, dtype and
-    memory format; colour is computed in float32 at least, and rounded once. Offsets are those of
+    memory format; color is computed in float32 at least, and rounded once. Offsets are those of
     images in [-1, 1]. A list of images, several sizes of the same samples or the frames of clips,
     gives a list: what is drawn for a sample holds for all of them, in fractions of each size.
     Random numbers come
@@ -75,7 +75,7 @@ class DiffAugment(nn.Module):
         for x in views:
             check_pixels(op, x, views[0].device, _CLIPS)
         options = source(op, generator, views[0].device)
-        # Seven numbers a sample: three of colour, two of each of the others.
+        # Seven numbers a sample: three of color, two of each of the others.
         u = torch.rand(views[0].shape[0], 7, dtype=torch.float64, **options)
         if isinstance(images, Tensor):
             return self._transformed(images, u)
@@ -98,16 +98,16 @@ class DiffAugment(nn.Module):
 def _color(images: Tensor, u: Tensor) -> Tensor:
     """Brightness, saturation and contrast, composed: two means and one pass.
 
-    With grey the mean of a pixel's channels and m that of the image, and with b, s and c drawn,
-    saturation is S(x) = grey + s (x - grey), and it leaves m alone. Contrast then gives
-    c S(x + b) + (1 - c) (m + b) = c s x + c (1 - s) grey + (1 - c) m + b.
+    With gray the mean of a pixel's channels and m that of the image, and with b, s and c drawn,
+    saturation is S(x) = gray + s (x - gray), and it leaves m alone. Contrast then gives
+    c S(x + b) + (1 - c) (m + b) = c s x + c (1 - s) gray + (1 - c) m + b.
     """
     x = images.to(accumulation_dtype(images.dtype))
     u = u.to(x.dtype)[:, :, None, None]
     b, s, c = u[:, :1] - 0.5, 2 * u[:, 1:2], u[:, 2:] + 0.5
-    grey = x.mean(1, keepdim=True)
-    mean = grey.mean((2, 3), keepdim=True)
-    out = torch.addcmul(c * (1 - s) * grey + ((1 - c) * mean + b), x, c * s)
+    gray = x.mean(1, keepdim=True)
+    mean = gray.mean((2, 3), keepdim=True)
+    out = torch.addcmul(c * (1 - s) * gray + ((1 - c) * mean + b), x, c * s)
     return out.to(images.dtype)
 
 
@@ -123,7 +123,7 @@ def _translated(x: Tensor, u: Tensor) -> Tensor:
 def _cut(x: Tensor, u: Tensor) -> Tensor:
     """A box of n = floor(side / 2 + 1 / 2) pixels along an axis, from offset - floor(n / 2) on.
 
-    Cutout takes the pixels whose centre is within side / 4 of the box's: these n, as the centre of
+    Cutout takes the pixels whose center is within side / 4 of the box's: these n, as the center of
     every other is a quarter of a pixel farther, at least.
     """
     box = u.new_full((x.shape[0], 3), 0.5)

@@ -48,7 +48,7 @@ def preview_values(
         (batch, 23), float64.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "preview_values"
     check_percentile(op, percentile)
@@ -91,7 +91,7 @@ def draw_compat(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
     *,
-    colour_channels: int = 3,
+    color_channels: int = 3,
 ) -> tuple[Tensor, Tensor]:
     """Draw as StyleGAN2-ADA does: the same seed gives the same augmentations.
 
@@ -112,20 +112,20 @@ def draw_compat(
         multipliers: what is enabled.
         generator: of the device; default: torch's.
         device: of the draws; default: the generator's, else torch's.
-        colour_channels: 3, or 1: without hue and saturation, as for images of one channel.
+        color_channels: 3, or 1: without hue and saturation, as for images of one channel.
 
     Returns:
         ``uniforms`` (batch, ``UNIFORMS``) and ``normals`` (batch, ``NORMALS``), float64.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "draw_compat"
     check_multipliers(op, multipliers)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 0:
         raise ValueError(f"{op}: expected batch to be an integer, not negative, got {batch!r}")
-    if not is_number_of(colour_channels, (1, 3)):
-        raise ValueError(f"{op}: expected 1 or 3 colour_channels, got {colour_channels!r}")
+    if not is_number_of(color_channels, (1, 3)):
+        raise ValueError(f"{op}: expected 1 or 3 color_channels, got {color_channels!r}")
     if device is None and isinstance(generator, torch.Generator):
         device = generator.device
     check_generator(op, generator, torch.device("cpu" if device is None else device))
@@ -176,10 +176,10 @@ def draw_compat(
     if m.lumaflip > 0:
         uniform("lumaflip", 1, 1)
         gate("lumaflip", 1, 1)
-    if m.hue > 0 and colour_channels == 3:
+    if m.hue > 0 and color_channels == 3:
         uniform("hue")
         gate("hue")
-    if m.saturation > 0 and colour_channels == 3:
+    if m.saturation > 0 and color_channels == 3:
         normal("saturation", 1, 1)
         gate("saturation", 1, 1)
     if m.imgfilter > 0:
@@ -195,7 +195,7 @@ def draw_compat(
     if m.cutout > 0:
         gate("cutout", 1, 1, 1, 1)
         uniform("cutout_x cutout_y", 2, 1, 1, 1)
-    if colour_channels == 1:  # what was not drawn does not happen, whatever the multiplier
+    if color_channels == 1:  # what was not drawn does not happen, whatever the multiplier
         uniforms[:, GATES.index("hue")] = uniforms[:, GATES.index("saturation")] = math.inf
     return uniforms, normals
 

@@ -25,7 +25,7 @@ from gankernels.augment._checks import check_images, check_views
 from gankernels.augment._settings import (
     Settings,
     check_mode,
-    colour_channels_of,
+    color_channels_of,
     enabled,
     strengths,
 )
@@ -75,7 +75,7 @@ class ADAPipe(Strength):
             ``"stylegan2-ada"``: padded by the margins of the batch, as in the published code.
         lossless_blits: flips, quarter turns and whole shifts copy pixels, where the anti-aliasing
             filter would lose 23 dB. Not in ``"stylegan2-ada"``.
-        colour_channels: the 3 channels, or the one, that colour transforms act on, ascending. By
+        color_channels: the 3 channels, or the one, that color transforms act on, ascending. By
             default all, of images of 3 or 1 channels.
         seed_compat: draw as the published code does, so that a seed gives the same transforms: see
             :func:`gankernels.augment.draws.draw_compat`.
@@ -106,7 +106,7 @@ class ADAPipe(Strength):
     Raises:
         TypeError: if a setting is of another type or unknown, or images are not real tensors.
         ValueError: if a number is out of range, a preset unknown, or nothing is enabled; by a call,
-            if images are not (B, C, H, W) on the pipe's device, or colour does not fit to their
+            if images are not (B, C, H, W) on the pipe's device, or color does not fit to their
             channels.
     """
 
@@ -118,7 +118,7 @@ class ADAPipe(Strength):
         p_max: float = 1.0,
         mode: Mode = "ideal",
         lossless_blits: bool = True,
-        colour_channels: Sequence[int] | None = None,
+        color_channels: Sequence[int] | None = None,
         seed_compat: bool = False,
         **settings: Any,
     ) -> None:
@@ -126,7 +126,7 @@ class ADAPipe(Strength):
         op = type(self).__name__
         multipliers, self.constants = strengths(op, preset, settings)
         check_mode(op, mode)
-        channels = colour_channels_of(op, colour_channels)
+        channels = color_channels_of(op, color_channels)
         check_bool(op, "lossless_blits", lossless_blits)
         check_bool(op, "seed_compat", seed_compat)
         self.settings = Settings(multipliers, mode, lossless_blits, channels)
@@ -163,7 +163,7 @@ class ADAPipe(Strength):
             normals=normals,
             height=images.shape[2],
             width=images.shape[3],
-            colour_channels=channels,
+            color_channels=channels,
             dtype=images.dtype,
             constants=self.constants,
         )
@@ -188,7 +188,7 @@ class ADAPipe(Strength):
             generator: as of a call, which draws the same transforms as this from the same state.
 
         Raises:
-            TypeError, ValueError: if an argument is none of the above.
+            TypeError, ValueError: if an argument has an unsupported type or value.
         """
         op = f"{type(self).__name__}.sample"
         _check_batch(op, batch)
@@ -226,7 +226,7 @@ class ADAPipe(Strength):
             generator: of the noise, if it is enabled.
 
         Raises:
-            TypeError, ValueError: if an argument is none of the above.
+            TypeError, ValueError: if an argument has an unsupported type or value.
         """
         op = f"{type(self).__name__}.preview"
         views = [images] if isinstance(images, Tensor) else check_views(op, "images", images)
@@ -260,7 +260,7 @@ class ADAPipe(Strength):
                 self.settings.multipliers,
                 generator,
                 device,
-                colour_channels=1 if channels == 1 else 3,
+                color_channels=1 if channels == 1 else 3,
             )
         options: Any = {"dtype": torch.float64, "device": device, "generator": generator}
         return torch.rand(batch, UNIFORMS, **options), torch.randn(batch, NORMALS, **options)
@@ -271,8 +271,8 @@ class ADAPipe(Strength):
             said.append("p by groups")
         if self.p_max != 1:
             said.append(f"p_max={self.p_max}")
-        if self.settings.colour_channels is not None:
-            said.append(f"colour_channels={self.settings.colour_channels}")
+        if self.settings.color_channels is not None:
+            said.append(f"color_channels={self.settings.color_channels}")
         return ", ".join(said)
 
 

@@ -1,8 +1,8 @@
-"""What every transform does to an image: ``python -m gankernels.augment --preview [IMAGE]``.
+"""A picture of every transform: ``python -m gankernels.augment --preview [IMAGE]``.
 
 Writes a contact sheet: a row for each of the 18 transforms of adaptive discriminator augmentation
 (Karras et al. 2020, arXiv 2006.06676, appendix B), a column for each of a few percentiles of its
-strength. Without an image a synthetic one is drawn, of which every turn, shift and colour shows.
+strength. Without an image a synthetic one is drawn, of which every turn, shift and color shows.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ ROWS = (
 
 
 def synthetic_image(size: int = 128) -> Tensor:
-    """A colourful picture without any symmetry: (3, size, size), float32, in [-1, 1].
+    """A colorful picture without any symmetry: (3, size, size), float32, in [-1, 1].
 
     Hues from left to right, lighter upwards; rings; a checkerboard; an F.
     """
@@ -101,8 +101,8 @@ def synthetic_image(size: int = 128) -> Tensor:
     thirds = torch.arange(3.0)[:, None, None] / 3
     image = 0.5 + 0.35 * (2 * math.pi * (0.8 * x - thirds)).cos() + 0.3 * (0.5 - y)
 
-    def put(where: Tensor, colour: Tensor | float) -> None:
-        image.copy_(torch.where(where, colour, image))
+    def put(where: Tensor, color: Tensor | float) -> None:
+        image.copy_(torch.where(where, color, image))
 
     far = ((x - 0.3).square() + (y - 0.68).square()).sqrt()
     put(far < 0.24, (0.5 + 0.5 * (2 * math.pi * far / 0.08).cos()).expand(3, size, size))
@@ -119,7 +119,7 @@ def read_image(path: str | Path, size: int = 128) -> Tensor:
     """An image of a file, its middle as a square: (3, size, size), float32, in [-1, 1].
 
     Args:
-        path: of any format that Pillow reads. Colours are taken as RGB; transparency is dropped.
+        path: of any format that Pillow reads. Colors are taken as RGB; transparency is dropped.
         size: to which the square is resampled.
 
     Raises:
@@ -174,7 +174,7 @@ def contact_sheet(
         progress: wraps the rows that are gone through, as tqdm does.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
         ImportError: if matplotlib is missing.
         OSError: if the file cannot be written.
     """

@@ -1,4 +1,4 @@
-"""What the pipe drew for a batch, as an object, and the passes over the images."""
+"""The augmentation that a pipe drew for a batch, as an object, and the passes over the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gankernels.augment._checks import check_images, check_pixels, check_views, 
 from gankernels.augment._settings import (
     Settings,
     check_mode,
-    colour_channels_of,
+    color_channels_of,
     enabled,
     plain,
     strengths,
@@ -36,7 +36,7 @@ _CLIPS = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Transform:
-    """What :meth:`ADAPipe.sample` drew for each image of a batch; it does not change.
+    """The constant augmentation that :meth:`ADAPipe.sample` drew for each image of a batch.
 
     ``t(images)`` applies it, noise included: twice the same call, twice the same result. ::
 
@@ -97,7 +97,7 @@ class Transform:
             As ``images``, differentiable to any order in them if they are real.
 
         Raises:
-            TypeError, ValueError: if an argument is none of the above.
+            TypeError, ValueError: if an argument has an unsupported type or value.
         """
         op = f"{type(self).__name__}.geometry"
         if not isinstance(filter, str) or filter not in ("nearest", "bilinear", "sym6"):
@@ -109,7 +109,7 @@ class Transform:
             return [self.geometry(x, filter) for x in views]
         check_strided(op, "images", images)
         integers = filter == "nearest" and is_integer(images)
-        # Nearest neighbours are copied, so that they stay exact; int64 to 2^53.
+        # Nearest neighbors are copied, so that they stay exact; int64 to 2^53.
         pixels = images.double() if integers else images
         clips = _CLIPS.format(call=".geometry", batch="{batch}", frames="{frames}")
         check_pixels(op, pixels, self.values.device, clips)
@@ -127,13 +127,13 @@ class Transform:
         return found.to(images.dtype)
 
     def named(self) -> dict[str, Tensor]:
-        """What each transform does to each image: columns of ``values``, (B,), by their names.
+        """The values of each transform for each image: columns of ``values``, (B,), by their names.
 
         Numbers of the identity where it does not happen. xflip 0 or 1; rotate90 in quarter turns;
         xint_x, xint_y, xfrac_x and xfrac_y in fractions of width and height; scale, aniso,
         contrast, saturation and the bands of the filter as factors; rotations and hue in radians;
         brightness an offset; lumaflip 0 or 1; noise its standard deviation; the size of the cutout
-        and its centre in fractions.
+        and its center in fractions.
         """
         return dict(zip(VALUES, self.values.unbind(1), strict=True))
 
@@ -171,7 +171,7 @@ class Transform:
             )
         multipliers, _ = strengths(op, None, dict(state["multipliers"]))
         check_bool(op, "lossless_blits", state["lossless_blits"])
-        channels = colour_channels_of(op, state["colour_channels"])
+        channels = color_channels_of(op, state["color_channels"])
         check_mode(op, state["mode"])
         settings = Settings(multipliers, state["mode"], state["lossless_blits"], channels)
         return Transform(values, seed, settings)
@@ -212,7 +212,7 @@ class Transform:
             seed=self.seed,
             height=images.shape[2],
             width=images.shape[3],
-            colour_channels=channels,
+            color_channels=channels,
             dtype=images.dtype,
         )
 
@@ -226,14 +226,14 @@ class Transform:
 
 
 def augment(images: Tensor, parameters: Parameters, settings: Settings) -> Tensor:
-    """Geometry and colour, then the filter; noise and cutout in the last pass that there is."""
-    _, seed, maps, colour, gains, sigma, box = parameters
+    """Geometry and color, then the filter; noise and cutout in the last pass that there is."""
+    _, seed, maps, color, gains, sigma, box = parameters
     first: dict[str, Any] = {"mode": settings.mode, "lossless_blits": settings.lossless_blits}
-    if colour is not None:
-        first.update(colour=colour, colour_channels=settings.colour_channels)
+    if color is not None:
+        first.update(color=color, color_channels=settings.color_channels)
     last: dict[str, Any] = {"sigma": sigma, "seed": None if sigma is None else seed, "box": box}
     if gains is None:
         return ops.affine_augment(images, maps, **first, **last)
-    if maps is not None or colour is not None:
+    if maps is not None or color is not None:
         images = ops.affine_augment(images, maps, **first)
     return ops.image_filter(images, gains, **last)

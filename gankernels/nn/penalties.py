@@ -232,13 +232,13 @@ class SpectralNormRegularization(nn.Module):
     Yoshida & Miyato 2017 (arXiv 1705.10941), with
     :func:`gankernels.spectral_norm_regularization`. The weights are those of every linear,
     convolution, transposed convolution and embedding layer, each read as a matrix with the output
-    channels as rows; a weight that layers share counts once, a parametrised one as computed. ::
+    channels as rows; a weight that layers share counts once, a parametrized one as computed. ::
 
         regularization = SpectralNormRegularization(D)
         loss = loss + regularization()
 
     Args:
-        model: the network, in which layers must be initialised. It is referred to and does not
+        model: the network, in which layers must be initialized. It is referred to and does not
             become a part of this module: its weights are neither in ``parameters()`` nor in the
             state_dict. A copy of this module belongs to a copy of the model: copy both in one call.
         weight: the paper's lambda, not negative; may be reassigned.
@@ -347,12 +347,12 @@ def _layers(op: str, model: nn.Module) -> list[Any]:
             seen.add(weight)
         else:
             raise ValueError(
-                f"{op}: expected {what} to be a parameter or parametrised, got one that a hook "
-                "computes; leave this regularisation, or the hook, out"
+                f"{op}: expected {what} to be a parameter or parametrized, got one that a hook "
+                "computes; leave this regularization, or the hook, out"
             )
         if is_lazy(weight):
             raise ValueError(
-                f"{op}: expected initialised weights, got the lazy {what}; call the model once "
+                f"{op}: expected initialized weights, got the lazy {what}; call the model once "
                 "before"
             )
         check_real(op, what, weight)
@@ -367,7 +367,7 @@ def _layers(op: str, model: nn.Module) -> list[Any]:
 
 
 class LazyRegularizer(nn.Module):
-    """Lazy regularisation: ``interval`` times a penalty, in every ``interval``-th call only.
+    """Lazy regularization: ``interval`` times a penalty, in every ``interval``-th call only.
 
     StyleGAN2 (Karras et al. 2019, arXiv 1912.04958), appendix B. The factor keeps the gradients'
     mean over the steps; the penalty itself is given as if it were computed in every step. The paper

@@ -24,7 +24,7 @@ EXAMPLES: dict[str, Callable[[Draw], dict[str, Any]]] = {}
 
 
 class Operator(NamedTuple):
-    """What torch is told of an operator. Its kernels are bound in ``csrc/bindings``."""
+    """An operator as torch knows it. Its kernels are bound in ``csrc/bindings``."""
 
     schema: str
     fake: Callable[..., Any]

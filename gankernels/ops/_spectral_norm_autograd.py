@@ -49,22 +49,22 @@ def _fake_power_iteration(weights, u, v, n, eps, u_first, skipped=None):
     return weights[0].new_empty(total, dtype=accumulation_dtype(weights[0].dtype))
 
 
-def _fake_spectral_norm(weights, u, v, n, eps, u_first, skipped, coefficient):
+def _fake_spectral_norm(weights, u, v, n, eps, u_first, skipped, max_norm):
     packed = _fake_power_iteration(weights, u, v, n, eps, u_first, skipped)
     return packed, packed.new_empty(len(weights)), [torch.empty_like(w) for w in weights]
 
 
-def _fake_normalize(weights, u, v, sigma, coefficient, retain, guard=False):
+def _fake_normalize(weights, u, v, sigma, max_norm, retain, guard=False):
     one_device(*weights, *u, *v, sigma)
     dtype = accumulation_dtype(weights[0].dtype)
     return [torch.empty_like(w) for w in weights], weights[0].new_empty(len(weights), dtype=dtype)
 
 
-def _fake_backward(grads, weights, u, v, sigma, grad_sigma, coefficient):
+def _fake_backward(grads, weights, u, v, sigma, grad_sigma, max_norm):
     return [torch.empty_like(w) for w in weights]
 
 
-def _fake_double_backward(h, grads, weights, u, v, sigma, grad_sigma, coefficient):
+def _fake_double_backward(h, grads, weights, u, v, sigma, grad_sigma, max_norm):
     like = [torch.empty_like(w) for w in weights]
     return like, [torch.empty_like(w) for w in weights], torch.empty_like(sigma)
 
@@ -84,15 +84,15 @@ def _gradients(ctx, saved, grads, grad_sigma, needed) -> Sequence[Tensor | None]
         for i in index:
             lists = ([x[i]] for x in (grads, weights, u, v))
             part = [None if x is None else x[i : i + 1] for x in (sigma, grad_sigma)]
-            (result[i],) = _backward_op(*lists, *part, ctx.coefficient)
+            (result[i],) = _backward_op(*lists, *part, ctx.max_norm)
     elif len(index) == count:
-        return _backward_op(grads, weights, u, v, sigma, grad_sigma, ctx.coefficient)
+        return _backward_op(grads, weights, u, v, sigma, grad_sigma, ctx.max_norm)
     elif index:
         chosen = [[x[i] for i in index] for x in (grads, weights, u, v)]
         part = [
             None if x is None else torch.stack([x[i] for i in index]) for x in (sigma, grad_sigma)
         ]
-        found = _backward_op(*chosen, *part, ctx.coefficient)
+        found = _backward_op(*chosen, *part, ctx.max_norm)
         for i, g in zip(index, found, strict=True):
             result[i] = g
     if grad_sigma is not None:
@@ -118,12 +118,12 @@ class Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, u, v, sigma, coefficient, retain, guard, *weights):
+    def forward(ctx, u, v, sigma, max_norm, retain, guard, *weights):
         ctx.set_materialize_grads(False)
-        ctx.coefficient = coefficient
+        ctx.max_norm = max_norm
         with below_autograd():
             outputs, found = _operator.kernels.spectral_normalize(
-                weights, u, v, sigma, coefficient, retain, guard
+                weights, u, v, sigma, max_norm, retain, guard
             )
         _keep(ctx, (*weights, *u, *v, found if sigma is None else sigma), retain)
         return found, *outputs
@@ -143,7 +143,7 @@ class SpectralNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, step, retain, *weights):
         ctx.set_materialize_grads(False)
-        ctx.coefficient = step[-1]
+        ctx.max_norm = step[-1]
         packed, sigma, outputs = _operator.kernels.spectral_norm_(weights, *step)
         _keep(ctx, (*weights, packed), retain)
         return sigma, *outputs
@@ -159,10 +159,10 @@ class RetainedReference(torch.autograd.Function):
     """The reference for retain=True: every backward pass computes it anew."""
 
     @staticmethod
-    def forward(ctx, u, v, sigma, coefficient, guard, *weights):
+    def forward(ctx, u, v, sigma, max_norm, guard, *weights):
         ctx.set_materialize_grads(False)
         _keep(ctx, weights, retain=True)
-        ctx.vectors, ctx.options = (u, v, sigma), {"coefficient": coefficient, "guard": guard}
+        ctx.vectors, ctx.options = (u, v, sigma), {"max_norm": max_norm, "guard": guard}
         outputs, found = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
         return found, *outputs
 
@@ -245,13 +245,13 @@ def _kept(ctx, grads: Sequence[Tensor | None] | None = None) -> Sequence[Tensor]
                 "spectral_normalize: one of the variables needed for gradient computation has been "
                 f"modified by an inplace operation: a tensor of shape {tuple(tensor.shape)} is at "
                 f"version {tensor._version}; expected version {held.version}. Run the backward "
-                "pass before the optimiser's step."
+                "pass before the optimizer's step."
             )
     return tensors
 
 
 def _setup_normalize(ctx, inputs, output):
-    weights, u, v, sigma, ctx.coefficient, retain, _ = inputs
+    weights, u, v, sigma, ctx.max_norm, retain, _ = inputs
     ctx.set_materialize_grads(False)
     _keep(ctx, (*weights, *u, *v, output[1] if sigma is None else sigma), retain)
     ctx.count = len(weights)
@@ -266,8 +266,8 @@ def _backward_normalize(ctx, grads, grad_sigma):
 
 
 def _setup_backward(ctx, inputs, output):
-    grads, weights, u, v, sigma, grad_sigma, coefficient = inputs
-    ctx.count, ctx.coefficient, ctx.seeded = len(grads), coefficient, grad_sigma is not None
+    grads, weights, u, v, sigma, grad_sigma, max_norm = inputs
+    ctx.count, ctx.max_norm, ctx.seeded = len(grads), max_norm, grad_sigma is not None
     ctx.save_for_backward(*grads, *weights, *u, *v, sigma, grad_sigma)
 
 
@@ -276,7 +276,7 @@ def _backward_backward(ctx, h):
     grads, weights, u, v = (saved[k * n : (k + 1) * n] for k in range(4))
     sigma, grad_sigma = saved[-2:]
     d_grads, d_weights, d_seed = _operator.kernels.spectral_normalize_double_backward(
-        h, grads, weights, u, v, sigma, grad_sigma, ctx.coefficient
+        h, grads, weights, u, v, sigma, grad_sigma, ctx.max_norm
     )
     none = [None] * n
     return d_grads, d_weights, none, none, None, d_seed if ctx.seeded else None, None
@@ -297,26 +297,26 @@ OPERATORS = (
     # one.
     Operator(
         "spectral_norm_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
-        "bool u_first, Tensor(c!)? skipped, float? coefficient) -> (Tensor, Tensor, Tensor[])",
+        "bool u_first, Tensor(c!)? skipped, float? max_norm) -> (Tensor, Tensor, Tensor[])",
         _fake_spectral_norm,
     ),
     Operator(
         "spectral_normalize(Tensor[] weights, Tensor[] u, Tensor[] v, Tensor? sigma, "
-        "float? coefficient, bool retain, bool guard) -> (Tensor[], Tensor)",
+        "float? max_norm, bool retain, bool guard) -> (Tensor[], Tensor)",
         _fake_normalize,
         _backward_normalize,
         _setup_normalize,
     ),
     Operator(
         "spectral_normalize_backward(Tensor[] grads, Tensor[] weights, Tensor[] u, Tensor[] v, "
-        "Tensor sigma, Tensor? grad_sigma, float? coefficient) -> Tensor[]",
+        "Tensor sigma, Tensor? grad_sigma, float? max_norm) -> Tensor[]",
         _fake_backward,
         _backward_backward,
         _setup_backward,
     ),
     Operator(
         "spectral_normalize_double_backward(Tensor[] h, Tensor[] grads, Tensor[] weights, "
-        "Tensor[] u, Tensor[] v, Tensor sigma, Tensor? grad_sigma, float? coefficient) "
+        "Tensor[] u, Tensor[] v, Tensor sigma, Tensor? grad_sigma, float? max_norm) "
         "-> (Tensor[], Tensor[], Tensor)",
         _fake_double_backward,
         _third_order,

@@ -1,4 +1,4 @@
-"""What happens to each sample in adaptive discriminator augmentation: schema, fake, plain function.
+"""The parameters of adaptive discriminator augmentation for each sample of a batch.
 
 Karras et al. 2020 (arXiv 2006.06676), appendix B. The kernel behind the schema is bound in
 ``csrc/bindings/ada_parameters.cpp``.
@@ -52,7 +52,7 @@ def ada_parameters(
     seed: Tensor | None = None,
     height: int | None = None,
     width: int | None = None,
-    colour_channels: int = 0,
+    color_channels: int = 0,
     dtype: torch.dtype = torch.float32,
     constants: AdaConstants = DEFAULTS,
 ) -> Parameters:
@@ -77,29 +77,30 @@ def ada_parameters(
             and xfrac in fractions of width and height; scale, aniso, contrast and saturation as
             factors; rotations and hue in radians; brightness an offset; lumaflip 0 or 1; gains of
             the four bands; the noise's standard deviation; the size of the cutout, 0 for none, and
-            its centre, as fractions.
+            its center, as fractions.
         height, width: of the images. Without them only values and seed are made.
-        colour_channels: how many channels are colour: 0, 1 or 3. Hue and saturation, which need 3,
+        color_channels: how many channels are color: 0, 1 or 3. Hue and saturation, which need 3,
             are drawn whatever it is, and not applied to 1.
-        dtype: of the images. ``colour``, ``gains`` and ``sigma`` are float64 for float64, else
+        dtype: of the images. ``color``, ``gains`` and ``sigma`` are float64 for float64, else
             float32.
         constants: the strengths of the transforms.
 
     Returns:
         :class:`Parameters`: ``values`` (B, 23), float64. ``seed`` (B,), int64, in [0, 2^53), of the
-        noise. ``maps`` (B, 2, 3), float64: from centred output pixels (x right, y down) to centred
-        input pixels; flips, quarter turns and whole-pixel shifts are exact, the identity too.
-        ``colour``, (B, 3, 4) or (B, 1, 2): a matrix with an offset as its last column. ``gains``
+        noise. ``maps`` (B, 2, 3), float64: from centered output pixels (x right, y down) to
+        centered input pixels; flips, quarter turns and whole-pixel shifts are exact, and so is the
+        identity.
+        ``color``, (B, 3, 4) or (B, 1, 2): a matrix with an offset as its last column. ``gains``
         (B, 4) of the bands, all 1 where none is amplified. ``sigma`` (B,) of the noise. ``box``
-        (B, 3), float64: centre x, centre y and size of the cutout, in fractions.
+        (B, 3), float64: center x, center y and size of the cutout, in fractions.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     One launch, in float64 throughout. Nothing is differentiable: the results are constants.
     Deterministic in the draws, and nothing waits for the device.
     """
-    rest = (uniforms, normals, values, seed, height, width, colour_channels, dtype, constants)
+    rest = (uniforms, normals, values, seed, height, width, color_channels, dtype, constants)
     drawn = uniforms if values is None else values
     tensors = [x for x in (drawn, normals, p) if isinstance(x, Tensor)]
     if not tensors or takes_reference("ada_parameters", tensors):
@@ -113,7 +114,7 @@ def ada_parameters(
             seed=seed,
             height=height,
             width=width,
-            colour_channels=colour_channels,
+            color_channels=color_channels,
             dtype=dtype,
             constants=constants,
         )
@@ -121,7 +122,7 @@ def ada_parameters(
     # The kernel refuses what it sees; it sees neither a seed nor a dtype, nor what is absurd, and
     # takes bools and scalar tensors for integers.
     unusual = values is not None or seed is not None or not is_taken(dtype)
-    unusual |= any(isinstance(n, (bool, Tensor)) for n in (height, width, colour_channels))
+    unusual |= any(isinstance(n, (bool, Tensor)) for n in (height, width, color_channels))
     if compiling or unusual or is_strong(constants):
         check(p, multipliers, *rest)
     try:
@@ -135,7 +136,7 @@ def ada_parameters(
             list(constants),
             height,
             width,
-            colour_channels,
+            color_channels,
             accumulation_dtype(dtype) == torch.float64,
         )
         if compiling:
@@ -147,13 +148,13 @@ def ada_parameters(
         # The kernel refused; find the words for what it was given.
         check(p, multipliers, *rest)
         raise
-    drawn, new_seed, maps, colour, gains, sigma, box = found
+    drawn, new_seed, maps, color, gains, sigma, box = found
     composed = height is not None
     return Parameters(
         drawn if values is None else values,
         new_seed if values is None else seed,
         maps if composed and m.geometry() else None,
-        colour if composed and m.colour(colour_channels) else None,
+        color if composed and m.color(color_channels) else None,
         gains if composed and m.filter() else None,
         sigma if composed and m.noise > 0 else None,
         box if composed and m.cutout > 0 else None,
@@ -168,7 +169,7 @@ def _plain(x: Tensor | None) -> Tensor | None:
 
 
 def _fake(
-    p, uniforms, normals, values, multipliers, constants, height, width, colour_channels, float64
+    p, uniforms, normals, values, multipliers, constants, height, width, color_channels, float64
 ):
     like = uniforms if values is None else values
     one_device(like, p, normals)
@@ -185,7 +186,7 @@ def _fake(
         empty(draws, (len(VALUES),), torch.float64),
         empty(draws, (), torch.int64),
         empty(composed and m.geometry(), (2, 3), torch.float64),
-        empty(composed and m.colour(colour_channels), (colour_channels, colour_channels + 1), acc),
+        empty(composed and m.color(color_channels), (color_channels, color_channels + 1), acc),
         empty(composed and m.filter(), (4,), acc),
         empty(composed and noise > 0, (), acc),
         empty(composed and cutout > 0, (3,), torch.float64),
@@ -196,7 +197,7 @@ declare(
     Operator(
         "ada_parameters(Tensor? p, Tensor? uniforms, Tensor? normals, Tensor? values, "
         "float[] multipliers, float[] constants, SymInt? height, SymInt? width, "
-        "int colour_channels, bool float64) "
+        "int color_channels, bool float64) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
         _fake,
     )
@@ -210,5 +211,5 @@ EXAMPLES["ada_parameters"] = lambda draw: {
     "normals": draw(16, NORMALS).double(),
     "height": 24,
     "width": 40,
-    "colour_channels": 3,
+    "color_channels": 3,
 }

@@ -1,4 +1,4 @@
-"""Affine resampling, its exact transpose, and the same with colour, noise and cutout behind it.
+"""Affine resampling, its exact transpose, and the same with color, noise and cutout behind it.
 
 Karras et al. 2020 (arXiv 2006.06676), appendix B. The kernels behind the schemas are bound in
 ``csrc/bindings/affine_resample.cpp``.
@@ -62,16 +62,17 @@ def affine_resample(
 
     Args:
         image: (B, C, H, W), float32, float64, bfloat16 or float16; any strides.
-        inverse_maps: (B, 2, 3), from centred output pixels to centred input pixels: x to the right,
-            y down, in pixels, (0, 0) in the middle of an image. Composed in float64 best; see
-            :func:`centred_maps` for the ``theta`` of ``affine_grid``. Constant to autograd.
+        inverse_maps: (B, 2, 3), from centered output pixels to centered input pixels: x to the
+            right, y down, in pixels, (0, 0) in the middle of an image. Best composed in float64;
+            see
+            :func:`maps_from_theta` for the ``theta`` of ``affine_grid``. Constant to autograd.
         filter: ``"sym6"``, ``"bilinear"`` or ``"nearest"`` (halves to even).
         mode: ``"ideal"`` makes every sample independent of its batch, with unlimited reflection.
             ``"stylegan2-ada"`` pads the batch by common margins and takes zeros beyond, as the
             published pipeline does; for ``"sym6"`` only, and without lossless blits.
         margins: of ``"stylegan2-ada"``: int64 (4,), left, right, top and bottom; by default those
             of the publication, found on the device.
-        padding_mode: of the plain filters: ``"reflection"`` about the centres of border pixels (the
+        padding_mode: of the plain filters: ``"reflection"`` about the centers of border pixels (the
             edge is not repeated), ``"zeros"``, or ``"border"``. ``"sym6"`` reflects.
         output_size: height and width of the result; by default those of the image.
         lossless_blits: flips, quarter turns and whole shifts, of which every source position is a
@@ -84,7 +85,7 @@ def affine_resample(
         what it reaches, however far that lies.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Linear in ``image``, and differentiable to any order in it: the backward is
     :func:`affine_resample_transpose`. Deterministic. Nothing is read back from the device.
@@ -134,7 +135,7 @@ def affine_resample_transpose(
         (B, C, *input_size), of ``grad``'s dtype and memory format.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Linear in ``grad``, and differentiable to any order in it. Deterministic; in CUDA a gather.
     """
@@ -162,8 +163,8 @@ def affine_augment(
     image: Tensor,
     inverse_maps: Tensor | None = None,
     *,
-    colour: Tensor | None = None,
-    colour_channels: Sequence[int] | None = None,
+    color: Tensor | None = None,
+    color_channels: Sequence[int] | None = None,
     sigma: Tensor | None = None,
     seed: Tensor | None = None,
     box: Tensor | None = None,
@@ -171,7 +172,7 @@ def affine_augment(
     margins: Tensor | None = None,
     lossless_blits: bool = True,
 ) -> Tensor:
-    """Geometry, colour, noise and cutout of a batch in one pass over the images.
+    """Geometry, color, noise and cutout of a batch in one pass over the images.
 
     In the order of Karras et al. 2020 (arXiv 2006.06676), appendix B:
     ``keep * (A resampled + offset + sigma * noise)``.
@@ -179,12 +180,12 @@ def affine_augment(
     Args:
         image: (B, C, H, W), as for :func:`affine_resample`.
         inverse_maps: (B, 2, 3), likewise; None leaves the geometry alone.
-        colour: (B, 3, 4) or (B, 1, 2), matrix and offset side by side, of the accumulation dtype.
-        colour_channels: the 3 (or 1) channels that ``colour`` acts on, ascending; by default all.
+        color: (B, 3, 4) or (B, 1, 2), matrix and offset side by side, of the accumulation dtype.
+        color_channels: the 3 (or 1) channels that ``color`` acts on, ascending; by default all.
         sigma: (B,), standard deviation of the noise, of the accumulation dtype.
         seed: (B,), int64, of the noise: the same seed gives the same noise, by Philox4x32-10 (see
             ``csrc/common/epilogue.h``), in every memory format and dtype.
-        box: (B, 3), float64: centre x, centre y and size of what is cut out, in fractions of the
+        box: (B, 3), float64: center x, center y and size of what is cut out, in fractions of the
             image; size 0 cuts nothing.
         mode, margins, lossless_blits: as for :func:`affine_resample`, with the filter ``"sym6"``.
 
@@ -193,14 +194,14 @@ def affine_augment(
         for bit.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Affine in ``image`` and differentiable to any order in it; all else is constant to autograd.
     Deterministic.
     """
     op = "affine_augment"
     check(op, "image", image, inverse_maps, "sym6", mode, margins, "reflection", lossless_blits)
-    channels = check_epilogue(op, image, colour, colour_channels, sigma, seed, box)
+    channels = check_epilogue(op, image, color, color_channels, sigma, seed, box)
     maps: Tensor | None = None
     if inverse_maps is not None:
         maps, margins = _prepared(inverse_maps, mode, margins, image.shape)
@@ -210,19 +211,19 @@ def affine_augment(
             maps,
             margins=margins,
             lossless_blits=lossless_blits,
-            colour=colour,
-            colour_channels=channels,
+            color=color,
+            color_channels=channels,
             sigma=sigma,
             seed=seed,
             box=box,
         )
-    given = [None if x is None else x.contiguous() for x in (colour, sigma, seed, box)]
+    given = [None if x is None else x.contiguous() for x in (color, sigma, seed, box)]
     return _run(
         "affine_augment", image, maps, margins, lossless_blits, given[0], channels, *given[1:], True
     )
 
 
-def centred_maps(
+def maps_from_theta(
     theta: Tensor,
     size: tuple[int, int],
     align_corners: bool = False,
@@ -232,9 +233,9 @@ def centred_maps(
     """The ``inverse_maps`` that do what ``affine_grid(theta, ...)`` and ``grid_sample`` do.
 
     Args:
-        theta: (B, 2, 3), from normalised output to normalised input coordinates.
+        theta: (B, 2, 3), from normalized output to normalized input coordinates.
         size: height and width of the images.
-        align_corners: whether -1 and 1 are the centres of border pixels, or the image's edges.
+        align_corners: whether -1 and 1 are the centers of border pixels, or the image's edges.
         output_size: height and width of the result; by default ``size``.
 
     Returns:
@@ -243,9 +244,9 @@ def centred_maps(
         pixels included; its reflection is the one of ``align_corners=True``.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
-    op = "centred_maps"
+    op = "maps_from_theta"
     check_theta(op, theta)
     check_bool(op, "align_corners", align_corners)
     less = 1 if align_corners else 0
@@ -253,7 +254,7 @@ def centred_maps(
     out_height, out_width = check_pair(
         op, "output_size", size if output_size is None else output_size
     )
-    # Between the centres of a single pixel there is nothing: of the input all positions are that
+    # Between the centers of a single pixel there is nothing: of the input all positions are that
     # pixel. That of the output is at 0, whatever it is divided by.
     of_input = [(n - less) / 2 for n in (width, height)]
     of_output = [max(n - less, 1) / 2 for n in (out_width, out_height)]
@@ -317,21 +318,21 @@ def _backward_by(transpose: str):
 
 
 def _setup_augment(ctx, inputs, output):
-    _, maps, margins, lossless, colour, channels, *rest = inputs
+    _, maps, margins, lossless, color, channels, *rest = inputs
     ctx.options = lossless, channels
-    ctx.save_for_backward(maps, margins, colour, rest[2] if len(rest) > 1 else rest[0])  # box
+    ctx.save_for_backward(maps, margins, color, rest[2] if len(rest) > 1 else rest[0])  # box
 
 
 def _backward_augment(ctx, grad):
-    maps, margins, colour, box = ctx.saved_tensors
-    constants = maps, margins, ctx.options[0], colour, ctx.options[1], box
+    maps, margins, color, box = ctx.saved_tensors
+    constants = maps, margins, ctx.options[0], color, ctx.options[1], box
     return _run("affine_augment_transpose", grad, *constants), *(None,) * 9
 
 
 def _backward_augment_transpose(ctx, grad):
     # The transpose's transpose: without noise and offsets, which are constant.
-    maps, margins, colour, box = ctx.saved_tensors
-    constants = maps, margins, ctx.options[0], colour, ctx.options[1], None, None, box, False
+    maps, margins, color, box = ctx.saved_tensors
+    constants = maps, margins, ctx.options[0], color, ctx.options[1], None, None, box, False
     return _run("affine_augment", grad, *constants), *(None,) * 6
 
 
@@ -354,7 +355,7 @@ OPERATORS = (
     ),
     Operator(
         "affine_augment(Tensor image, Tensor? maps, Tensor? margins, bool lossless, "
-        "Tensor? colour, int[] colour_channels, Tensor? sigma, Tensor? seed, Tensor? box, "
+        "Tensor? color, int[] color_channels, Tensor? sigma, Tensor? seed, Tensor? box, "
         "bool offsets) -> Tensor",
         _fake_augment,
         _backward_augment,
@@ -362,7 +363,7 @@ OPERATORS = (
     ),
     Operator(
         "affine_augment_transpose(Tensor grad, Tensor? maps, Tensor? margins, bool lossless, "
-        "Tensor? colour, int[] colour_channels, Tensor? box) -> Tensor",
+        "Tensor? color, int[] color_channels, Tensor? box) -> Tensor",
         _fake_augment,
         _backward_augment_transpose,
         _setup_augment,
@@ -389,6 +390,6 @@ EXAMPLES["affine_resample_transpose"] = lambda draw: {
 EXAMPLES["affine_augment"] = lambda draw: {
     "image": draw(4, 3, 9, 14).requires_grad_(),
     **_example(draw),
-    "colour": draw(4, 3, 4),
-    "colour_channels": (0, 1, 2),
+    "color": draw(4, 3, 4),
+    "color_channels": (0, 1, 2),
 }

@@ -83,7 +83,7 @@ def gradient_penalty(
     reduction: Reduction = "mean",
     return_norms: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Penalise the norm of every sample's gradient, ``weight * mean((n_i - center)^2)``.
+    """Penalize the norm of every sample's gradient, ``weight * mean((n_i - center)^2)``.
 
     ``n_i`` is the 2-norm of ``grads[i]`` over everything but the batch, and over all tensors where
     a list is given. Gradients come from ``torch.autograd.grad(logits.sum(), x,
@@ -94,7 +94,7 @@ def gradient_penalty(
             floating-point dtype and device. Contiguous and channels_last gradients, and every other
             layout in which samples are dense and follow each other, are read where they are.
         center: c >= 0, where the penalty is zero: 1 for WGAN-GP, 0 for R1.
-        one_sided: penalise ``max(0, n_i - center)^2`` instead (WGAN-LP).
+        one_sided: penalize ``max(0, n_i - center)^2`` instead (WGAN-LP).
         weight: factor of the result, not negative.
         sample_weight: (B,), a factor for each sample; differentiable. A mean is over B, not over
             the sum of these.
@@ -110,7 +110,7 @@ def gradient_penalty(
         float32 for the rest, which is also what squares are summed in.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Differentiable twice in ``grads`` and ``sample_weight``, to any order under
     ``gankernels.backend("reference")``. Where a norm is 0 and ``center`` above it, the subgradient

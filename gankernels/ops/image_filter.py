@@ -41,7 +41,7 @@ def image_filter(
     """Amplify four frequency bands of every image, add noise, and cut a box out.
 
     ``k = sum_i gains_i F_i`` of 43 taps is used along x and along y, the same for all channels of a
-    sample; the image is continued by reflection about the centres of its border pixels, as far as
+    sample; the image is continued by reflection about the centers of its border pixels, as far as
     it takes. The bands ``F_i`` are symmetric and add up to the identity: a sample whose gains are
     all exactly 1 is copied, bit for bit. Then ``sigma * n`` is added, with ``n`` normal and
     independent for every element, and then the box is set to 0. Nothing is clamped.
@@ -53,14 +53,14 @@ def image_filter(
         sigma: (B,), the standard deviation of the noise, in units of the image.
         seed: (B,), int64, of the noise; given if and only if ``sigma`` is. The same seed gives the
             same noise up to rounding, on every device, whatever the memory layout or the batch.
-        box: (B, 3): centre x, centre y and side of what is cut out, in fractions of width and
-            height. A pixel is cut if its centre is nearer than half the side along both axes.
+        box: (B, 3): center x, center y and side of what is cut out, in fractions of width and
+            height. A pixel is cut if its center is nearer than half the side along both axes.
 
     Returns:
         (B, C, H, W), of the dtype and the memory layout of ``image``.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Arithmetic is in float32, for float64 images in float64. ``gains``, ``sigma`` and ``box`` are
     converted to what it takes (float64 for ``box``) and held constant by the gradient.
@@ -88,7 +88,7 @@ def image_filter_transpose(grad: Tensor, gains: Tensor, *, box: Tensor | None = 
         (B, C, H, W), of the dtype and the memory layout of ``grad``.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Differentiable to any order in ``grad``; deterministic, whatever the number of threads.
     """

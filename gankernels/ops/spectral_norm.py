@@ -1,4 +1,4 @@
-"""Spectral normalisation of many weights in one call: schemas, fakes, autograd, plain functions.
+"""Spectral normalization of many weights in one call: schemas, fakes, autograd, plain functions.
 
 Miyato et al. 2018 (arXiv 1802.05957), algorithm 1. The kernels behind the schemas are bound in
 ``csrc/bindings/spectral_norm.cpp``.
@@ -21,8 +21,8 @@ from gankernels._torch import below_autograd, in_functorch, in_jit_trace
 from gankernels.ops import _operator
 from gankernels.ops._checks.spectral_norm import (
     MAX_STEPS,
-    check_coefficient,
     check_iteration,
+    check_max_norm,
     check_normalize,
 )
 from gankernels.ops._layout import is_dense
@@ -73,7 +73,7 @@ def power_iteration_(
             sigma that is zero or not finite keeps its u and v, its sigma is reported as 1, and its
             element here is incremented; and a u or v that is zero or not finite to begin with, from
             which no step leads anywhere, is first replaced by a fixed unit vector. Decided on the
-            device, without a synchronisation.
+            device, without a synchronization.
 
     Returns:
         A NamedTuple ``(u, v, sigma)``, as :func:`spectral_normalize` takes them: lists of fresh
@@ -82,7 +82,8 @@ def power_iteration_(
         which conjugates nothing, u is conjugated, so that sigma is ``u . (W v)`` as everywhere.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above; u and v are then unchanged.
+        TypeError, ValueError: if an argument has an unsupported type or value; u and v are then
+            unchanged.
 
     Not differentiable. Deterministic, whatever the number of threads.
     """
@@ -132,7 +133,7 @@ def spectral_normalize(
     v: Sequence[Tensor],
     sigma: Tensor | None = None,
     *,
-    coefficient: float | None = None,
+    max_norm: float | None = None,
     retain: bool = False,
     guard: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
@@ -144,7 +145,7 @@ def spectral_normalize(
             (those that :func:`power_iteration_` returns), not the buffers that the next iteration
             overwrites.
         sigma: (L,), what the iteration found. Without it ``u . (W v)`` is computed (evaluation).
-        coefficient: where given, the output is ``W * min(1, coefficient / sigma)``.
+        max_norm: where given, the output is ``W * min(1, max_norm / sigma)``.
         retain: let several backward passes run through the result without ``retain_graph``. What
             the gradient needs then lives as long as the result does.
         guard: take 1 for a computed sigma that is zero or not finite, decided on the device. A
@@ -156,7 +157,7 @@ def spectral_normalize(
         weights and float32 for the rest.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Differentiable twice in the weights, through both outputs; under
     ``gankernels.backend("reference")`` to any order. A weight that needs no gradient costs no
@@ -166,16 +167,14 @@ def spectral_normalize(
     check_bool("spectral_normalize", "guard", guard)
     if _needs_checks("spectral_normalize", weights):
         if not in_jit_trace():
-            check_normalize(weights, u, v, sigma, coefficient)
+            check_normalize(weights, u, v, sigma, max_norm)
         if retain and torch.is_grad_enabled() and _takes_functions():
-            sigma, *outputs = RetainedReference.apply(u, v, sigma, coefficient, guard, *weights)
+            sigma, *outputs = RetainedReference.apply(u, v, sigma, max_norm, guard, *weights)
             return outputs, sigma
-        return reference.spectral_normalize(
-            weights, u, v, sigma, coefficient=coefficient, guard=guard
-        )
+        return reference.spectral_normalize(weights, u, v, sigma, max_norm=max_norm, guard=guard)
     compiling = torch.compiler.is_compiling()
-    if compiling or coefficient is not None:
-        check_normalize(weights, u, v, sigma, coefficient)
+    if compiling or max_norm is not None:
+        check_normalize(weights, u, v, sigma, max_norm)
     try:
         weights = _dense(weights)
         u, v = _accumulation(u, weights[0]), _accumulation(v, weights[0])
@@ -183,21 +182,21 @@ def spectral_normalize(
             sigma = sigma.contiguous()
         trainable = [w.requires_grad for w in weights] if torch.is_grad_enabled() else [False]
         if any(trainable) and not all(trainable):
-            return _split_by_gradient(trainable, weights, u, v, sigma, coefficient, retain, guard)
+            return _split_by_gradient(trainable, weights, u, v, sigma, max_norm, retain, guard)
         if compiling:
             with torch.set_grad_enabled(trainable[0]):
                 return _operator.kernels.spectral_normalize(
-                    weights, u, v, sigma, coefficient, retain, guard
+                    weights, u, v, sigma, max_norm, retain, guard
                 )
         if trainable[0]:
-            sigma, *outputs = Normalize.apply(u, v, sigma, coefficient, retain, guard, *weights)
+            sigma, *outputs = Normalize.apply(u, v, sigma, max_norm, retain, guard, *weights)
             return outputs, sigma
         with below_autograd():
             return _operator.kernels.spectral_normalize(
-                weights, u, v, sigma, coefficient, False, guard
+                weights, u, v, sigma, max_norm, False, guard
             )
     except (RuntimeError, TypeError, AttributeError):
-        check_normalize(weights, u, v, sigma, coefficient)
+        check_normalize(weights, u, v, sigma, max_norm)
         raise
 
 
@@ -210,7 +209,7 @@ def spectral_norm(
     order: Order = "u_first",
     *,
     skipped: Tensor | None = None,
-    coefficient: float | None = None,
+    max_norm: float | None = None,
     retain: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """One forward pass of training: :func:`power_iteration_`, then :func:`spectral_normalize`.
@@ -221,24 +220,22 @@ def spectral_norm(
     op = "spectral_norm"
     arguments: tuple = (weights, u, v, n, eps, order, skipped)
     check_bool(op, "retain", retain)
-    if coefficient is not None:
-        check_coefficient(op, coefficient)
+    if max_norm is not None:
+        check_max_norm(op, max_norm)
     if _needs_checks(op, weights):
         _checked_iteration(op, *arguments)
         if not retain:
-            return reference_spectral_norm(*arguments[:6], skipped=skipped, coefficient=coefficient)
+            return reference_spectral_norm(*arguments[:6], skipped=skipped, max_norm=max_norm)
         left, right, sigmas = move_(*arguments[:6], skipped=skipped)
         sigma = torch.stack(sigmas)
-        return spectral_normalize(
-            weights, left, right, sigma, coefficient=coefficient, retain=retain
-        )
+        return spectral_normalize(weights, left, right, sigma, max_norm=max_norm, retain=retain)
     if torch.compiler.is_compiling():
         check_iteration(*arguments, op=op)
         u, v, sigma = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
-        return spectral_normalize(weights, u, v, sigma, coefficient=coefficient, retain=retain)
+        return spectral_normalize(weights, u, v, sigma, max_norm=max_norm, retain=retain)
     if not _is_plain(u, v, n, eps, order):
         check_iteration(*arguments, op=op)
-    step = (u, v, n, eps, order == "u_first", skipped, coefficient)
+    step = (u, v, n, eps, order == "u_first", skipped, max_norm)
     try:
         weights = _dense(weights)
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
@@ -285,7 +282,7 @@ def _split_by_gradient(
     u: Sequence[Tensor],
     v: Sequence[Tensor],
     sigma: Tensor | None,
-    coefficient: float | None,
+    max_norm: float | None,
     retain: bool,
     guard: bool,
 ) -> tuple[list[Tensor], Tensor]:
@@ -297,7 +294,7 @@ def _split_by_gradient(
         part = None if sigma is None else torch.stack([sigma[i] for i in index])
         w_part, u_part, v_part = ([x[i] for i in index] for x in (weights, u, v))
         out, s = spectral_normalize(
-            w_part, u_part, v_part, part, coefficient=coefficient, retain=retain, guard=guard
+            w_part, u_part, v_part, part, max_norm=max_norm, retain=retain, guard=guard
         )
         for k, i in enumerate(index):
             outputs[i], sigmas[i] = out[k], s[k]

@@ -24,7 +24,7 @@ penalties between real and generated samples draw one coefficient a group. Score
 have as first dimension the number of groups.
 
 ``inv_scale`` is for ``torch.amp.GradScaler``: one element, the reciprocal of its scale, which comes
-without a synchronisation: ``inv_scale = 1 / scaler.scale(torch.ones((), device=device))``. The
+without a synchronization: ``inv_scale = 1 / scaler.scale(torch.ones((), device=device))``. The
 gradients are then taken of the scaled scores, which float16 can hold, and unscaled in the penalty.
 Scale the loss as always: ``scaler.scale(loss + penalty).backward()``. A scale above 65504, such as
 GradScaler's first, is inf in float16 scores: that step is skipped, the scale halved.
@@ -32,7 +32,7 @@ GradScaler's first, is inf in float16 scores: that step is skipped, the scale ha
 All results are scalars, float32 (float64 for float64 gradients), differentiable twice in the
 critic's parameters, and deterministic for given random numbers. Under ``torch.no_grad()`` and
 ``torch.inference_mode()`` the same number comes without a graph. Samples made here are detached: no
-gradient reaches a generator. Nothing but :func:`check_independent_samples` synchronises with a
+gradient reaches a generator. Nothing but :func:`check_independent_samples` synchronizes with a
 device.
 
 Penalties that call ``D`` twice, the approximate ones, compare the same function at two points: u

@@ -53,7 +53,7 @@ def approx_r1_penalty(
         generator: where the noise is drawn from; on the samples' device.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     calls = Calls("approx_r1_penalty", D, args, kwargs, own=_SETTINGS, scores=scores, passes=2)
     return _approximate(calls, x, sigma, weight, gamma, groups, generator)

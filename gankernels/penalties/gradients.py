@@ -56,8 +56,8 @@ def r1_penalty(
         inv_scale, groups: see the module's text.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above, or ``logits`` do not depend on
-            ``real``.
+        TypeError, ValueError: if an argument has an unsupported type or value, or ``logits`` do not
+            depend on ``real``.
     """
     return _squared("r1_penalty", logits, real, gamma, inv_scale, groups, name="real")
 
@@ -91,7 +91,7 @@ def roth_penalty(
 ) -> Tensor:
     """``gamma / 2 * mean[(1 - s(D(x)))^2 ||grad D(x)||^2 + s(D(G))^2 ||grad D(G)||^2]``.
 
-    The regulariser of Roth et al. 2017 (arXiv 1705.09367) for the Jensen-Shannon divergence, with s
+    The regularizer of Roth et al. 2017 (arXiv 1705.09367) for the Jensen-Shannon divergence, with s
     the sigmoid; ``gamma`` 2, or 0.1, annealed by the caller. The weights ``(1 - s)^2`` and ``s^2``
     carry gradient.
 
@@ -102,7 +102,7 @@ def roth_penalty(
         inv_scale, groups: see the module's text; ``groups`` of both alike.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "roth_penalty"
     check_number(op, "gamma", gamma)
@@ -187,7 +187,7 @@ def r1_r2_penalty(
         groups: likewise, a number of rows that both batches can be divided by.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "r1_r2_penalty"
     check_number(op, "gamma", gamma)
@@ -245,7 +245,7 @@ def wgan_gp_penalty(
 
     Gulrajani et al. 2017 (arXiv 1704.00028), equation 3, with ``x_hat = eps real + (1 - eps) fake``
     and one eps ~ U[0, 1) a sample, or a group. The paper trains the critic 5 steps to the
-    generator's one, with Adam(1e-4, betas=(0, 0.9)), and no batch normalisation in the critic.
+    generator's one, with Adam(1e-4, betas=(0, 0.9)), and no batch normalization in the critic.
 
     Args:
         D: the critic; see the module's text.
@@ -256,7 +256,7 @@ def wgan_gp_penalty(
         generator: where eps is drawn from; on the samples' device.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     calls = Calls("wgan_gp_penalty", D, args, kwargs, own=_CENTERED, scores=scores)
     return _interpolated(calls, real, fake, weight, center, False, inv_scale, groups, generator)
@@ -297,7 +297,7 @@ def zero_centered_penalty(
 ) -> Tensor:
     """``weight * mean ||grad D(x_hat)||^2`` between real and generated samples.
 
-    The zero-centred penalty of Mescheder et al. 2018 (arXiv 1801.04406) at the interpolates of
+    The zero-centered penalty of Mescheder et al. 2018 (arXiv 1801.04406) at the interpolates of
     WGAN-GP; without a 1/2. All else as for :func:`wgan_gp_penalty`.
     """
     calls = Calls("zero_centered_penalty", D, args, kwargs, own=("weight", *_DRAWS), scores=scores)
@@ -335,7 +335,7 @@ def dragan_penalty(
         generator: where delta is drawn from; on the samples' device.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "dragan_penalty"
     own = ("weight", "k", "noise", "scale", *_DRAWS)

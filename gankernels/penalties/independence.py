@@ -33,7 +33,7 @@ def check_independent_samples(
 ) -> bool:
     """Whether ``D`` scores every sample by itself, as every gradient penalty takes for granted.
 
-    Batch normalisation in training mode, and all else that mixes the samples of a batch, makes the
+    Batch normalization in training mode, and all else that mixes the samples of a batch, makes the
     gradient of one sample's score reach the others, and the norms wrong (by several percent). Costs
     a forward and a backward pass; call it once. Warns with the cure where it finds that.
 
@@ -43,7 +43,7 @@ def check_independent_samples(
             module, or a lambda, partial or method that mentions it.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "check_independent_samples"
     calls = Calls(op, D, args, kwargs, own=("groups", "scores"), scores=scores)
@@ -79,7 +79,7 @@ def check_independent_samples(
         warn_once(
             "coupled",
             f"{op}: the score of a sample depends on other samples of the batch; gradient "
-            "penalties are then wrong. Put layer, instance or group normalisation in the place of "
-            "batch normalisation in the critic, or use none.",
+            "penalties are then wrong. Put layer, instance or group normalization in the place of "
+            "batch normalization in the critic, or use none.",
         )
     return independent

@@ -29,7 +29,7 @@ def consensus_penalty(
     gamma: float = 10.0,
     inv_scale: Tensor | None = None,
 ) -> Tensor:
-    """Consensus optimisation: ``gamma / 2 * ||v||^2``, v the gradients of the game.
+    """Consensus optimization: ``gamma / 2 * ||v||^2``, v the gradients of the game.
 
     Mescheder et al. 2017 (arXiv 1705.10461), algorithm 2: every player descends its own loss plus
     this term. v holds the gradient of each loss with respect to its own player's parameters.
@@ -46,7 +46,7 @@ def consensus_penalty(
         each adds to its own.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "consensus_penalty"
     check_number(op, "gamma", gamma)
@@ -129,7 +129,7 @@ def spectral_norm_regularization(
         weight: lambda, not negative.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
 
     Differentiable to any order in ``weights``, with u and v constant: the gradient is
     ``weight * sigma * u v^T``.

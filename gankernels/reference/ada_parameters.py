@@ -1,4 +1,4 @@
-"""What happens to each sample in adaptive discriminator augmentation, in plain PyTorch.
+"""The parameters of adaptive discriminator augmentation for each sample, in plain PyTorch.
 
 Karras et al. 2020 (arXiv 2006.06676), appendix B.
 """
@@ -49,8 +49,8 @@ class AdaMultipliers(NamedTuple):
         """Whether there is a geometric transform."""
         return any(m > 0 for m in self[:7])
 
-    def colour(self, channels: int) -> bool:
-        """Whether there is a colour transform that ``channels`` have; hue and saturation need 3."""
+    def color(self, channels: int) -> bool:
+        """Whether there is a color transform that ``channels`` have; hue and saturation need 3."""
         some = self.brightness > 0 or self.contrast > 0 or self.lumaflip > 0
         if channels == 3:
             return some or self.hue > 0 or self.saturation > 0
@@ -87,12 +87,12 @@ DEFAULTS = AdaConstants()
 
 
 class Parameters(NamedTuple):
-    """What happens to each of B samples. See :func:`gankernels.ops.ada_parameters`."""
+    """The parameters of B samples. See :func:`gankernels.ops.ada_parameters`."""
 
     values: Tensor  #: (B, 23), float64
     seed: Tensor | None  #: (B,), int64, of the noise
     maps: Tensor | None  #: (B, 2, 3), float64
-    colour: Tensor | None  #: (B, 3, 4) or (B, 1, 2)
+    color: Tensor | None  #: (B, 3, 4) or (B, 1, 2)
     gains: Tensor | None  #: (B, 4)
     sigma: Tensor | None  #: (B,)
     box: Tensor | None  #: (B, 3), float64
@@ -136,7 +136,7 @@ def ada_parameters(
     seed: Tensor | None = None,
     height: int | None = None,
     width: int | None = None,
-    colour_channels: int = 0,
+    color_channels: int = 0,
     dtype: torch.dtype = torch.float32,
     constants: AdaConstants = DEFAULTS,
 ) -> Parameters:
@@ -157,7 +157,7 @@ def ada_parameters(
             values,
             seed,
             _maps(v, height, width) if m.geometry() else None,
-            _colour(v, colour_channels).to(acc) if m.colour(colour_channels) else None,
+            _color(v, color_channels).to(acc) if m.color(color_channels) else None,
             _gains(v).to(acc) if m.filter() else None,
             v["noise"].to(acc) if m.noise > 0 else None,
             torch.stack([v["cutout_x"], v["cutout_y"], v["cutout"]], 1) if m.cutout > 0 else None,
@@ -261,12 +261,12 @@ def _maps(v: dict[str, Tensor], height: int, width: int) -> Tensor:
     return maps[:, :2] + 0.0  # -0 + 0 = 0
 
 
-def _colour(v: dict[str, Tensor], channels: int) -> Tensor:
+def _color(v: dict[str, Tensor], channels: int) -> Tensor:
     one = torch.ones_like(v["hue"])
     eye = torch.eye(4, dtype=one.dtype, device=one.device)
     axis = torch.ones(4, dtype=one.dtype, device=one.device) / math.sqrt(3)
     axis = axis * (torch.arange(4, device=one.device) < 3)
-    grey = axis.outer(axis)
+    gray = axis.outer(axis)
 
     def column(x: Tensor) -> Tensor:
         return x[:, None, None]
@@ -274,11 +274,11 @@ def _colour(v: dict[str, Tensor], channels: int) -> Tensor:
     b, c = v["brightness"], v["contrast"]
     matrix = _matrix([[one, 0, 0, b], [0, one, 0, b], [0, 0, one, b], [0, 0, 0, one]])
     matrix = _matrix([[c, 0, 0, 0], [0, c, 0, 0], [0, 0, c, 0], [0, 0, 0, one]]) @ matrix
-    matrix = (eye - 2 * column(v["lumaflip"]) * grey) @ matrix
+    matrix = (eye - 2 * column(v["lumaflip"]) * gray) @ matrix
     if channels == 1:
         rows = matrix[:, :3].mean(1)
         return torch.stack([rows[:, :3].sum(1), rows[:, 3]], 1)[:, None]
-    # Rodrigues: the rotation about the grey axis.
+    # Rodrigues: the rotation about the gray axis.
     cos, sin = v["hue"].cos(), v["hue"].sin() / math.sqrt(3)
     same, turn = cos + (1 - cos) / 3, (1 - cos) / 3
     hue = _matrix(
@@ -290,7 +290,7 @@ def _colour(v: dict[str, Tensor], channels: int) -> Tensor:
         ]
     )
     matrix = hue @ matrix
-    matrix = (grey + (eye - grey) * column(v["saturation"])) @ matrix
+    matrix = (gray + (eye - gray) * column(v["saturation"])) @ matrix
     return matrix[:, :3]
 
 

@@ -117,8 +117,8 @@ def affine_augment(
     image: Tensor,
     inverse_maps: Tensor | None = None,
     *,
-    colour: Tensor | None = None,
-    colour_channels: Sequence[int] = (),
+    color: Tensor | None = None,
+    color_channels: Sequence[int] = (),
     sigma: Tensor | None = None,
     seed: Tensor | None = None,
     box: Tensor | None = None,
@@ -130,12 +130,12 @@ def affine_augment(
     with torch.autocast(image.device.type, enabled=False):
         if inverse_maps is not None:
             x = affine_resample(x, inverse_maps, margins=margins, lossless_blits=lossless_blits)
-        if colour is not None:
-            matrix, offset = colour[:, :, :-1], colour[:, :, -1]
-            mixed = torch.einsum("bij,bjhw->bihw", matrix, x[:, list(colour_channels)])
+        if color is not None:
+            matrix, offset = color[:, :, :-1], color[:, :, -1]
+            mixed = torch.einsum("bij,bjhw->bihw", matrix, x[:, list(color_channels)])
             mixed = mixed + offset[:, :, None, None]
             planes = list(x.unbind(1))
-            for k, c in enumerate(colour_channels):
+            for k, c in enumerate(color_channels):
                 planes[c] = mixed[:, k]
             x = torch.stack(planes, 1)
         return noise_and_cutout(x, sigma, seed, box).to(image.dtype)
@@ -178,7 +178,7 @@ def batch_margins(inverse_maps: Tensor, height: int, width: int) -> Tensor:
     return margins.flatten().long()
 
 
-# Points are pairs (columns, rows) of half output pixels, counted from the centre of pixel 0. A
+# Points are pairs (columns, rows) of half output pixels, counted from the center of pixel 0. A
 # lattice is (a, b, c), (d, e, f) of csrc/affine_resample.h, each (B,).
 
 
@@ -200,7 +200,7 @@ def _lattice(
 
 
 def _near(row: Tensor, reach: Tensor, size: int, repeats: bool) -> Tensor:
-    """What lies far away, seen nearer: ``Lattice::near`` of csrc/affine_resample.h."""
+    """Positions moved nearer by whole periods: ``Lattice::near`` of csrc/affine_resample.h."""
     middle = size - 1
     if repeats:
         period = max(4, 4 * middle)

@@ -105,7 +105,7 @@ def _filtered(gains: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _correlate(x: Tensor, taps: list[Tensor], dim: int, size: int) -> Tensor:
-    """``size`` sums over 43 neighbours along ``dim``, of which ``x`` has 42 more."""
+    """``size`` sums over 43 neighbors along ``dim``, of which ``x`` has 42 more."""
     total = taps[0] * x.narrow(dim, REACH, size)
     for d in range(1, REACH + 1):
         pair = x.narrow(dim, REACH - d, size) + x.narrow(dim, REACH + d, size)
@@ -114,14 +114,14 @@ def _correlate(x: Tensor, taps: list[Tensor], dim: int, size: int) -> Tensor:
 
 
 def _reflected(size: int, device: torch.device) -> Tensor:
-    """The pixels from 21 before the first to 21 behind the last, by reflection at their centres."""
+    """The pixels from 21 before the first to 21 behind the last, by reflection at their centers."""
     period = max(2 * (size - 1), 1)
     at = torch.arange(-REACH, size + REACH, device=device) % period
     return torch.minimum(at, period - at) if size > 1 else at
 
 
 def _cut(x: Tensor, box: Tensor | None) -> Tensor:
-    """Zero within the box (B, 3): centre x, centre y and size in fractions of the image."""
+    """Zero within the box (B, 3): center x, center y and size in fractions of the image."""
     if box is None:
         return x
     height, width = x.shape[-2:]

@@ -1,4 +1,4 @@
-"""Spectral normalisation in plain PyTorch (Miyato et al. 2018, arXiv 1802.05957, algorithm 1)."""
+"""Spectral normalization in plain PyTorch (Miyato et al. 2018, arXiv 1802.05957, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gankernels._torch import in_forward_ad, in_functorch, is_batched
 
 
 class PowerIteration(NamedTuple):
-    """What the power method found of a list of weights."""
+    """The result of the power method for a list of weights."""
 
     u: Sequence[Tensor]  # of every weight
     v: Sequence[Tensor]
@@ -82,13 +82,13 @@ def spectral_normalize(
     v: Sequence[Tensor],
     sigma: Tensor | None = None,
     *,
-    coefficient: float | None = None,
+    max_norm: float | None = None,
     retain: bool = False,
     guard: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """See :func:`gankernels.ops.spectral_normalize`. Differentiable to any order."""
     values = None if sigma is None else [sigma[i] for i in range(len(weights))]
-    return _normalize(weights, u, v, values, coefficient, guard)
+    return _normalize(weights, u, v, values, max_norm, guard)
 
 
 def spectral_norm(
@@ -100,13 +100,13 @@ def spectral_norm(
     order: str = "u_first",
     *,
     skipped: Tensor | None = None,
-    coefficient: float | None = None,
+    max_norm: float | None = None,
     retain: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """See :func:`gankernels.ops.spectral_norm`. Differentiable to any order."""
     left, right, sigmas = move_(weights, u, v, n, eps, order, skipped=skipped)
     # Without a guard sigma is the product that the gradient needs anyhow.
-    return _normalize(weights, left, right, None if skipped is None else sigmas, coefficient)
+    return _normalize(weights, left, right, None if skipped is None else sigmas, max_norm)
 
 
 def _normalize(
@@ -114,7 +114,7 @@ def _normalize(
     u: Sequence[Tensor],
     v: Sequence[Tensor],
     values: Sequence[Tensor] | None,
-    coefficient: float | None,
+    max_norm: float | None,
     guard: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     outputs, sigmas = [], []
@@ -129,10 +129,10 @@ def _normalize(
             elif guard:
                 s = torch.where(torch.isfinite(s) & (s != 0), s, 1 + _tangent(s))
             wide = _to(w, dtype)
-            if coefficient is None:
+            if max_norm is None:
                 wide = wide / s
             else:  # the identity, gradient included, where sigma is within the bound
-                wide = wide * (coefficient / torch.where(_size(s) <= coefficient, coefficient, s))
+                wide = wide * (max_norm / torch.where(_size(s) <= max_norm, max_norm, s))
             outputs.append(_to(wide, w.dtype))
             sigmas.append(s)
         return outputs, torch.stack(sigmas)

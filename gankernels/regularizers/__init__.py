@@ -1,4 +1,4 @@
-"""Regularisers of the critic beside the gradient penalties, and what makes its task harder.
+"""Regularizers of the critic beside the gradient penalties, and what makes its task harder.
 
 Those that are losses return a scalar in float32, or float64 for float64 input, to be added to the
 critic's loss, or to the generator's where they say so; those that change samples or features keep

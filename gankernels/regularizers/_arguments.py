@@ -1,4 +1,4 @@
-"""What the regularisers have in common: checks of samples."""
+"""Checks of samples, common to all regularizers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Consistency regularisation: the critic's scores, or the generator's samples, under small changes.
+"""Consistency regularization: the critic's scores, or the generator's samples, under small changes.
 
 ``D`` and ``G`` are any callables, which return a tensor (B, ...) or a flat list of them. They are
 called once for either version of the samples, never for both in one batch, which batch
-normalisation would mix, and get copies, which their first layer may work on in place. Where ``D``
+normalization would mix, and get copies, which their first layer may work on in place. Where ``D``
 returns more than scores, ``scores`` says which they are, as in :mod:`gankernels.penalties`;
 without it, what is nested, keyed or named is refused. ``||.||^2`` is summed over everything but the
 batch and the members of a list, E is the mean over the batch, and the differences are taken in
@@ -52,7 +52,7 @@ def consistency_regularization(
         scores: see the module's text.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "consistency_regularization"
     check_number(op, "weight", weight)
@@ -87,7 +87,7 @@ def balanced_consistency_regularization(
         scores: see the module's text.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "balanced_consistency_regularization"
     check_number(op, "weight_real", weight_real)
@@ -126,13 +126,13 @@ def latent_consistency_discriminator(
         generator: where dz is drawn from; on the device of ``z``.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "latent_consistency_discriminator"
     own = ("weight", "std", "scores", "generator")
     check_callable(op, "D", D)
     generates = Calls(op, G, args, kwargs, own=own, passes=2, what="G")
-    near = _neighbour(op, z, weight, std, generator)
+    near = _neighbor(op, z, weight, std, generator)
     with torch.no_grad():
         fake, other = generates(z), generates(near)
     calls = Calls(op, D, args, kwargs, own=own, scores=scores, passes=2)
@@ -159,11 +159,11 @@ def latent_consistency_generator(
         *args, **kwargs: passed to ``G``.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "latent_consistency_generator"
     calls = Calls(op, G, args, kwargs, own=("weight", "std", "generator"), passes=2, what="G")
-    near = _neighbour(op, z, weight, std, generator)
+    near = _neighbor(op, z, weight, std, generator)
     first, second = (_outputs(calls, calls(x)) for x in (z, near))
     return -weight * _distance(op, "G", first, second, len(z))
 
@@ -182,7 +182,7 @@ def _inconsistency(
     return weight * _distance(op, "D", first, _outputs(calls, calls(changed)), len(members[0]))
 
 
-def _neighbour(
+def _neighbor(
     op: str, z: Tensor, weight: float, std: float, generator: torch.Generator | None
 ) -> Tensor:
     check_number(op, "weight", weight)

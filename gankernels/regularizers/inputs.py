@@ -1,4 +1,4 @@
-"""Of the critic's input: instance noise, and the turned images of SSGAN."""
+"""Regularizers of the critic's input: instance noise, and the turned images of SSGAN."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class InstanceNoise(nn.Module):
         steps: for ``"linear"`` and ``"cosine"``, which need it, how many until there is no noise.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
 
     count: Tensor
@@ -91,7 +91,7 @@ class InstanceNoise(nn.Module):
             numbers.
 
         Raises:
-            TypeError, ValueError: if an argument is none of the above.
+            TypeError, ValueError: if an argument has an unsupported type or value.
         """
         op = "InstanceNoise"
         tensors = [x] if isinstance(x, Tensor) else x
@@ -169,7 +169,7 @@ def rotation_loss(rotation_logits: Tensor, labels: Tensor, *, weight: float = 1.
         A scalar, differentiable to any order.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "rotation_loss"
     check_number(op, "weight", weight)

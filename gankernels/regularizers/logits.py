@@ -1,4 +1,4 @@
-"""Of the critic's scores alone: LeCam, and the drift penalty."""
+"""Regularizers of the critic's scores: LeCam, and the drift penalty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Logits = Tensor | Sequence[Tensor]
 
 
 class LeCam(nn.Module):
-    """LeCam regularisation: holds the critic's scores by anchors, averages of what they were.
+    """LeCam regularization: holds the critic's scores by anchors, averages of what they were.
 
     ``weight * (E relu(D(x) - ema_fake)^2 + E relu(ema_real - D(G))^2)``, R_LC of Tseng et al. 2021
     (arXiv 2104.03310), where ema_real and ema_fake are exponential moving averages of the means of
@@ -25,11 +25,11 @@ class LeCam(nn.Module):
     loss: it is not in the paper's R_LC, which squares the differences themselves.
 
     In training mode :meth:`forward` first moves the anchors, ``ema = decay * ema + (1 - decay) *
-    mean``, and then regularises towards the moved ones; the first batch sets them to its means. No
+    mean``, and then regularizes towards the moved ones; the first batch sets them to its means. No
     gradient flows through them. In evaluation mode they stay, and before the first batch the means
     of the scores given take their place. A batch with infinite or NaN scores does not move them.
 
-    With torch.distributed initialised the means are those of all processes' scores, weighted by how
+    With torch.distributed initialized the means are those of all processes' scores, weighted by how
     many each has: one ``all_reduce`` of 4 numbers, in training mode only. The two E are of the
     process's own scores.
 
@@ -42,7 +42,7 @@ class LeCam(nn.Module):
         process_group: whose processes share the anchors; by default all of them.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
 
     ema_real: Tensor
@@ -76,7 +76,7 @@ class LeCam(nn.Module):
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
 
     def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
-        """The critic's regulariser.
+        """The critic's regularizer.
 
         Args:
             real_logits, fake_logits: ``D(real)`` and ``D(fake)``, tensors of any shape, or lists of
@@ -86,7 +86,8 @@ class LeCam(nn.Module):
             A scalar, differentiable to any order in the scores.
 
         Raises:
-            TypeError, ValueError: if an argument is none of the above; the anchors have not moved.
+            TypeError, ValueError: if an argument has an unsupported type or value; the anchors have
+                not moved.
         """
         real = _flat("LeCam", "real_logits", real_logits)
         fake = _flat("LeCam", "fake_logits", fake_logits)
@@ -120,7 +121,7 @@ class LeCam(nn.Module):
         return ema_real, ema_fake
 
     def _means(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Of the scores of all processes, real and fake: (2,), float32."""
+        """The means of the scores of all processes, real and fake: (2,), float32."""
         if not (dist.is_available() and dist.is_initialized()):
             return torch.stack((real.mean().float(), fake.mean().float()))
         sums = [total for x in (real, fake) for total in (x.sum(), torch.full_like(x[0], len(x)))]
@@ -156,7 +157,7 @@ def drift_penalty(real_logits: Logits, *, weight: float = 0.001) -> Tensor:
         A scalar, differentiable to any order.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     check_number("drift_penalty", "weight", weight)
     return weight * _flat("drift_penalty", "real_logits", real_logits).square().mean()

@@ -39,7 +39,7 @@ def minibatch_stddev(
         Differentiable to any order, and deterministic.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
     return _with_stddev("minibatch_stddev", x, group_size, num_channels, eps)
 
@@ -115,7 +115,7 @@ class MinibatchDiscrimination(nn.Module):
         device, dtype: of ``T``, (A, B, C), the only parameter.
 
     Raises:
-        TypeError, ValueError: if an argument is none of the above.
+        TypeError, ValueError: if an argument has an unsupported type or value.
     """
 
     def __init__(

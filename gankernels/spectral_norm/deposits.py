@@ -1,7 +1,7 @@
-"""Weights that a fused model normalises for its modules, for the time of a forward.
+"""Weights that a fused model normalizes for its modules, for the time of a forward.
 
-A fused model's pre-hook opens a frame, normalises all layers in one call, and deposits a weight for
-each. A layer takes what is deposited for it once, if all is as it was then; else it normalises
+A fused model's pre-hook opens a frame, normalizes all layers in one call, and deposits a weight for
+each. A layer takes what is deposited for it once, if all is as it was then; else it normalizes
 itself, from the u and v that it would have had: what was deposited and not used is taken back.
 Outputs, gradients, u and v thus are those of layer by layer.
 """
@@ -41,7 +41,7 @@ _open = _Open()
 
 
 class Group:
-    """What one call has moved: u and v as they were, in case that they are wanted back."""
+    """The vectors that one call has moved, u and v as they were, in case they are wanted back."""
 
     def __init__(self, layers: list[Layer]) -> None:
         self.vectors = [x for layer in layers for x in (layer.u, layer.v)]
@@ -70,7 +70,7 @@ class Group:
 
 
 class Deposit:
-    """A layer's normalised weight; without one where the layer is only watched."""
+    """A layer's normalized weight; without one where the layer is only watched."""
 
     __slots__ = ("group", "index", "kept", "layer", "norm", "output", "pointer", "used", "version")
 
@@ -192,7 +192,7 @@ def close_last_of(model: Any) -> None:
 
 
 def close_all_of(model: Any) -> None:
-    """Close this thread's frames of a model; layers that are still to come normalise themselves."""
+    """Close this thread's frames of a model; layers that are still to come normalize themselves."""
     for frame in reversed(_open.frames[:]):
         if frame.model is model:
             frame.close()
@@ -210,7 +210,7 @@ def give_back(norm: Any) -> list[Layer]:
 
 
 def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:
-    """What a running forward has deposited for a layer as it is now, or None."""
+    """The deposit of a running forward for a layer as it is now, or None."""
     frames = _open.frames
     for frame in reversed(frames) if len(frames) > 1 else frames[:]:
         deposit = frame.deposits.get(id(norm))
@@ -258,7 +258,7 @@ def is_nested() -> bool:
 
 
 def can_deposit() -> bool:
-    """Whether layers may be normalised ahead: not where somebody watches what each one does."""
+    """Whether layers may be normalized ahead: not where somebody watches what each one does."""
     return not (
         saves_through_hooks()
         or in_dispatch_mode()
@@ -269,7 +269,7 @@ def can_deposit() -> bool:
 
 
 def deposit(frame: Frame, norms: Sequence[Any], layers: Sequence[Layer]) -> None:
-    """Normalise the layers, in as few calls as can be, and deposit what comes out."""
+    """Normalize the layers, in as few calls as can be, and deposit what comes out."""
     wanted: list[Deposit] = []
     for norm, layer in zip(norms, layers, strict=True):
         if not has_kernels(layer.weight) or layer.weight.numel() == 0:

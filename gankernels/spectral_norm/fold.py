@@ -20,23 +20,23 @@ from gankernels.spectral_norm.sites import NORMS, evaluated, normalized_by
 M = TypeVar("M", bound=Module)
 
 
-def fold(model: M, *, inplace: bool = False) -> M:
+def fold_spectral_norm(model: M, *, inplace: bool = False) -> M:
     """``model`` with plain weights W / sigma, for export or for averaging weights.
 
     u and v do not move, and the weights are those of ``eval()``. The state_dict has plain keys.
-    Other parametrizations of a spectrally normalised weight are folded with it. A folded weight is
-    a new parameter: whoever shares the old one, with or without a normalisation, keeps it as it is.
+    Other parametrizations of a spectrally normalized weight are folded with it. A folded weight is
+    a new parameter: whoever shares the old one, with or without a normalization, keeps it as it is.
 
     Args:
         model: with torch's or our ``spectral_norm``, fused or not.
-        inplace: change ``model`` itself instead of a copy. An optimiser goes on to have the old
+        inplace: change ``model`` itself instead of a copy. An optimizer goes on to have the old
             parameters.
 
     Raises:
         TypeError: if ``model`` is not a module, or ``inplace`` not True or False.
     """
-    check_module("fold", model)
-    check_bool("fold", "inplace", inplace)
+    check_module("fold_spectral_norm", model)
+    check_bool("fold_spectral_norm", "inplace", inplace)
     if not inplace:
         model = copy.deepcopy(model, _copies_of_computed(model))
     for module in model.modules():
@@ -97,7 +97,7 @@ def _bake(module: Module, name: str) -> None:
 
 
 def _own_class(module: Module) -> None:
-    # Copies of a parametrised module share its class, and removing takes the property off the
+    # Copies of a parametrized module share its class, and removing takes the property off the
     # class.
     shared = type(module)
     namespace = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
@@ -106,7 +106,7 @@ def _own_class(module: Module) -> None:
 
 @torch.no_grad()
 def folded_tensors(model: Module) -> dict[str, Tensor]:
-    """The parameters and buffers of ``fold(model)``, by name, and those that folding takes away."""
+    """The parameters and buffers of the folded model by name, and those that folding takes away."""
     close_what_was_left()
     tensors: dict[str, Tensor] = {
         **dict(model.named_parameters(remove_duplicate=False)),

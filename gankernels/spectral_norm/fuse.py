@@ -34,7 +34,7 @@ from gankernels.spectral_norm.sites import Site, settings_of, sites
 
 
 class FusedSpectralNorm:
-    """What :func:`fuse_spectral_norm` returns: takes the fusion back, and announces steps."""
+    """The handle of :func:`fuse_spectral_norm`: takes the fusion back, and announces steps."""
 
     def __init__(self, model: Module, options: dict[str, Any]) -> None:
         self.model = model
@@ -46,7 +46,7 @@ class FusedSpectralNorm:
         # Modules from the model to its sites, each with the indices of the sites below it.
         self._on_the_way: list[tuple[Module, list[int]]] = []
         self._seen: dict[int, tuple[Any, bool]] = {}  # of a module: its hooks, any foreign ones
-        # After the user's hooks, which may write weights; before the model's own normalisation.
+        # After the user's hooks, which may write weights; before the model's own normalization.
         own = any(isinstance(hook, TorchHook) for hook in model._forward_pre_hooks.values())
         self._handles = [
             model.register_forward_pre_hook(self._before, prepend=own),
@@ -56,7 +56,7 @@ class FusedSpectralNorm:
 
     def __getstate__(self) -> dict[str, Any]:
         close_all_of(self.model)  # a copy that is made within a forward has the u and v of today
-        # A copy or pickle of the model does not take the optimiser, of other parameters, along.
+        # A copy or pickle of the model does not take the optimizer, of other parameters, along.
         return {**vars(self), "_optimizers": [], "_on_the_way": [], "_seen": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class FusedSpectralNorm:
         return found
 
     def step(self, *_: Any) -> None:
-        """Announce an optimiser's step: the next forward moves u and v (``step_scoped=True``)."""
+        """Announce an optimizer's step: the next forward moves u and v (``step_scoped=True``)."""
         for _original, ours in self._swaps:
             ours.memory.step = None
 
@@ -176,7 +176,7 @@ class FusedSpectralNorm:
     def _foreign(self, module: Module) -> bool:
         """Whether somebody may write weights when a module on the way is called: by a hook that is
         not ours, through ``.data`` perhaps, which torch does not count; or by compiled code, which
-        normalises for itself."""
+        normalizes for itself."""
         hooks = module._forward_pre_hooks
         state = tuple(hooks), is_compiled(module)
         known = self._seen.get(id(module))
@@ -290,20 +290,20 @@ def fuse_spectral_norm(
     step_scoped: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     guard: bool = False,
-    coefficient: float | None = None,
+    max_norm: float | None = None,
     cache_eval: bool = False,
     trust_versions: bool = False,
 ) -> FusedSpectralNorm:
-    """Normalise all spectrally normalised weights of ``model`` by one call at each of its forwards.
+    """Normalize all spectrally normalized weights of ``model`` by one call at each of its forwards.
 
     Finds every weight under torch's or our ``spectral_norm``, hook or parametrization, in all
     submodules. Parameters, buffers and state_dict keys stay what they are, each weight keeps its
     order of iteration and its ``train()`` or ``eval()``. A submodule that is called by itself,
-    outside ``model``'s forward, normalises itself.
+    outside ``model``'s forward, normalizes itself.
 
     Outputs, gradients, u and v are those of layer by layer, in training and in ``eval()``. A layer
     that a forward calls twice is iterated twice, and one that it does not call is not. Where a
-    layer cannot be normalised ahead it normalises itself: the second call of a forward, within
+    layer cannot be normalized ahead it normalizes itself: the second call of a forward, within
     ``torch.utils.checkpoint`` without reentrance or other hooks on saved tensors, within
     ``torch.compile`` of a part, below a forward pre-hook of the user's, a later link of a chain of
     parametrizations, complex and foreign tensors. One thing is not seen: a write through ``.data``
@@ -314,21 +314,21 @@ def fuse_spectral_norm(
 
     Args:
         model: the module whose forward is a pass, for instance the discriminator.
-        step_scoped: move u and v once a step of the optimiser, not once a forward. D(real),
+        step_scoped: move u and v once a step of the optimizer, not once a forward. D(real),
             D(fake), penalties and accumulated batches then share one W / sigma and, within one
             ``backward()``, one pass through it; recomputing activations (checkpointing) is exact.
             A step is whatever changes W, and what is announced by ``step()`` of the handle or by
             ``optimizer``. W, u and v are compared with copies of what W / sigma was computed from,
             at every forward, so that it is never used stale. That takes memory for a copy of W,
-            about a third of the time of normalising, and on a GPU one wait a forward; within the
+            about a third of the time of normalizing, and on a GPU one wait a forward; within the
             capture of a CUDA graph nothing is remembered.
         optimizer: announces its steps by itself; needs ``step_scoped=True``. Copies and pickles of
-            the model are not announced to; fuse them again with an optimiser of theirs.
+            the model are not announced to; fuse them again with an optimizer of theirs.
         guard: see :func:`gankernels.nn.utils.spectral_norm`; the handle's ``skipped`` counts.
-        coefficient: likewise.
+        max_norm: likewise.
         cache_eval: likewise.
         trust_versions: compare no contents for ``step_scoped`` and ``cache_eval``, as weights, u
-            and v are written only by steps of torch's optimisers, fused ones among them, and by
+            and v are written only by steps of torch's optimizers, fused ones among them, and by
             writes that torch counts (``add_``, ``load_state_dict``), not through ``.data``. Takes
             no copies and waits for nothing. Where that is not so, W / sigma will be stale.
 
@@ -336,10 +336,10 @@ def fuse_spectral_norm(
         A handle with ``unfuse()``, ``step()`` and ``skipped``.
 
     Raises:
-        TypeError: if ``model`` is not a module, ``optimizer`` not an optimiser, or an option not
+        TypeError: if ``model`` is not a module, ``optimizer`` not an optimizer, or an option not
             True or False.
-        ValueError: if it has no spectrally normalised weight, for ``optimizer`` without
-            ``step_scoped=True``, or a coefficient that is not positive and finite.
+        ValueError: if it has no spectrally normalized weight, for ``optimizer`` without
+            ``step_scoped=True``, or a max_norm that is not positive and finite.
 
     Differentiable twice. Deterministic. To compile, fuse first; ``step_scoped`` and ``cache_eval``
     have no effect within ``torch.compile``.
@@ -347,15 +347,15 @@ def fuse_spectral_norm(
     options = {
         "step_scoped": step_scoped,
         "guard": guard,
-        "coefficient": coefficient,
+        "max_norm": max_norm,
         "cache_eval": cache_eval,
         "trust_versions": trust_versions,
     }
     check_module("fuse_spectral_norm", model)
     for name, value in options.items():
-        if name != "coefficient":
+        if name != "max_norm":
             check_bool("fuse_spectral_norm", name, value)
-    _check_coefficient(coefficient)
+    _check_max_norm(max_norm)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             "fuse_spectral_norm: expected optimizer to be a torch.optim.Optimizer, "
@@ -368,7 +368,7 @@ def fuse_spectral_norm(
         )
     if next(sites(model), None) is None:
         raise ValueError(
-            "fuse_spectral_norm: expected a model with spectrally normalised weights, got "
+            "fuse_spectral_norm: expected a model with spectrally normalized weights, got "
             f"{type(model).__name__} with none; apply gankernels.nn.utils.parametrizations."
             "spectral_norm to its layers first"
         )
@@ -384,12 +384,14 @@ def fuse_spectral_norm(
     return handle
 
 
-def _check_coefficient(c: float | None) -> None:
+def _check_max_norm(c: float | None) -> None:
     if c is None:
         return
     number = isinstance(c, (int, float)) and not isinstance(c, bool)
     if not number or not 0 < c <= sys.float_info.max:
-        raise ValueError(f"fuse_spectral_norm: expected a positive, finite coefficient, got {c!r}")
+        raise ValueError(
+            f"fuse_spectral_norm: expected max_norm to be a positive, finite number, got {c!r}"
+        )
 
 
 def handle_of(model: Module) -> FusedSpectralNorm | None:

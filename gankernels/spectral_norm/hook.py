@@ -27,7 +27,7 @@ M = TypeVar("M", bound=Module)
 
 
 class ComputedWeight(Tensor):
-    """What a hook stores as ``module.weight``: a tensor with a history that can be copied.
+    """The value that a hook stores as ``module.weight``: a tensor with a history, to be copied.
 
     Autograd refuses to copy a plain one, and with it the module. A copy or pickle has no history.
     """
@@ -176,14 +176,14 @@ def spectral_norm(
     eps: float = 1e-12,
     dim: int | None = None,
     *,
-    coefficient: float | None = None,
+    max_norm: float | None = None,
     guard: bool = False,
     init_iterations: int = 0,
     cache_eval: bool = False,
     step_scoped: bool = False,
     trust_versions: bool = False,
 ) -> M:
-    """Normalise ``module.weight`` by its spectral norm in a hook before every forward.
+    """Normalize ``module.weight`` by its spectral norm in a hook before every forward.
 
     A drop-in for :func:`torch.nn.utils.spectral_norm`: the same numbers, random draws, state_dict
     (``weight_orig``, ``weight_u``, ``weight_v``, with its versions) and errors. Besides, a module
@@ -197,20 +197,20 @@ def spectral_norm(
             1,000,000.
         eps: added to no norm, but their least value in a division; not negative.
         dim: the dimension of the output channels; 1 for transposed convolutions, else 0.
-        coefficient: where given, the weight is ``W * min(1, coefficient / sigma)`` instead.
+        max_norm: where given, the weight is ``W * min(1, max_norm / sigma)`` instead.
         guard: keep u and v where an iteration would make them zero or not finite (a zero weight, an
             overflow), and divide by 1 that time. Decided on the device; ``module.weight_skipped``,
             a buffer that is not in the state_dict, counts.
         init_iterations: steps to take at once, for a useful sigma before the first training step.
         cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
             W, u and v stay what they are: their contents are compared with copies, which takes a
-            third of the time of normalising, and once waits for a GPU. Not for tensors of inference
+            third of the time of normalizing, and once waits for a GPU. Not for tensors of inference
             mode, nor within the capture of a CUDA graph.
         step_scoped: move u and v, and compute W / sigma, only once after every change of W, which
-            is once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`. W, u and v
+            is once a step of the optimizer; see :func:`gankernels.fuse_spectral_norm`. W, u and v
             are compared as for ``cache_eval``.
         trust_versions: compare no contents for ``cache_eval`` and ``step_scoped``. W, u and v must
-            then be written only by steps of torch's optimisers, and by writes that torch counts:
+            then be written only by steps of torch's optimizers, and by writes that torch counts:
             not through ``.data``.
 
     Returns:
@@ -219,7 +219,7 @@ def spectral_norm(
     Raises:
         RuntimeError: if the parameter has one already; for a negative ``dim``.
         ValueError: if ``n_power_iterations`` is not positive or above 1,000,000, the parameter is
-            None or of a lazy module, or the coefficient is not positive and finite.
+            None or of a lazy module, or max_norm is not positive and finite.
         KeyError: if there is no such parameter.
         TypeError: if an argument is of another type than these; for a weight that is sparse,
             nested, quantized or split over ranks.
@@ -234,7 +234,7 @@ def spectral_norm(
         "trust_versions": trust_versions,
     }
     check_arguments(module, name, n_power_iterations, eps, dim, **options)
-    settings = Settings(dim, "v_first", coefficient, cache_eval, step_scoped, trust_versions)
+    settings = Settings(dim, "v_first", max_norm, cache_eval, step_scoped, trust_versions)
     first = checked_init_iterations(init_iterations)
     fn = _install(module, name, n_power_iterations, dim, eps, settings=settings, guard=guard)
     if first > 0:

@@ -16,25 +16,27 @@ from gankernels.ops.spectral_norm import Order
 
 @dataclass(frozen=True)
 class Settings:
-    """What a spectral normalisation was asked to be, besides n_power_iterations and eps, which
+    """The options of a spectral normalization, besides n_power_iterations and eps, which
     torch keeps as attributes that can be set at any time."""
 
     dim: int
     order: Order
-    coefficient: float | None = None
+    max_norm: float | None = None
     cache_eval: bool = False
     step_scoped: bool = False
     trust_versions: bool = False
 
     def __post_init__(self) -> None:
-        c = self.coefficient
+        c = self.max_norm
         number = isinstance(c, (int, float)) and not isinstance(c, bool)
         if c is not None and not (number and 0 < c <= sys.float_info.max):
-            raise ValueError(f"spectral_norm: expected a positive, finite coefficient, got {c!r}")
+            raise ValueError(
+                f"spectral_norm: expected max_norm to be a positive, finite number, got {c!r}"
+            )
 
 
 class Layer(NamedTuple):
-    """A weight to normalise, now."""
+    """A weight to normalize, now."""
 
     weight: Tensor
     u: Tensor
@@ -48,7 +50,7 @@ class Layer(NamedTuple):
 
 
 class CompiledDeposit(NamedTuple):
-    """A weight that a compiled fused model normalised for one of its modules, in its trace."""
+    """A weight that a compiled fused model normalized for one of its modules, in its trace."""
 
     weight: Tensor  # what it was computed from
     output: Tensor
@@ -111,10 +113,10 @@ class Memory:
 
 
 class Kept:
-    """What was computed last from a weight, u and v, for as long as they are what they were.
+    """The last result from a weight, u and v, for as long as they are what they were.
 
     They are so where torch's counters and addresses say it, and, as both miss writes through
-    ``.data`` and those of fused optimisers, where their contents equal copies. Replaced as a whole,
+    ``.data`` and those of fused optimizers, where their contents equal copies. Replaced as a whole,
     never changed, and tied to the very tensors, so that the replicas of DataParallel, which share
     it, never take each other's.
     """
@@ -154,7 +156,7 @@ def _key(layer: Layer) -> tuple:
 
 
 def version_of(tensor: Tensor) -> int:
-    """What changes with every write; constant where torch does not count."""
+    """A number that changes with every write; constant where torch does not count."""
     return 0 if tensor.is_inference() else tensor._version
 
 

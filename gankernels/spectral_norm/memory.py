@@ -1,4 +1,4 @@
-"""What is remembered of layers between forwards: for ``step_scoped`` and ``cache_eval``."""
+"""The memory of layers between forwards: for ``step_scoped`` and ``cache_eval``."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def _caches_eval(layer: Layer) -> bool:
 
 
 def kept_of(layer: Layer) -> Kept | None:
-    """What is remembered of a layer, if it is asked to remember in its present mode."""
+    """The memory of a layer, if it is asked to remember in its present mode."""
     if is_step_scoped(layer):
         return layer.memory.step
     return layer.memory.evaluation if _caches_eval(layer) else None
 
 
 def recall(layers: Sequence[Layer]) -> list[Kept | None]:
-    """What is remembered of each layer, and still holds; what does not is forgotten."""
+    """The memory of each layer as far as it still holds; the rest is forgotten."""
     found: list[Kept | None] = [None] * len(layers)
     compared: list[int] = []
     for i, layer in enumerate(layers):
@@ -96,7 +96,7 @@ def remember(layers: Sequence[Layer], vectors: tuple, outputs: Sequence[Tensor])
             _trust(layer.memory)
 
 
-#: Memories under ``trust_versions=True``, which the steps of all optimisers are announced to.
+#: Memories under ``trust_versions=True``, which the steps of all optimizers are announced to.
 _trusting: weakref.WeakSet[Memory] = weakref.WeakSet()
 _announced: list[Any] = []  # the handle of the hook, once there is one
 

@@ -59,16 +59,16 @@ def normalize_one(layer: Layer) -> Tensor:
         layer.eps,
         s.order,
         skipped=layer.skipped,
-        coefficient=s.coefficient,
+        max_norm=s.max_norm,
     )
     return outputs[0] if s.dim == 0 else outputs[0].movedim(0, s.dim)
 
 
 def group_of(layer: Layer, kept: Kept | None) -> tuple:
-    """What layers have to agree in to share a call."""
+    """The properties in which layers must agree to share a call."""
     weight, s = layer.weight, layer.settings
     iterates = layer.training and kept is None
-    same = (weight.dtype, weight.device, needs_grad(layer), s.coefficient, is_step_scoped(layer))
+    same = (weight.dtype, weight.device, needs_grad(layer), s.max_norm, is_step_scoped(layer))
     return (*same, iterates, layer.n, layer.eps, s.order, layer.skipped is None)
 
 
@@ -78,7 +78,7 @@ def normalize_group(
     """W / sigma of layers of a group, and how often the guard kept u and v of each.
 
     With ``retain`` several backward passes may go through the results, as they may through those of
-    layers that were normalised one by one.
+    layers that were normalized one by one.
     """
     s = layers[0].settings
     weights = [rows_first(layer.weight, layer.settings.dim) for layer in layers]
@@ -92,7 +92,7 @@ def normalize_group(
         step = layers[0].n, layers[0].eps, s.order
         if not scoped:
             outputs, _ = ops.spectral_norm(
-                weights, u, v, *step, skipped=skipped, coefficient=s.coefficient, retain=retain
+                weights, u, v, *step, skipped=skipped, max_norm=s.max_norm, retain=retain
             )
             _count(layers, skipped)
             return _finish(layers, outputs), skipped
@@ -110,7 +110,7 @@ def normalize_group(
     outputs, _ = ops.spectral_normalize(
         weights,
         *vectors,
-        coefficient=s.coefficient,
+        max_norm=s.max_norm,
         retain=retain,
         guard=layers[0].skipped is not None,
     )

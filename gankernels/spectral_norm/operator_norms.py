@@ -16,8 +16,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from gankernels._checks import is_choice, kind
 from gankernels._torch import CALLED_METHODS
-from gankernels.spectral_norm.fold import fold
-from gankernels.spectral_norm.sites import sigma, sites
+from gankernels.spectral_norm.fold import fold_spectral_norm
+from gankernels.spectral_norm.sites import sites, weight_norms
 
 #: Frequencies for each degree of a symbol: sup <= max over the grid / cos(pi / (2 * this)), 1.0196.
 _OVERSAMPLING = 8
@@ -27,7 +27,9 @@ _CHUNK = 1 << 23
 
 @dataclasses.dataclass(frozen=True)
 class SpectralNorms:
-    """What :func:`spectral_norms` returns. Norms are float64 scalars, by name (``"conv.weight"``).
+    """The result of :func:`spectral_norms`. Norms are scalars, by name (``"conv.weight"``); of
+    the weights' dtype for ``of="weight"``, else float64. In a chain of parametrizations the second
+    spectral norm has its place for a suffix (``"conv.weight.1"``).
 
     Attributes:
         layers: the norm of every weight *before* spectral normalization, which is what training
@@ -56,8 +58,9 @@ def spectral_norms(
     """The spectral norms of a model's weights, or of the linear maps that they make.
 
     ``of="weight"`` takes the weight as a matrix of ``out_channels`` rows, which is what spectral
-    normalization divides by (Miyato et al. 2018, section 2.1): it is :func:`gankernels.sigma`,
-    ``u . (W v)`` of the normalized weights. For a convolution **this is not the norm of the map**,
+    normalization divides by (Miyato et al. 2018, section 2.1): ``u . (W v)`` of
+    every weight under torch's or our ``spectral_norm``, fused or not, and before it. For logging:
+    nothing moves, nothing is waited for. For a convolution **this is not the norm of the map**,
     and their product bounds nothing: the 3x3 kernel of ones has 3, and stretches an image by
     nearly 9 (Tsuzuku et al. 2018, arXiv 1802.04034; Sedghi et al. 2019; Farnia et al. 2019, arXiv
     1811.07457).
@@ -95,8 +98,8 @@ def spectral_norms(
             norms for images of this size. Costs a matrix norm a pixel of each layer's input.
 
     Returns:
-        :class:`SpectralNorms`. ``product`` is of the weights before the normalization, as that of
-        ``sigma``; ``lipschitz`` is of the weights that the network uses.
+        :class:`SpectralNorms`. ``product`` is of the weights before the normalization, whatever
+        ``of`` is; ``lipschitz`` is of the weights that the network uses.
 
     Raises:
         TypeError: if ``model`` is not a module, or ``input_size`` not integers.
@@ -121,20 +124,20 @@ def spectral_norms(
                 'spectral_norms: input_size is for of="operator"; the norm of a reshaped weight '
                 "does not depend on the image"
             )
-        if next(sites(model), None) is None:
+        norms = weight_norms(model)
+        if not norms:
             raise ValueError(
                 "spectral_norms: expected a model with spectrally normalized weights for "
                 'of="weight", got none; of="operator" takes plain ones'
             )
-        found = sigma(model)
-        return SpectralNorms(found.layers, found.product)
+        return SpectralNorms(norms, torch.stack(list(norms.values())).prod())
 
     if any(x.is_meta for x in model.parameters()):
         raise ValueError(
             "spectral_norms: expected a model with weights, got one on the meta device; load them, "
             "or call model.to_empty() and initialize it"
         )
-    plain = fold(model).eval()
+    plain = fold_spectral_norm(model).eval()
     sizes = {} if input_size is None else _sizes(plain, input_size)
     unbounded: dict[str, str] = {}
     for path, module in plain.named_modules():

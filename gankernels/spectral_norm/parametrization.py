@@ -108,7 +108,7 @@ class SpectralNorm(Module):
         s = self.settings
         given = {
             "n_power_iterations": self.n_power_iterations if self.n_power_iterations != 1 else None,
-            "coefficient": s.coefficient,
+            "max_norm": s.max_norm,
             "guard": self.guard,
             "cache_eval": s.cache_eval,
             "step_scoped": s.step_scoped,
@@ -124,14 +124,14 @@ def spectral_norm(
     eps: float = 1e-12,
     dim: int | None = None,
     *,
-    coefficient: float | None = None,
+    max_norm: float | None = None,
     guard: bool = False,
     init_iterations: int = 15,
     cache_eval: bool = False,
     step_scoped: bool = False,
     trust_versions: bool = False,
 ) -> M:
-    """Normalise ``module.weight`` by its spectral norm whenever it is accessed.
+    """Normalize ``module.weight`` by its spectral norm whenever it is accessed.
 
     A drop-in for :func:`torch.nn.utils.parametrizations.spectral_norm`: the same numbers, random
     draws, state_dict (``parametrizations.weight.original``, ``parametrizations.weight.0._u``,
@@ -145,7 +145,7 @@ def spectral_norm(
             1,000,000.
         eps: added to no norm, but their least value in a division; not negative.
         dim: the dimension of the output channels; 1 for transposed convolutions, else 0.
-        coefficient: where given, the weight is ``W * min(1, coefficient / sigma)`` instead; for
+        max_norm: where given, the weight is ``W * min(1, max_norm / sigma)`` instead; for
             weights of two dimensions and more.
         guard: keep u and v where an iteration would make them zero or not finite (a zero weight, an
             overflow), and divide by 1 that time. Decided on the device; the parametrization's
@@ -153,13 +153,13 @@ def spectral_norm(
         init_iterations: steps to take at once.
         cache_eval: keep W / sigma between evaluations where no gradient is needed, for as long as
             W, u and v stay what they are: their contents are compared with copies, which takes a
-            third of the time of normalising, and once waits for a GPU. Not for tensors of inference
+            third of the time of normalizing, and once waits for a GPU. Not for tensors of inference
             mode, nor within the capture of a CUDA graph.
         step_scoped: move u and v, and compute W / sigma, only once after every change of W, which
-            is once a step of the optimiser; see :func:`gankernels.fuse_spectral_norm`. W, u and v
+            is once a step of the optimizer; see :func:`gankernels.fuse_spectral_norm`. W, u and v
             are compared as for ``cache_eval``.
         trust_versions: compare no contents for ``cache_eval`` and ``step_scoped``. W, u and v must
-            then be written only by steps of torch's optimisers, and by writes that torch counts:
+            then be written only by steps of torch's optimizers, and by writes that torch counts:
             not through ``.data``.
 
     Returns:
@@ -167,7 +167,7 @@ def spectral_norm(
 
     Raises:
         ValueError: if there is no such parameter or buffer; if ``n_power_iterations`` is not
-            positive or above 1,000,000, or the coefficient not positive and finite.
+            positive or above 1,000,000, or max_norm not positive and finite.
         TypeError: if an argument is of another type than these; for a weight that is sparse,
             nested, quantized or split over ranks.
         IndexError: if ``dim`` is out of range.
@@ -199,7 +199,7 @@ def spectral_norm(
         )
     if not isinstance(weight, UninitializedParameter):
         check_weight("spectral_norm", name, weight)
-    settings = Settings(dim % ndim, "u_first", coefficient, cache_eval, step_scoped, trust_versions)
+    settings = Settings(dim % ndim, "u_first", max_norm, cache_eval, step_scoped, trust_versions)
     first = checked_init_iterations(init_iterations)
     spectral = SpectralNorm.of(
         weight, n_power_iterations, eps, settings, guard=guard, init_iterations=first

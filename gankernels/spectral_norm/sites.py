@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from torch.nn import Module
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
-from gankernels._checks import check_module
 from gankernels._torch import TorchParametrization
 from gankernels.spectral_norm.deposits import close_what_was_left
 from gankernels.spectral_norm.hook import SpectralNorm as Hook
@@ -22,7 +20,7 @@ from gankernels.spectral_norm.parametrization import SpectralNorm as Parametriza
 
 
 class Site(NamedTuple):
-    """A spectrally normalised weight in a model, of either kind, torch's or ours."""
+    """A spectrally normalized weight in a model, of either kind, torch's or ours."""
 
     path: str  # of the module, "" for the model itself
     name: str  # of the parameter
@@ -30,7 +28,7 @@ class Site(NamedTuple):
     chain: Any  # the ParametrizationList; None for a hook
     holder: dict  # the dict that has the hook or parametrization
     key: Any  # under this key
-    again: bool  # not the first spectral normalisation of its chain
+    again: bool  # not the first spectral normalization of its chain
 
     @property
     def label(self) -> str:
@@ -51,9 +49,9 @@ class Site(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether what is normalised is a tensor that is there, and not computed when it is read.
+        """Whether what is normalized is a tensor that is there, and not computed when it is read.
 
-        A later link of a chain, or a hook's weight that is parametrized, normalises itself.
+        A later link of a chain, or a hook's weight that is parametrized, normalizes itself.
         """
         if self.chain is not None:
             return bool(self.key == "0" and self.chain.is_tensor)
@@ -61,13 +59,13 @@ class Site(NamedTuple):
         return original in self.module._parameters or original in vars(self.module)
 
     def layer(self, norm: Any) -> Layer:
-        """What there is to normalise now, of a plain site; its norm is one of ours."""
+        """The layer to normalize now, of a plain site; its norm is one of ours."""
         if self.chain is None:
             return norm.layer(self.module, self.module.training)
         return norm.layer(self.chain.original)
 
     def input(self) -> Tensor:
-        """The weight before this normalisation, with the others of its chain in ``eval()``."""
+        """The weight before this normalization, with the others of its chain in ``eval()``."""
         if self.chain is not None:
             return evaluated(self.chain, int(self.key))
         original = f"{self.name}_orig"
@@ -95,7 +93,7 @@ class Site(NamedTuple):
 
 
 def sites(model: Module) -> Iterator[Site]:
-    """Every spectrally normalised weight of a model, torch's or ours, by its first name in it.
+    """Every spectrally normalized weight of a model, torch's or ours, by its first name in it.
 
     Vectors under a parametrization, which are simply divided by their norm, do not count.
     """
@@ -117,8 +115,8 @@ NORMS = (TorchParametrization, Parametrization)
 
 @torch.no_grad()
 def evaluated(chain: Any, links: int | None = None) -> Tensor:
-    """What a parametrized weight is, or its first links make of it, with its spectral
-    normalisations in ``eval()``; they are left as they are."""
+    """The value of a parametrized weight, or of its first links, with its spectral
+    normalizations in ``eval()``; they are left as they are."""
     norms = [link for link in chain if isinstance(link, NORMS)]
     modes = [norm.training for norm in norms]
     if chain.is_tensor:
@@ -159,32 +157,15 @@ def normalized_by(hook: TorchHook, module: Module) -> Tensor:
         return hook.compute_weight(there, False)  # type: ignore[arg-type]
 
 
-@dataclasses.dataclass(frozen=True)
-class Sigmas:
-    """The norms of a model's weights, as matrices, as their u and v see them."""
-
-    layers: dict[str, Tensor]
-    product: Tensor  # bounds no network that has convolutions: see gankernels.spectral_norms
-
-
 @torch.no_grad()
-def sigma(model: Module) -> Sigmas:
-    """``u . (W v)`` of every spectrally normalised weight of ``model``, and their product.
-
-    For logging: nothing moves, no gradient, no synchronisation. The weights are those before the
-    normalisation; torch's and our ``spectral_norm`` count, fused or not. Scalars of the weights'
-    dtype, in a dict by name (``"conv1.weight"``).
+def weight_norms(model: Module) -> dict[str, Tensor]:
+    """``u . (W v)`` of every spectrally normalized weight of ``model``, by name.
 
     In a chain of parametrizations each spectral norm counts, with what the links before it make of
     the weight; a second one of a chain has its place for a suffix (``"conv1.weight.1"``).
-
-    Raises:
-        TypeError: if ``model`` is not a module.
-        ValueError: if there is none.
     """
-    check_module("sigma", model)
     close_what_was_left()
-    found = {}
+    norms = {}
     for site in sites(model):
         weight, (u, v) = site.input(), site.vectors()
         s = settings_of(site.norm)
@@ -192,7 +173,5 @@ def sigma(model: Module) -> Sigmas:
         # What W is divided by: torch's hook conjugates nothing, its parametrization does.
         product = torch.dot if s.order == "v_first" else torch.vdot
         with torch.autocast(u.device.type, enabled=False):
-            found[site.label] = product(u, matrix.reshape(matrix.shape[0], -1) @ v)
-    if not found:
-        raise ValueError("sigma: expected a model with spectrally normalised weights, got none")
-    return Sigmas(found, torch.stack(list(found.values())).prod())
+            norms[site.label] = product(u, matrix.reshape(matrix.shape[0], -1) @ v)
+    return norms

@@ -1,4 +1,4 @@
-"""ada_parameters: from random numbers and p to values, maps, colours, gains and boxes."""
+"""ada_parameters: from random numbers and p to values, maps, colors, gains and boxes."""
 
 import importlib
 import math
@@ -68,7 +68,7 @@ def composed(multipliers, device, channels=3, size=SIZE, **columns):
         multipliers,
         values=values_of(device, **columns),
         seed=torch.zeros(1, dtype=torch.int64, device=device),
-        colour_channels=channels,
+        color_channels=channels,
         dtype=F64,
         **size,
     )
@@ -117,7 +117,7 @@ def test_values(backend, multipliers, p, channels):
             "multipliers": MULTIPLIERS[multipliers],
             **draws(batch, batch, backend),
             **SIZE,
-            "colour_channels": channels,
+            "color_channels": channels,
             "constants": AdaConstants(scale_std=0.3, xint_max=0.2, rotate_max=0.7, noise_std=0.4),
         }
         found = ops.ada_parameters(**arguments)
@@ -137,9 +137,9 @@ def test_values(backend, multipliers, p, channels):
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 def test_dtypes(backend, dtype):
     arguments = {"p": number(0.8, backend), "multipliers": ALL, **draws(9, 1, backend), **SIZE}
-    found = ops.ada_parameters(**arguments, colour_channels=3, dtype=dtype)
-    exact = ops.ada_parameters(**arguments, colour_channels=3, dtype=F64)
-    assert found.colour.dtype == (F64 if dtype == F64 else torch.float32)
+    found = ops.ada_parameters(**arguments, color_channels=3, dtype=dtype)
+    exact = ops.ada_parameters(**arguments, color_channels=3, dtype=F64)
+    assert found.color.dtype == (F64 if dtype == F64 else torch.float32)
     same(found, [x.to(y.dtype) for x, y in zip(exact, found, strict=True)])
 
 
@@ -147,7 +147,7 @@ def test_what_is_absent_is_none(backend):
     def names(channels=3, **multipliers):
         m = AdaMultipliers(**multipliers)
         found = ops.ada_parameters(
-            number(1.0, backend), m, **draws(2, 0, backend), **SIZE, colour_channels=channels
+            number(1.0, backend), m, **draws(2, 0, backend), **SIZE, color_channels=channels
         )
         return {name for name, x in zip(Parameters._fields, found, strict=True) if x is not None}
 
@@ -156,10 +156,10 @@ def test_what_is_absent_is_none(backend):
     for name in ("xflip", "rotate90", "xint", "scale", "rotate", "aniso", "xfrac"):
         assert names(**{name: 0.1}) == {*always, "maps"}
     for name in ("brightness", "contrast", "lumaflip"):
-        assert names(**{name: 0.1}) == names(1, **{name: 0.1}) == {*always, "colour"}
+        assert names(**{name: 0.1}) == names(1, **{name: 0.1}) == {*always, "color"}
         assert names(0, **{name: 0.1}) == always
     for name in ("hue", "saturation"):
-        assert names(**{name: 0.1}) == {*always, "colour"}
+        assert names(**{name: 0.1}) == {*always, "color"}
         assert names(1, **{name: 0.1}) == always
     assert names(imgfilter=0.1) == {*always, "gains"}
     assert names(imgfilter=0.1, imgfilter_bands=(0, 0, 0, 0)) == always
@@ -170,7 +170,7 @@ def test_what_is_absent_is_none(backend):
 @pytest.mark.parametrize("batch", [0, 1, 31, 33])
 def test_batches(backend, batch):
     found = ops.ada_parameters(
-        number(1.0, backend), ALL, **draws(batch, 0, backend), **SIZE, colour_channels=1
+        number(1.0, backend), ALL, **draws(batch, 0, backend), **SIZE, color_channels=1
     )
     shapes = [tuple(x.shape) for x in found]
     assert shapes == [(batch, *rest) for rest in ((23,), (), (2, 3), (1, 2), (4,), (), (3,))]
@@ -180,11 +180,11 @@ def test_batches(backend, batch):
 def test_samples_do_not_know_each_other(backend):
     """Nor the memory that they lie in."""
     drawn = draws(40, 3, backend)
-    every = ops.ada_parameters(number(0.5, backend), ALL, **drawn, **SIZE, colour_channels=3)
+    every = ops.ada_parameters(number(0.5, backend), ALL, **drawn, **SIZE, color_channels=3)
     some = {name: x[5:8] for name, x in drawn.items()}
     apart = {name: x.t().contiguous().t() for name, x in some.items()}
     for inputs in (some, apart):
-        found = ops.ada_parameters(number(0.5, backend), ALL, **inputs, **SIZE, colour_channels=3)
+        found = ops.ada_parameters(number(0.5, backend), ALL, **inputs, **SIZE, color_channels=3)
         same(found, [x[5:8] for x in every])
 
 
@@ -267,7 +267,7 @@ def grey_rotation(angle):
 THIRD = torch.full((3, 3), 1 / 3, dtype=F64)
 EYE = torch.eye(3, dtype=F64)
 #: Matrix and offset, and what they are of one channel.
-COLOURS = {
+COLORS = {
     "identity": ({}, EYE, 0.0, (1.0, 0.0)),
     "brightness": ({"brightness": -0.3}, EYE, -0.3, (1.0, -0.3)),
     "contrast": ({"contrast": 1.7}, 1.7 * EYE, 0.0, (1.7, 0.0)),
@@ -275,7 +275,7 @@ COLOURS = {
     "hue": ({"hue": 0.8}, grey_rotation(0.8), 0.0, (1.0, 0.0)),
     "hue, a third": ({"hue": 2 * math.pi / 3}, EYE[[2, 0, 1]], 0.0, (1.0, 0.0)),  # red to green
     "saturation": ({"saturation": 0.4}, THIRD + 0.4 * (EYE - THIRD), 0.0, (1.0, 0.0)),
-    "grey": ({"saturation": 0.0}, THIRD, 0.0, (1.0, 0.0)),
+    "gray": ({"saturation": 0.0}, THIRD, 0.0, (1.0, 0.0)),
     # The order: brightness first.
     "brightness, contrast": ({"brightness": 0.5, "contrast": 3}, 3 * EYE, 1.5, (3.0, 1.5)),
     "brightness, lumaflip": (
@@ -293,13 +293,13 @@ COLOURS = {
 }
 
 
-@pytest.mark.parametrize("case", COLOURS)
-def test_colour_by_hand(backend, case):
-    columns, matrix, offset, one = COLOURS[case]
+@pytest.mark.parametrize("case", COLORS)
+def test_color_by_hand(backend, case):
+    columns, matrix, offset, one = COLORS[case]
     expected = torch.cat([matrix, torch.full((3, 1), offset, dtype=F64)], 1)
-    assert_near(composed(ALL, backend, **columns).colour.cpu(), expected[None])
+    assert_near(composed(ALL, backend, **columns).color.cpu(), expected[None])
     assert_near(
-        composed(ALL, backend, channels=1, **columns).colour.cpu(),
+        composed(ALL, backend, channels=1, **columns).color.cpu(),
         torch.tensor([[one]], dtype=F64),
     )
 
@@ -331,25 +331,25 @@ def test_noise_and_cutout_by_hand(backend):
 
 def test_at_p_0_everything_is_the_identity(backend):
     found = ops.ada_parameters(
-        number(0.0, backend), ALL, **draws(50, 1, backend), **SIZE, colour_channels=3
+        number(0.0, backend), ALL, **draws(50, 1, backend), **SIZE, color_channels=3
     )
     expected = values_of(backend).repeat(50, 1)
     assert torch.equal(found.values, expected)
     eye = torch.eye(3, 4, dtype=F64, device=backend)
     for x, identity in (
         (found.maps, eye[:2, :3]),
-        (found.colour, eye),
+        (found.color, eye),
         (found.gains, torch.ones(4)),
     ):
         assert (x == identity.to(x)).all()
     assert not found.maps.signbit().any()
-    assert not found.colour.signbit().any()
+    assert not found.color.signbit().any()
     assert not found.sigma.any()
     assert not found.box.any()
     one = ops.ada_parameters(
-        number(0.0, backend), ALL, **draws(5, 1, backend), **SIZE, colour_channels=1
+        number(0.0, backend), ALL, **draws(5, 1, backend), **SIZE, color_channels=1
     )
-    assert (one.colour == eye[:1, [0, 3]].to(one.colour)).all()
+    assert (one.color == eye[:1, [0, 3]].to(one.color)).all()
 
 
 def test_blits_are_exact(backend):
@@ -384,7 +384,7 @@ def test_not_a_number_stays(backend):
     nan = float("nan")
     for name in VALUES:
         found = composed(ALL, backend, **{name: nan})
-        results = [found.maps, found.colour, found.gains, found.sigma, found.box]
+        results = [found.maps, found.color, found.gains, found.sigma, found.box]
         assert sum(bool(x.isnan().any()) for x in results) == 1, name
 
 
@@ -622,12 +622,12 @@ def test_seeds(backend):
 def test_composing_again_equals_drawing_again(backend, channels):
     drawn = draws(40, 8, backend)
     p = number(0.7, backend)
-    small = ops.ada_parameters(p, ALL, **drawn, **SIZE, colour_channels=channels)
+    small = ops.ada_parameters(p, ALL, **drawn, **SIZE, color_channels=channels)
     alone = ops.ada_parameters(p, ALL, **drawn)
     assert alone[2:] == (None,) * 5
     assert torch.equal(alone.values, small.values)
     for first in (small, alone):
-        other = {"height": 33, "width": 27, "colour_channels": channels, "dtype": F64}
+        other = {"height": 33, "width": 27, "color_channels": channels, "dtype": F64}
         again = ops.ada_parameters(None, ALL, values=first.values, seed=first.seed, **other)
         same(again, ops.ada_parameters(p, ALL, **drawn, **other))
         assert again.values is first.values
@@ -771,7 +771,7 @@ COMPAT = {
 def test_compat(case, channels):
     m, p, batch = COMPAT[case], torch.tensor(0.6), 500
     torch.manual_seed(3)
-    uniforms, normals = draw_compat(batch, m, colour_channels=channels)
+    uniforms, normals = draw_compat(batch, m, color_channels=channels)
     after = torch.rand(3)
     assert uniforms.shape == (batch, UNIFORMS)
     assert normals.shape == (batch, NORMALS)
@@ -784,7 +784,7 @@ def test_compat(case, channels):
     else:
         assert len(uniforms[:, -1].unique()) == batch
     # The same from a generator that is given.
-    again = draw_compat(batch, m, torch.Generator().manual_seed(3), colour_channels=channels)
+    again = draw_compat(batch, m, torch.Generator().manual_seed(3), color_channels=channels)
     assert torch.equal(again[0], uniforms)
     assert torch.equal(again[1], normals)
     values = ops.ada_parameters(p, m, uniforms=uniforms, normals=normals).values
@@ -800,14 +800,14 @@ def test_compat(case, channels):
 def test_nothing_is_differentiable(backend):
     drawn = {name: x.requires_grad_() for name, x in draws(4, 1, backend).items()}
     p = number(0.5, backend).requires_grad_()
-    found = ops.ada_parameters(p, ALL, **drawn, **SIZE, colour_channels=3)
+    found = ops.ada_parameters(p, ALL, **drawn, **SIZE, color_channels=3)
     assert not any(x.requires_grad for x in found)
     again = ops.ada_parameters(
         None, ALL, values=found.values.clone().requires_grad_(), seed=found.seed, **SIZE
     )
     assert not again.maps.requires_grad
     with gankernels.backend("reference"):
-        found = ops.ada_parameters(p, ALL, **drawn, **SIZE, colour_channels=3)
+        found = ops.ada_parameters(p, ALL, **drawn, **SIZE, color_channels=3)
     assert not any(x.requires_grad for x in found)
 
 
@@ -854,7 +854,7 @@ def forget_compiled_code():
 def test_compiled(backend, forget_compiled_code):
     def function(p, uniforms, normals):
         drawn = ops.ada_parameters(
-            p, ALL, uniforms=uniforms, normals=normals, **SIZE, colour_channels=3
+            p, ALL, uniforms=uniforms, normals=normals, **SIZE, color_channels=3
         )
         again = ops.ada_parameters(
             None, ALL, values=drawn.values, seed=drawn.seed, height=12, width=20
@@ -892,7 +892,7 @@ def test_fake_tensors():
     with FakeTensorMode():
         drawn = {"uniforms": torch.rand(4, UNIFORMS, dtype=F64)}
         drawn["normals"] = torch.randn(4, NORMALS, dtype=F64)
-        found = ops.ada_parameters(torch.tensor(1.0), ALL, **drawn, **SIZE, colour_channels=1)
+        found = ops.ada_parameters(torch.tensor(1.0), ALL, **drawn, **SIZE, color_channels=1)
     assert [tuple(x.shape) for x in found] == [
         *((4, 23), (4,), (4, 2, 3), (4, 1, 2), (4, 4), (4,), (4, 3))
     ]
@@ -900,13 +900,13 @@ def test_fake_tensors():
 
 
 def test_autocast(backend):
-    drawn = {**draws(4, 1, backend), **SIZE, "colour_channels": 3}
+    drawn = {**draws(4, 1, backend), **SIZE, "color_channels": 3}
     expected = ops.ada_parameters(number(0.5, backend), ALL, **drawn)
     with torch.autocast(backend.type, torch.bfloat16):
         same(ops.ada_parameters(number(0.5, backend), ALL, **drawn), expected)
         exact = reference.ada_parameters(number(0.5, backend), ALL, **drawn)
     assert_near(exact.maps, expected.maps)
-    assert_near(exact.colour, expected.colour)
+    assert_near(exact.color, expected.color)
 
 
 def test_without_kernels_the_reference_answers(monkeypatch):
@@ -923,7 +923,7 @@ def test_one_launch(backend):
     """And the bytes that csrc/cuda/ada_parameters.cuh states."""
     panel = emulator()
     panel.reset_counters()
-    arguments = {**SIZE, "colour_channels": 3}
+    arguments = {**SIZE, "color_channels": 3}
     found = ops.ada_parameters(torch.tensor(0.5), ALL, **draws(70), **arguments)
     counted = panel.counters()
     assert counted["launches"] == {"ada_parameters": 1}
@@ -931,7 +931,7 @@ def test_one_launch(backend):
     assert moved["uniforms"][0] + moved["normals"][0] == 70 * 336
     assert moved["values"][1] + moved["seed"][1] == 70 * 192
     assert moved["maps"] == (0, 70 * 48)
-    assert moved["colour"] == (0, 70 * 12 * 4)
+    assert moved["color"] == (0, 70 * 12 * 4)
     assert moved["box"] == (0, 70 * 24)
     panel.reset_counters()
     ops.ada_parameters(None, ALL, values=found.values, seed=found.seed, **arguments)
@@ -998,8 +998,8 @@ REFUSED = [
     ({"height": None}, ValueError, "height and width, got None and 40"),
     ({"height": 0}, ValueError, "height to be at least 1, got 0"),
     ({"width": 40.0}, TypeError, "width to be an integer, got float"),
-    ({"colour_channels": 2}, ValueError, "0, 1 or 3 colour_channels, got 2"),
-    ({"colour_channels": None}, ValueError, "0, 1 or 3 colour_channels, got None"),
+    ({"color_channels": 2}, ValueError, "0, 1 or 3 color_channels, got 2"),
+    ({"color_channels": None}, ValueError, "0, 1 or 3 color_channels, got None"),
     ({"dtype": torch.int64}, ValueError, "dtype float32, float64, bfloat16 or float16, got"),
     ({"dtype": None}, ValueError, "dtype float32, .* got None"),
     ({"uniforms": torch.rand(4, 30, dtype=F64, device="meta")}, ValueError, "on meta, got .* cpu"),
@@ -1067,8 +1067,8 @@ def test_refused_previews_and_draws():
             with pytest.raises(ValueError, match=f"{name}: expected batch to be an integer"):
                 function(ALL, batch)
         assert function(ALL, 0) is not None
-    with pytest.raises(ValueError, match="draw_compat: expected 1 or 3 colour_channels, got 2"):
-        draw_compat(4, ALL, colour_channels=2)
+    with pytest.raises(ValueError, match="draw_compat: expected 1 or 3 color_channels, got 2"):
+        draw_compat(4, ALL, color_channels=2)
     with pytest.raises(ValueError, match="preview_values: expected xint_max"):
         preview_values(0.5, ALL, 4, AdaConstants(xint_max=-1.0))
 

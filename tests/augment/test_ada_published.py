@@ -27,7 +27,7 @@ def parameters_of(t, preset, size):
         seed=t.seed,
         height=size[1],
         width=size[2],
-        colour_channels=size[0] if PRESETS[preset].colour(size[0]) else 0,
+        color_channels=size[0] if PRESETS[preset].color(size[0]) else 0,
         dtype=torch.float64,
     )
 
@@ -44,7 +44,7 @@ def test_equals_the_published_pipeline(preset, size):
             t = pipe.sample(3, channels=size[0], generator=seeded(seed + 50))
             q = parameters_of(t, preset, size)
             noise = normal_noise(t.seed, x.shape[1:], torch.float64) if noisy else None
-            expected = _ada.augment(x, q.maps, q.colour, q.gains, q.sigma, noise, q.box)
+            expected = _ada.augment(x, q.maps, q.color, q.gains, q.sigma, noise, q.box)
             # Noise is made in float32, whatever the images.
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if noisy else 1e-10)
             assert torch.equal(t(x), found)

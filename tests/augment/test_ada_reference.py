@@ -330,32 +330,32 @@ def test_constant_images_stay_constant():
     assert error(got, image) < 1e-11
 
 
-# --- colour, filter, noise, cutout ---------------------------------------------------------------
+# --- color, filter, noise, cutout ---------------------------------------------------------------
 
 
-def test_colour_of_three_channels():
+def test_color_of_three_channels():
     draw = drawer(1, F64)
     image, matrices = draw(3, 3, 4, 5), draw(3, 3, 4)
-    got = ada.colour(image, matrices)
+    got = ada.color(image, matrices)
     for b, c, y, x in itertools.product(range(3), range(3), range(4), range(5)):
         value = matrices[b, c, 3] + sum(matrices[b, c, k] * image[b, k, y, x] for k in range(3))
         assert abs(got[b, c, y, x] - value) < 1e-13
 
 
-def test_colour_of_one_channel():
+def test_color_of_one_channel():
     draw = drawer(2, F64)
     image, matrices = draw(4, 1, 3, 6), draw(4, 1, 2)
     expected = torch.stack([matrices[b, 0, 0] * image[b] + matrices[b, 0, 1] for b in range(4)])
-    assert error(ada.colour(image, matrices), expected) < 1e-14
+    assert error(ada.color(image, matrices), expected) < 1e-14
 
 
-def test_colour_of_some_channels():
+def test_color_of_some_channels():
     draw = drawer(3, F64)
     image, matrices = draw(2, 5, 4, 3), draw(2, 3, 4)
-    got = ada.colour(image, matrices, (0, 2, 3))
-    assert torch.equal(got[:, [0, 2, 3]], ada.colour(image[:, [0, 2, 3]], matrices))
+    got = ada.color(image, matrices, (0, 2, 3))
+    assert torch.equal(got[:, [0, 2, 3]], ada.color(image[:, [0, 2, 3]], matrices))
     assert torch.equal(got[:, [1, 4]], image[:, [1, 4]])
-    got = ada.colour(image, draw(2, 1, 2), (4,))
+    got = ada.color(image, draw(2, 1, 2), (4,))
     assert torch.equal(got[:, :4], image[:, :4])
     assert error(got[:, 4], image[:, 4]) > 0.1
 
@@ -402,7 +402,7 @@ def test_noise():
 
 
 def test_cutout_by_hand():
-    # Pixel centres of columns: 1/12, 3/12, 5/12, ...; of rows: 1/8, 3/8, 5/8, 7/8.
+    # Pixel centers of columns: 1/12, 3/12, 5/12, ...; of rows: 1/8, 3/8, 5/8, 7/8.
     image = torch.ones(5, 2, 4, 6, dtype=F64)
     box = torch.tensor(
         [
@@ -440,7 +440,7 @@ def pipeline(size, batch=3, p=1.0, seed=0):
     draw = drawer(seed, F64)
     return {
         "maps": random_maps(batch, height, width, p, seed),
-        "colour": draw(batch, 3, 4) if channels == 3 else draw(batch, 1, 2),
+        "color": draw(batch, 3, 4) if channels == 3 else draw(batch, 1, 2),
         "gains": draw(batch, 4).exp(),
         "sigma": draw(batch).abs(),
         "normals": draw(batch, *size),
@@ -451,7 +451,7 @@ def pipeline(size, batch=3, p=1.0, seed=0):
 def test_augment_is_its_steps_in_order():
     image, given = images(3, 3, 14, 17), pipeline((3, 14, 17))
     expected = ada.geometry(image, given["maps"])
-    expected = ada.colour(expected, given["colour"])
+    expected = ada.color(expected, given["color"])
     expected = ada.image_filter(expected, given["gains"])
     expected = ada.noise(expected, given["sigma"], given["normals"])
     expected = ada.cutout(expected, given["box"])
@@ -463,10 +463,10 @@ def test_augment_is_its_steps_in_order():
     assert torch.equal(nothing, image)
     five = images(3, 5, 14, 17)
     given = {"maps": None, "gains": None, "sigma": None, "normals": None, "box": None} | {
-        "colour": given["colour"],
-        "colour_channels": (4, 1, 2),
+        "color": given["color"],
+        "color_channels": (4, 1, 2),
     }
-    assert torch.equal(ada.augment(five, **given), ada.colour(five, given["colour"], (4, 1, 2)))
+    assert torch.equal(ada.augment(five, **given), ada.color(five, given["color"], (4, 1, 2)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
@@ -524,7 +524,7 @@ def test_margins_are_computed_without_reading_the_maps():
 def linear_parts(size, batch=2):
     """Each step as a linear function of the image."""
     given = pipeline(size, batch, seed=7)
-    maps, matrices = given["maps"], given["colour"].clone()
+    maps, matrices = given["maps"], given["color"].clone()
     matrices[:, :, -1] = 0
     rest = {"gains": given["gains"], "sigma": None, "normals": None, "box": given["box"]}
     return {
@@ -532,7 +532,7 @@ def linear_parts(size, batch=2):
         "geometry_few_margins": lambda x: ada.geometry(x, maps, (1, 0, 2, 1)),
         "composite": lambda x: ada.composite_geometry(x, maps),
         "composite_few_margins": lambda x: ada.composite_geometry(x, maps, (1, 0, 2, 1)),
-        "colour": lambda x: ada.colour(x, matrices),
+        "color": lambda x: ada.color(x, matrices),
         "filter": lambda x: ada.image_filter(x, given["gains"]),
         "cutout": lambda x: ada.cutout(x, given["box"]),
         "augment": lambda x: ada.augment(x, maps, matrices, **rest),

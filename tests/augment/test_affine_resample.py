@@ -11,7 +11,7 @@ from support.backends import current_backend, emulator, instruction_sets
 from support.tensors import DTYPES, assert_near, drawer, dtype_name
 
 from benchmarks.published import stylegan2_ada as _ada
-from gankernels import centred_maps, ops, reference
+from gankernels import maps_from_theta, ops, reference
 
 
 def similar(angle=0.0, scale=1.0, x=0.0, y=0.0, stretch=1.0):
@@ -188,7 +188,7 @@ def test_no_order_of_threads_changes_a_bit(backend, name):
     panel = emulator()
     x = drawer(21)(2, 4, 12, 37)
     maps = maps_of(name)
-    given = {**parameters(x), "colour_channels": (0, 1, 2)}
+    given = {**parameters(x), "color_channels": (0, 1, 2)}
     results = []
     for order, seed in (("ascending", 0), ("random", 1), ("random", 2), ("random", 3)):
         panel.set_order(getattr(panel.Order, order), seed)
@@ -325,7 +325,7 @@ def test_it_replaces_affine_grid_and_grid_sample(backend, padding_mode, filter, 
         expected = torch.nn.functional.grid_sample(
             x, grid, filter, padding_mode, align_corners=align_corners
         )
-        maps = centred_maps(theta, input_size, align_corners, output_size=size)
+        maps = maps_from_theta(theta, input_size, align_corners, output_size=size)
         found = ops.affine_resample(
             x, maps, filter=filter, padding_mode=padding_mode, output_size=size
         )
@@ -387,7 +387,7 @@ def test_far_shifts_are_those_of_grid_sample(backend, padding_mode, filter, far)
     theta[:, :, 2] = torch.tensor([[far, 0.3], [-far / 3, 2 * far]])
     grid = torch.nn.functional.affine_grid(theta, x.shape, align_corners=True)
     expected = torch.nn.functional.grid_sample(x, grid, filter, padding_mode, align_corners=True)
-    maps = centred_maps(theta, (5, 8), True)
+    maps = maps_from_theta(theta, (5, 8), True)
     found = ops.affine_resample(x, maps, filter=filter, padding_mode=padding_mode)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14 * far + 1e-9)
 
@@ -435,12 +435,12 @@ def mode_of(module):
 # --- with an epilogue ----------------------------------------------------------------------------
 
 
-def parameters(x, colours=3, dtype=None):
+def parameters(x, colors=3, dtype=None):
     """Everything that affine_augment takes, for a batch of 2."""
     wide = dtype or (torch.float64 if x.dtype == torch.float64 else torch.float32)
     draw = drawer(15, wide, x.device)
     return {
-        "colour": draw(2, colours, colours + 1),
+        "color": draw(2, colors, colors + 1),
         "sigma": draw(2).abs(),
         "seed": torch.tensor([3, -(2**62) - 5], device=x.device),
         "box": torch.tensor([[0.3, 0.8, 0.5], [0.5, 0.5, 0]], device=x.device).double(),
@@ -448,10 +448,10 @@ def parameters(x, colours=3, dtype=None):
 
 
 EPILOGUES = {
-    "colour": ("colour",),
+    "color": ("color",),
     "noise": ("sigma", "seed"),
     "cutout": ("box",),
-    "all": ("colour", "sigma", "seed", "box"),
+    "all": ("color", "sigma", "seed", "box"),
 }
 
 
@@ -466,7 +466,7 @@ def test_augment(backend, epilogue, name, dtype):
         maps = None if name is None else maps_of(name, backend)
         wide = {k: v.double() if v.is_floating_point() else v for k, v in given.items()}
         selected = channels or tuple(range(shape[1]))
-        named = {"colour_channels": selected} if "colour" in given else {}
+        named = {"color_channels": selected} if "color" in given else {}
         expected = reference.affine_augment(x.double(), maps, **wide, **named)
         found = ops.affine_augment(x, maps, **given, **(named if channels else {}))
         assert found.dtype == dtype
@@ -478,12 +478,12 @@ def test_augment(backend, epilogue, name, dtype):
         assert torch.equal(again, found)
 
 
-def test_the_colour_of_one_of_two_channels(backend):
+def test_the_color_of_one_of_two_channels(backend):
     x = drawer(17, torch.float64, backend)(2, 2, 5, 5)
-    colour = drawer(18, torch.float64, backend)(2, 1, 2)
-    found = ops.affine_augment(x, colour=colour, colour_channels=(1,))
+    color = drawer(18, torch.float64, backend)(2, 1, 2)
+    found = ops.affine_augment(x, color=color, color_channels=(1,))
     assert torch.equal(found[:, 0], x[:, 0])
-    expected = x[:, 1] * colour[:, 0, 0, None, None] + colour[:, 0, 1, None, None]
+    expected = x[:, 1] * color[:, 0, 0, None, None] + color[:, 0, 1, None, None]
     torch.testing.assert_close(found[:, 1], expected)
 
 
@@ -495,8 +495,8 @@ def test_nothing_done_is_nothing_changed(backend):
         seed = torch.tensor([1, 2], device=backend)
         box = torch.zeros(2, 3, device=backend, dtype=torch.float64)
         maps = torch.tensor([MAPS["identity"]] * 2, device=backend, dtype=torch.float64)
-        colour = torch.eye(3, 4, device=backend, dtype=wide).repeat(2, 1, 1)
-        found = ops.affine_augment(x, maps, colour=colour, sigma=zero, seed=seed, box=box)
+        color = torch.eye(3, 4, device=backend, dtype=wide).repeat(2, 1, 1)
+        found = ops.affine_augment(x, maps, color=color, sigma=zero, seed=seed, box=box)
         assert torch.equal(found, x)
         assert torch.equal(ops.affine_augment(x), x)
 
@@ -507,20 +507,20 @@ def bits(x):
 
 def nothing(x):
     """What affine_augment takes to do nothing, step by step."""
-    colour = torch.eye(3, 4, device=x.device).repeat(2, 1, 1)
+    color = torch.eye(3, 4, device=x.device).repeat(2, 1, 1)
     noise = {"sigma": torch.zeros(2, device=x.device), "seed": torch.tensor([1, 2]).to(x.device)}
     box = torch.zeros(2, 3, device=x.device, dtype=torch.float64)
     return {
         "none": {},
-        "colour": {"colour": colour},
+        "color": {"color": color},
         "noise": noise,
         "box": {"box": box},
-        "all": {"colour": colour, **noise, "box": box},
+        "all": {"color": color, **noise, "box": box},
     }
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("step", ["none", "colour", "noise", "box", "all"])
+@pytest.mark.parametrize("step", ["none", "color", "noise", "box", "all"])
 def test_nothing_done_leaves_the_bits(backend, step, mapped):
     """Of -0, and of what lies beside infinity or NaN in another channel.
 
@@ -543,16 +543,16 @@ def test_nothing_done_leaves_the_bits(backend, step, mapped):
 @pytest.mark.parametrize("name", [None, "flip", "stretched", "turned"])
 @pytest.mark.parametrize("channels", [(0, 1, 2), (0, 2, 4), (1,)], ids=str)
 @pytest.mark.parametrize("value", [math.inf, math.nan], ids=str)
-def test_channels_that_are_not_colour_stay_out_of_it(backend, value, channels, name):
+def test_channels_that_are_not_color_stay_out_of_it(backend, value, channels, name):
     """Forward and transpose: what is not finite there reaches no other channel."""
     x = drawer(23, torch.float32, backend)(2, 5, 6, 5)
     other = [c for c in range(5) if c not in channels]
-    colour = parameters(x, len(channels))["colour"]
+    color = parameters(x, len(channels))["color"]
     maps = None if name is None else maps_of(name, backend)
 
     def both(x):
         image = x.clone().requires_grad_()
-        found = ops.affine_augment(image, maps, colour=colour, colour_channels=channels)
+        found = ops.affine_augment(image, maps, color=color, color_channels=channels)
         return found.detach(), torch.autograd.grad(found, image, x)[0]
 
     clean = both(x)

@@ -9,7 +9,7 @@ from support.tensors import drawer
 from support.transforms import Transforms
 from test_affine_resample import maps_of, parameters
 
-from gankernels import centred_maps, ops, reference
+from gankernels import maps_from_theta, ops, reference
 from gankernels.augment import ADAPipe
 
 SHAPE = (2, 3, 4, 5)
@@ -34,7 +34,7 @@ CALLS = {
     "stylegan2-ada": lambda x, maps: ops.affine_resample(x, maps, mode="stylegan2-ada"),
     "transpose": lambda x, maps: ops.affine_resample_transpose(x, maps, input_size=(3, 6)),
     "augment": lambda x, maps: ops.affine_augment(x, maps, **given_to(x)),
-    "colour_only": lambda x, maps: ops.affine_augment(x, colour=given_to(x)["colour"]),
+    "color_only": lambda x, maps: ops.affine_augment(x, color=given_to(x)["color"]),
 }
 
 
@@ -87,7 +87,7 @@ def test_a_penalty_through_it(backend):
             x = drawer(4, torch.float64, backend)(*SHAPE).requires_grad_()
             w = drawer(5, torch.float64, backend)(3, 4, 5).requires_grad_()
             given = parameters(x)
-            exact = {k: given[k] for k in ("colour", "box")}  # the noise is made in float32
+            exact = {k: given[k] for k in ("color", "box")}  # the noise is made in float32
             y = ops.affine_augment(x, maps_of("turned", backend), **exact)
             score = (y * w).flatten(1).sum(1).tanh()
             (g,) = torch.autograd.grad(score.sum(), x, create_graph=True)
@@ -102,14 +102,14 @@ def test_opcheck(backend):
     x = drawer(6, torch.float64, backend)(*SHAPE).requires_grad_()
     maps = maps_of("turned", backend)
     given = parameters(x)
-    colour, sigma, seed, box = (given[k] for k in ("colour", "sigma", "seed", "box"))
+    color, sigma, seed, box = (given[k] for k in ("color", "sigma", "seed", "box"))
     margins = torch.tensor([1, 2, 0, 1], device=backend)
     calls = [
         (space.affine_resample, (x, maps, None, 2, 0, True, 6, 3)),
         (space.affine_resample, (x, maps, margins, 2, 0, True, 4, 5)),
         (space.affine_resample_transpose, (x, maps, None, 1, 1, True, 6, 3)),
-        (space.affine_augment, (x, maps, None, True, colour, [0, 1, 2], sigma, seed, box, True)),
-        (space.affine_augment_transpose, (x, maps, None, True, colour, [0, 1, 2], box)),
+        (space.affine_augment, (x, maps, None, True, color, [0, 1, 2], sigma, seed, box, True)),
+        (space.affine_augment_transpose, (x, maps, None, True, color, [0, 1, 2], box)),
     ]
     for op, arguments in calls:
         last = arguments[0].detach().contiguous(memory_format=torch.channels_last)
@@ -159,13 +159,13 @@ class TestTransforms(Transforms):
 
 
 class TestTransformsOfAugment(Transforms):
-    """Colour and cutout are float64; the noise, made in float32, would not be near enough."""
+    """Color and cutout are float64; the noise, made in float32, would not be near enough."""
 
     op = "affine_augment"
     at = drawer(11, torch.float64)(*SHAPE)
     direction = drawer(12, torch.float64)(*SHAPE)
 
-    given: ClassVar = {k: v for k, v in given_to(at).items() if k in ("colour", "box")}
+    given: ClassVar = {k: v for k, v in given_to(at).items() if k in ("color", "box")}
 
     @classmethod
     def ours(cls, x):
@@ -173,7 +173,7 @@ class TestTransformsOfAugment(Transforms):
 
     @classmethod
     def plain(cls, x):
-        given = {**cls.given, "colour_channels": (0, 1, 2)}
+        given = {**cls.given, "color_channels": (0, 1, 2)}
         return reference.affine_augment(x, maps_of("turned"), **given).pow(3).sum()
 
 
@@ -263,17 +263,17 @@ REFUSED = [
      lambda: ops.affine_resample(X, MAPS, output_size=(0, 3))),
     (ValueError, "input_size to be (height, width)",
      lambda: ops.affine_resample_transpose(X, MAPS, input_size=(3,))),
-    (ValueError, "1 or 3 colour channels, got 4",
-     lambda: ops.affine_augment(torch.ones(2, 4, 3, 3), colour=torch.ones(2, 3, 4))),
-    (ValueError, "ascending colour_channels of 0 to 2, got [2, 1, 0]",
-     lambda: ops.affine_augment(X, colour=torch.ones(2, 3, 4), colour_channels=(2, 1, 0))),
-    (ValueError, "colour of torch.float32 and shape (2, 3, 4)",
-     lambda: ops.affine_augment(X, colour=torch.ones(2, 3, 3))),
+    (ValueError, "1 or 3 color channels, got 4",
+     lambda: ops.affine_augment(torch.ones(2, 4, 3, 3), color=torch.ones(2, 3, 4))),
+    (ValueError, "ascending color_channels of 0 to 2, got [2, 1, 0]",
+     lambda: ops.affine_augment(X, color=torch.ones(2, 3, 4), color_channels=(2, 1, 0))),
+    (ValueError, "color of torch.float32 and shape (2, 3, 4)",
+     lambda: ops.affine_augment(X, color=torch.ones(2, 3, 3))),
     (ValueError, "sigma and seed together", lambda: ops.affine_augment(X, sigma=torch.ones(2))),
     (ValueError, "box of torch.float64", lambda: ops.affine_augment(X, box=torch.ones(2, 3))),
-    (ValueError, "colour without a gradient",
-     lambda: ops.affine_augment(X, colour=torch.ones(2, 3, 4, requires_grad=True))),
-    (ValueError, "theta of shape (B, 2, 3)", lambda: centred_maps(torch.eye(3), (4, 5))),
+    (ValueError, "color without a gradient",
+     lambda: ops.affine_augment(X, color=torch.ones(2, 3, 4, requires_grad=True))),
+    (ValueError, "theta of shape (B, 2, 3)", lambda: maps_from_theta(torch.eye(3), (4, 5))),
 ]  # fmt: skip
 
 

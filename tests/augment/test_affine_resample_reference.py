@@ -111,7 +111,7 @@ def test_batch_margins_of_no_sample():
 @pytest.mark.parametrize("filter", ["bilinear", "nearest"])
 @pytest.mark.parametrize("name", MAPS)
 def test_plain_filters_equal_grid_sample(name, filter, padding_mode):
-    """Points made by hand: centred pixels, then shares of the distance of the outermost centres."""
+    """Points made by hand: centered pixels, then shares of the distance of outermost centers."""
     height, width = 9, 14
     x = drawer(5, torch.float64)(2, 2, height, width)
     maps = maps_of(name)

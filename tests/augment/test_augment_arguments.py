@@ -32,7 +32,9 @@ def test_options_are_true_or_false(value):
     for name in ("affine_resample", "affine_resample_transpose", "affine_augment"):
         call = partial(getattr(ops, name), IMAGE, MAPS, lossless_blits=value)
         refused(TypeError, name, call, said)
-    refused(TypeError, "centred_maps", lambda: gankernels.centred_maps(MAPS, (2, 2), value), said)
+    refused(
+        TypeError, "maps_from_theta", lambda: gankernels.maps_from_theta(MAPS, (2, 2), value), said
+    )
     for option in ("lossless_blits", "seed_compat"):
         refused(TypeError, "ADAPipe", partial(ADAPipe, "bgc", **{option: value}), said)
     state = ADAPipe("bgc").sample(1).state_dict() | {"lossless_blits": value}
@@ -59,15 +61,15 @@ SIZES = [
 @pytest.mark.parametrize(("error", "size"), SIZES, ids=str)
 def test_sizes_are_two_positive_integers(error, size):
     for name, call in {
-        "centred_maps": lambda: gankernels.centred_maps(MAPS, size),
+        "maps_from_theta": lambda: gankernels.maps_from_theta(MAPS, size),
         "affine_resample": lambda: ops.affine_resample(IMAGE, MAPS, output_size=size),
         "affine_resample_transpose": lambda: ops.affine_resample_transpose(
             IMAGE, MAPS, input_size=size
         ),
     }.items():
         refused(error, name, call, r"size to be \(height, width\)")
-    call = partial(gankernels.centred_maps, MAPS, (2, 2), output_size=size)
-    refused(error, "centred_maps", call, "output_size")
+    call = partial(gankernels.maps_from_theta, MAPS, (2, 2), output_size=size)
+    refused(error, "maps_from_theta", call, "output_size")
 
 
 @pytest.mark.parametrize("maps", [None, "x", 5, [[1.0]], MAPS.to_sparse(), MAPS.int()], ids=kind)
@@ -76,8 +78,10 @@ def test_maps_are_real_tensors(maps):
         if maps is not None or name != "affine_augment":
             refused(TypeError, name, partial(getattr(ops, name), IMAGE, maps), "inverse_maps")
     if not isinstance(maps, torch.Tensor):
-        refused(ValueError, "centred_maps", lambda: gankernels.centred_maps(maps, (2, 2)), "theta")
-    refused(TypeError, "centred_maps", lambda: gankernels.centred_maps(MAPS.cfloat(), (2, 2)))
+        refused(
+            ValueError, "maps_from_theta", lambda: gankernels.maps_from_theta(maps, (2, 2)), "theta"
+        )
+    refused(TypeError, "maps_from_theta", lambda: gankernels.maps_from_theta(MAPS.cfloat(), (2, 2)))
 
 
 OTHERS = {
@@ -169,8 +173,8 @@ def test_strengths_that_overflow():
 
 
 def test_channels_are_integers():
-    colour = torch.ones(1, 1, 2)
+    color = torch.ones(1, 1, 2)
     for channels in (5, "0", (0.0,), (True,)):
-        options = {"colour": colour, "colour_channels": channels}
+        options = {"color": color, "color_channels": channels}
         call = partial(ops.affine_augment, IMAGE, MAPS, **options)
-        refused(TypeError, "affine_augment", call, "colour_channels")
+        refused(TypeError, "affine_augment", call, "color_channels")

@@ -28,8 +28,8 @@ def published(x, u, policy):
         for name in policy.split(","):
             if name == "color":
                 y = y + (b - 0.5)
-                grey = y.mean(0, keepdim=True)
-                y = (y - grey) * (2 * s) + grey
+                gray = y.mean(0, keepdim=True)
+                y = (y - gray) * (2 * s) + gray
                 y = (y - y.mean()) * (c + 0.5) + y.mean()
             elif name == "translation":
                 moved = torch.zeros_like(y)
@@ -107,8 +107,8 @@ def test_laws():
     assert [(shifts == n).double().mean().item() for n in range(4)] == pytest.approx(
         [1 / 7, 2 / 7, 2 / 7, 2 / 7], abs=0.03
     )
-    grey = DiffAugment("color")(torch.zeros(4000, 3, 2, 2, dtype=torch.float64), generator=seeded())
-    offsets = grey[:, 0, 0, 0]
+    gray = DiffAugment("color")(torch.zeros(4000, 3, 2, 2, dtype=torch.float64), generator=seeded())
+    offsets = gray[:, 0, 0, 0]
     assert (offsets.min().item(), offsets.max().item()) == pytest.approx((-0.5, 0.5), abs=0.01)
     assert (offsets.mean().item(), offsets.var().item()) == pytest.approx((0, 1 / 12), abs=0.01)
 
@@ -149,7 +149,7 @@ def test_policies_happen_in_the_order_given():
     one, other = DiffAugment(" cutout, color"), DiffAugment("color,cutout")
     assert repr(one) == "DiffAugment('cutout,color')"
     found = [each(x, generator=seeded()) for each in (one, other)]
-    boxes = (found[1] == 0).all(1)  # black, where they come last; else coloured as all the rest
+    boxes = (found[1] == 0).all(1)  # black, where they come last; else colored as all the rest
     assert boxes.any()
     assert (found[0] != 0).all()
 
@@ -167,7 +167,7 @@ def test_bad_generators(generator):
 @pytest.mark.parametrize(
     ("error", "said", "policy"),
     [
-        (ValueError, "policies of color, translation, cutout, got 'colour'", "colour"),
+        (ValueError, "policies of color, translation, cutout, got 'color'", "color"),
         (ValueError, "policies of color, translation, cutout, got ''", ""),
         (ValueError, "each policy once, got 'color,color'", "color,color"),
         (TypeError, "policy to be a string", None),

@@ -16,7 +16,7 @@ from gankernels.augment import PRESETS, ADAPipe, Transform
 from gankernels.augment.draws import draw_compat, preview_values
 from gankernels.ops.ada_parameters import GROUPS, NORMALS, UNIFORMS, VALUES, AdaConstants
 
-CHANNELS = {"grey": 1, "rgb": 3}
+CHANNELS = {"gray": 1, "rgb": 3}
 
 
 def seeded(seed=0, device="cpu"):
@@ -46,7 +46,7 @@ def by_hand(pipe, images, generator, module):
         len(images), NORMALS, dtype=torch.float64, device=images.device, generator=generator
     )
     m = pipe.settings.multipliers
-    channels = images.shape[1] if m.colour(3) else 0
+    channels = images.shape[1] if m.color(3) else 0
     q = module.ada_parameters(
         pipe.p,
         m,
@@ -54,14 +54,14 @@ def by_hand(pipe, images, generator, module):
         normals=normals,
         height=images.shape[2],
         width=images.shape[3],
-        colour_channels=channels,
+        color_channels=channels,
         dtype=images.dtype,
     )
     x = images
     if q.maps is not None:
         x = module.affine_augment(x, q.maps)
-    if q.colour is not None:
-        x = module.affine_augment(x, colour=q.colour, colour_channels=tuple(range(channels)))
+    if q.color is not None:
+        x = module.affine_augment(x, color=q.color, color_channels=tuple(range(channels)))
     seed = None if q.sigma is None else q.seed
     if q.gains is not None:
         return module.image_filter(x, q.gains, sigma=q.sigma, seed=seed, box=q.box)
@@ -106,7 +106,7 @@ def test_noise_and_cutout_come_last():
     noise = (got - t(torch.zeros_like(images)))[~cut]
     plain = ADAPipe(None, imgfilter=1)
     filtered = Transform(t.values, t.seed, plain.settings)(images)[~cut]
-    torch.testing.assert_close(noise, filtered, rtol=0, atol=1e-5)  # white noise, not coloured
+    torch.testing.assert_close(noise, filtered, rtol=0, atol=1e-5)  # white noise, not colored
 
 
 def test_a_strength_of_zero_changes_no_bit():
@@ -173,17 +173,17 @@ def test_every_strength_takes_as_many_random_numbers():
     assert torch.equal(states[0], states[2])
 
 
-def test_channels_that_are_no_colour():
+def test_channels_that_are_no_color():
     rgb, depth = images_of(4, 3, 12, 12), images_of(4, 1, 12, 12)
-    pipe = ADAPipe("color", colour_channels=(0, 1, 2))
+    pipe = ADAPipe("color", color_channels=(0, 1, 2))
     t = pipe.sample(4, generator=seeded())
     got = t(torch.cat((rgb, depth), 1))
     assert torch.equal(got[:, 3:], depth)
     torch.testing.assert_close(got[:, :3], t(rgb), rtol=0, atol=1e-6)
-    grey = ADAPipe("color", colour_channels=(1,))(torch.cat((rgb, depth), 1), generator=seeded())
-    assert torch.equal(grey[:, 2:], torch.cat((rgb, depth), 1)[:, 2:])
-    assert not torch.equal(grey[:, 1], rgb[:, 1])
-    # Hue alone is nothing to one channel; without colour any number of channels will do.
+    gray = ADAPipe("color", color_channels=(1,))(torch.cat((rgb, depth), 1), generator=seeded())
+    assert torch.equal(gray[:, 2:], torch.cat((rgb, depth), 1)[:, 2:])
+    assert not torch.equal(gray[:, 1], rgb[:, 1])
+    # Hue alone is nothing to one channel; without color any number of channels will do.
     assert torch.equal(ADAPipe(None, hue=1)(depth), depth)
     assert ADAPipe("bg")(images_of(2, 5, 8, 8)).shape == (2, 5, 8, 8)
 
@@ -211,7 +211,7 @@ def test_seed_compat_draws_as_published():
     for channels in (3, 1):
         pipe = ADAPipe("bgc", p=0.8, seed_compat=True)
         images = images_of(4, channels, 12, 12)
-        uniforms, normals = draw_compat(4, PRESETS["bgc"], seeded(), colour_channels=channels)
+        uniforms, normals = draw_compat(4, PRESETS["bgc"], seeded(), color_channels=channels)
         expected = ops.ada_parameters(
             pipe.p, PRESETS["bgc"], uniforms=uniforms, normals=normals
         ).values
@@ -294,7 +294,7 @@ def test_compiles_into_one_graph(preset):
     compiled = torch.compile(pipe, fullgraph=True, backend="aot_eager")
     images = images_of(4, 3, 12, 12).requires_grad_()
     for p in (0.6, 0.1):
-        pipe.p = p  # a value, which nothing is specialised on
+        pipe.p = p  # a value, which nothing is specialized on
         with torch.compiler.set_stance("fail_on_recompile" if p == 0.1 else "default"):
             torch.manual_seed(0)
             got = compiled(images)
@@ -438,7 +438,7 @@ def test_masks_go_with_their_images():
     assert torch.equal(t.geometry(large), large)
 
 
-def test_geometry_leaves_colour_noise_and_cutout_out():
+def test_geometry_leaves_color_noise_and_cutout_out():
     t = ADAPipe("bgcfnc").sample(4, generator=seeded())
     images = images_of(4, 5, 16, 16, dtype=torch.float64)
     same = Transform(t.values, t.seed, ADAPipe("bg").settings)
@@ -482,7 +482,7 @@ def test_geometry_in_stylegan2_ada_mode():
 
 @pytest.mark.parametrize("through", ["pickle", "torch.save", "state_dict", "deepcopy", "to"])
 def test_save_and_load(through):
-    t = ADAPipe("bgcfnc", imgfilter_bands=(1, 0.5, 0, 1), colour_channels=[0, 1, 2]).sample(3)
+    t = ADAPipe("bgcfnc", imgfilter_bands=(1, 0.5, 0, 1), color_channels=[0, 1, 2]).sample(3)
     if through == "pickle":
         again = pickle.loads(pickle.dumps(t))
     elif through == "deepcopy":
@@ -509,7 +509,7 @@ def test_save_and_load(through):
         ({"values": torch.zeros(2, 22).double()}, r"shape \(2, 23\), got float64"),
         ({"seed": torch.zeros(3, dtype=torch.int64)}, r"seed of torch.int64 and shape \(2,\)"),
         ({"mode": "old"}, "expected mode"),
-        ({"colour_channels": [2, 1, 0]}, "ascending"),
+        ({"color_channels": [2, 1, 0]}, "ascending"),
         ({"more": 1}, "expected what state_dict"),
     ],
 )
@@ -531,11 +531,11 @@ def test_named():
 
 def test_repr():
     pipe = ADAPipe(
-        "blit", noise=0.5, p_max=0.8, colour_channels=(0, 1, 2), p=dict.fromkeys(GROUPS, 0)
+        "blit", noise=0.5, p_max=0.8, color_channels=(0, 1, 2), p=dict.fromkeys(GROUPS, 0)
     )
     assert repr(pipe) == (
         "ADAPipe(xflip, rotate90, xint, noise=0.5, mode='ideal', p by groups, p_max=0.8, "
-        "colour_channels=(0, 1, 2))"
+        "color_channels=(0, 1, 2))"
     )
     said = "Transform(5 on cpu: xflip, rotate90, xint, noise=0.5, mode='ideal')"
     assert repr(pipe.sample(5)) == said
@@ -620,7 +620,7 @@ def test_transforms_by_name_alone_are_all_that_happens(p):
 @pytest.mark.parametrize(
     "error, said, arguments",
     [
-        (TypeError, "got 'color_channels'; colour_channels is meant", {"color_channels": (0,)}),
+        (TypeError, "got 'color_channels'; color_channels is meant", {"color_channels": (0,)}),
         (TypeError, "got 'prest'; preset is meant", {"prest": "bg"}),
         (TypeError, "got 'rotate90s'; rotate90", {"rotate90s": 1}),
         (ValueError, r'or a preset, as in ADAPipe\("bgc", scale_std=0.3\)', {"scale_std": 0.3}),
@@ -649,17 +649,17 @@ def test_transforms_by_name_alone_are_all_that_happens(p):
             "expected a transform with a multiplier above 0",
             {"preset": "filter", "imgfilter_bands": (0, 0, 0, 0)},
         ),
-        (ValueError, "3 channels or 1, ascending", {"colour_channels": (0, 1)}),
-        (ValueError, "3 channels or 1, ascending", {"colour_channels": (2, 1, 0)}),
-        (ValueError, "3 channels or 1, ascending", {"colour_channels": (-1,)}),
-        (ValueError, "3 channels or 1, ascending", {"colour_channels": 3}),
+        (ValueError, "3 channels or 1, ascending", {"color_channels": (0, 1)}),
+        (ValueError, "3 channels or 1, ascending", {"color_channels": (2, 1, 0)}),
+        (ValueError, "3 channels or 1, ascending", {"color_channels": (-1,)}),
+        (ValueError, "3 channels or 1, ascending", {"color_channels": 3}),
         (ValueError, "expected p_max to be at most 1, got 2", {"p_max": 2}),
         (ValueError, "expected p_max to be finite and positive, got 0", {"p_max": 0}),
         (ValueError, "expected p to be at most 1, got 1.5", {"p": 1.5}),
         (ValueError, "expected p to be finite and not negative, got nan", {"p": math.nan}),
         (ValueError, "expected p to be at most 0.5, its p_max, got 1.0", {"p_max": 0.5}),
         (ValueError, "got none for geom, color; give 0", {"p": {"blit": 1.0}}),
-        (ValueError, "expected groups of blit, .*, got 'colour'", {"p": {"colour": 1.0}}),
+        (ValueError, "expected groups of blit, .*, got 'color'", {"p": {"color": 1.0}}),
         (ValueError, "expected p of geom to be at most 1, got 3", {"p": {"geom": 3}}),
         (TypeError, "expected p to be a number, got str", {"p": "0.5"}),
     ],
@@ -725,8 +725,8 @@ def test_p_of_groups():
     assert torch.equal(buffer, torch.tensor([0, 1, 1, 0.5, 0.25, 0]))
     with pytest.raises(ValueError, match="expected p of noise to be at most 1"):
         pipe.p = {"geom": 0, "noise": 2}
-    with pytest.raises(ValueError, match="got 'colour'"):
-        pipe.p = {"geom": 0, "colour": 0}
+    with pytest.raises(ValueError, match="got 'color'"):
+        pipe.p = {"geom": 0, "color": 0}
     assert torch.equal(buffer, torch.tensor([0, 1, 1, 0.5, 0.25, 0]))
     pipe.p = 0.5
     assert (buffer == 0.5).all()
@@ -797,7 +797,7 @@ def test_p_above_p_max_is_loaded_and_bounded():
     assert torch.equal(pipe.sample(50, generator=seeded()).values, expected)
 
 
-def test_deferred_initialisation():
+def test_deferred_initialization():
     with torch.device("meta"):
         pipe = ADAPipe("bgc", p=0.0)
     pipe.load_state_dict({"p": torch.tensor(0.25)}, assign=True)
@@ -837,7 +837,7 @@ def test_functional_call():
         (ValueError, r"with pixels, got \(2, 0, 8, 8\)", torch.zeros(2, 0, 8, 8)),
         (
             ValueError,
-            r"1 or 3 channels for colour transforms, got 4; .* colour_channels=\(0, 1, 2\)",
+            r"1 or 3 channels for color transforms, got 4; .* color_channels=\(0, 1, 2\)",
             torch.zeros(2, 4, 8, 8),
         ),
         (
@@ -858,8 +858,8 @@ def test_bad_images(way, error, said, images):
 
 
 def test_bad_channels_and_batches():
-    pipe = ADAPipe("color", colour_channels=(1, 2, 3))
-    with pytest.raises(ValueError, match=r"channels \(1, 2, 3\) of colour_channels, got 3"):
+    pipe = ADAPipe("color", color_channels=(1, 2, 3))
+    with pytest.raises(ValueError, match=r"channels \(1, 2, 3\) of color_channels, got 3"):
         pipe(torch.zeros(2, 3, 8, 8))
     t = ADAPipe("bg").sample(2)
     for call in (t, t.geometry):

@@ -98,7 +98,7 @@ def test_read_image(tmp_path):
     Image.frombytes("RGB", (24, 24), bytes(original.flatten().tolist())).save(file)
     got = preview.read_image(file, 24)
     assert torch.equal(as_bytes(got).permute(1, 2, 0), original)
-    # The middle of what is not square, as grey, with an alpha channel.
+    # The middle of what is not square, as gray, with an alpha channel.
     Image.new("LA", (40, 20), (255, 7)).save(file)
     got = preview.read_image(file, 16)
     assert torch.equal(got, torch.ones(3, 16, 16))

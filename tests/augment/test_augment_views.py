@@ -52,7 +52,7 @@ def test_a_list_has_one_transform_a_sample(name, of):
 
 
 def test_scales_of_an_image_go_the_same_way():
-    """Nearest neighbours of twice the size, flipped and turned, are those of the transformed."""
+    """Nearest neighbors of twice the size, flipped and turned, are those of the transformed."""
     small = torch.randn(8, 3, 8, 8, generator=seeded(2))
     large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
     found = ADAPipe(xflip=1, rotate90=1)([small, large], generator=seeded())

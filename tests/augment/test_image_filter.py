@@ -27,7 +27,7 @@ def parameters(x, seed=2):
 
 
 def matrix(k, size):
-    """The filter along one axis, with reflection about the centres of the first and last pixel."""
+    """The filter along one axis, with reflection about the centers of the first and last pixel."""
     rows = torch.zeros(size, size, dtype=torch.float64)
     for i in range(size):
         for d in range(-21, 22):

@@ -1,4 +1,4 @@
-"""The check on a GPU, as far as it goes without one: its dry run, its parsers, its judgement."""
+"""The check on a GPU, as far as it goes without one: its dry run, its parsers, its judgment."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def test_no_summary_of_pytest():
         gpu_tools.judge_pytest(-6, "Fatal Python error: Aborted")
 
 
-def test_judgement_of_pytest():
+def test_judgment_of_pytest():
     assert gpu_tools.judge_pytest(0, "5 passed, 9 deselected in 1.0s")["counts"]["passed"] == 5
     with pytest.raises(StepError, match="no test was selected"):
         gpu_tools.judge_pytest(5, "9 deselected in 1.0s")

@@ -79,14 +79,14 @@ class Random {
     const int64_t kind = integer(0, 9);
     if (kind < 2) return bounded(integer(1, 9));
     if (kind == 9) return integer(1, most);
-    int64_t centre = int64_t{1} << integer(0, 63 - __builtin_clzll(static_cast<uint64_t>(most)));
+    int64_t center = int64_t{1} << integer(0, 63 - __builtin_clzll(static_cast<uint64_t>(most)));
     if (kind < 8) {
       const auto end = std::upper_bound(sizes().begin(), sizes().end(), most);
-      if (end != sizes().begin()) centre = sizes()[integer(0, end - sizes().begin() - 1)];
+      if (end != sizes().begin()) center = sizes()[integer(0, end - sizes().begin() - 1)];
       if (chance(0.2))
-        centre *= integer(1, std::max<int64_t>(1, std::min<int64_t>(5, most / centre)));
+        center *= integer(1, std::max<int64_t>(1, std::min<int64_t>(5, most / center)));
     }
-    return bounded(centre + pick<int64_t>({-1, 0, 0, 0, 1}));
+    return bounded(center + pick<int64_t>({-1, 0, 0, 0, 1}));
   }
 
   // One of the divisors of n.

@@ -63,13 +63,13 @@ Square<4> color(const ap::Values& v) {
   const double c = std::cos(v.hue), s = std::sin(v.hue);
   for (int i = 0; i < 3; ++i)
     for (int j = 0; j < 3; ++j) {
-      const double grey = axis * axis, here = i == j;
+      const double gray = axis * axis, here = i == j;
       contrast[i][j] = here * v.contrast;
-      flip[i][j] = here - 2 * grey * v.lumaflip;
+      flip[i][j] = here - 2 * gray * v.lumaflip;
       // Rodrigues; the cross product with the axis.
       const double cross = i == j ? 0 : (j - i + 3) % 3 == 1 ? -axis : axis;
-      hue[i][j] = grey + c * (here - grey) + s * cross;
-      saturation[i][j] = grey + v.saturation * (here - grey);
+      hue[i][j] = gray + c * (here - gray) + s * cross;
+      saturation[i][j] = gray + v.saturation * (here - gray);
     }
   return saturation * hue * flip * contrast * m;
 }
@@ -116,7 +116,7 @@ ap::Values sampled(const ap::Uniforms& u, const ap::Normals& n, const double* p,
   if (u.gates.noise < m.noise * p[4]) v.noise = std::abs(n.noise) * c.noise_std;
   if (u.gates.cutout < m.cutout * p[5]) {
     v.cutout = c.cutout_size;
-    for (int k = 0; k < 2; ++k) v.centre[k] = u.centre[k];
+    for (int k = 0; k < 2; ++k) v.center[k] = u.center[k];
   }
   return v;
 }
@@ -141,7 +141,7 @@ void test(Random& random) {
   args.acc = wide ? DType::kFloat64 : DType::kFloat32;
   args.batch = random.size(70);
   args.height = random.size(600), args.width = random.size(600);
-  args.colour_channels = random.pick<int64_t>({0, 1, 3});
+  args.color_channels = random.pick<int64_t>({0, 1, 3});
   fill(args.multipliers, [&] { return random.pick({0.0, 1.0, 1.0, random.uniform(0, 2)}); });
   fill(args.constants, [&] { return random.uniform(0, 1); });
   const int64_t n = args.batch;
@@ -165,11 +165,11 @@ void test(Random& random) {
     strength[k] = std::isnan(x) ? 0 : std::clamp(x, 0.0, 1.0);
   }
   say("%s, batch %ld, image (%ld, %ld), %ld colors, %s, p", kNames[static_cast<int>(args.acc)],
-      long(n), long(args.height), long(args.width), long(args.colour_channels),
+      long(n), long(args.height), long(args.width), long(args.color_channels),
       draws ? "drawn" : "given");
   for (int64_t k = 0; k < p->n; ++k) say(" %.9g", (*p)[k]);
 
-  const int64_t channels = args.colour_channels;
+  const int64_t channels = args.color_channels;
   Memory maps(DType::kFloat64, 6 * n), colors(args.acc, n * channels * (channels + 1)),
       bands(args.acc, 4 * n), sigma(args.acc, n), box(DType::kFloat64, 3 * n);
   std::vector<int64_t> seeds(n);
@@ -193,7 +193,7 @@ void test(Random& random) {
   const bool with_maps = wanted(), with_color = channels && wanted(), with_gains = wanted(),
              with_sigma = wanted(), with_box = wanted();
   if (with_maps) args.maps = reinterpret_cast<double*>(maps.data);
-  if (with_color) args.colour = colors.data;
+  if (with_color) args.color = colors.data;
   if (with_gains) args.gains = bands.data;
   if (with_sigma) args.sigma = sigma.data;
   if (with_box) args.box = reinterpret_cast<double*>(box.data);
@@ -255,7 +255,7 @@ void test(Random& random) {
     }
     if (with_sigma) near("sigma", sigma[i], v.noise, (one + 1e-14) * v.noise);
     if (with_box) {
-      const double right[3] = {v.centre[0], v.centre[1], v.cutout};
+      const double right[3] = {v.center[0], v.center[1], v.cutout};
       for (int k = 0; k < 3; ++k) near("box", box[3 * i + k], right[k], 0);
     }
   }

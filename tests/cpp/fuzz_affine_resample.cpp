@@ -354,9 +354,9 @@ void check(const Case& c, int64_t b, bool transpose) {
             plane(y, x) = 0;
           } else if (c.ending.matrix && c.ending.color(k) >= 0) {
             plane(y, x) = 0;
-            for (int i = 0; i < c.ending.epilogue.colour_count; ++i) {
+            for (int i = 0; i < c.ending.epilogue.color_count; ++i) {
               const double term = c.ending.entry(b, i, c.ending.color(k)) *
-                                  from(b, c.ending.epilogue.colour[i], y, x);
+                                  from(b, c.ending.epilogue.color[i], y, x);
               plane(y, x) += term, size(y, x) += std::abs(term);
             }
           }

@@ -84,12 +84,12 @@ struct Ending {
 
   // Which of the colors a channel is, or -1.
   int color(int64_t channel) const {
-    for (int k = 0; k < epilogue.colour_count; ++k)
-      if (epilogue.colour[k] == channel) return k;
+    for (int k = 0; k < epilogue.color_count; ++k)
+      if (epilogue.color[k] == channel) return k;
     return -1;
   }
   double entry(int64_t b, int row, int column) const {
-    const int n = epilogue.colour_count;
+    const int n = epilogue.color_count;
     return (*matrix)[(b * n + row) * (n + 1) + column];
   }
   bool cut(int64_t b, int64_t y, int64_t x, int64_t height, int64_t width) const {
@@ -115,8 +115,8 @@ inline Ending draw_ending(Random& random, DType dtype, int64_t batch, int64_t ch
     for (int64_t c = 0; c < channels; ++c) all[c] = c;
     if (random.chance(0.5)) random.shuffle(all);
     std::sort(all.begin(), all.begin() + n);
-    e.epilogue.colour_count = n;
-    for (int k = 0; k < n; ++k) e.epilogue.colour[k] = all[k];
+    e.epilogue.color_count = n;
+    for (int k = 0; k < n; ++k) e.epilogue.color[k] = all[k];
     e.matrix = drawn(random, wide, batch * n * (n + 1));
     for (int64_t b = 0; b < batch; ++b)
       if (random.chance(0.3)) {  // the identity, with an offset or without
@@ -187,11 +187,11 @@ Pixel finished(const Ending& e, DType dtype, int64_t b, int64_t c, int64_t y, in
   const double one = wide_unit(dtype);
   const int color = e.matrix ? e.color(c) : -1;
   if (color >= 0) {
-    const int n = e.epilogue.colour_count;
+    const int n = e.epilogue.color_count;
     const double offset = e.epilogue.offsets ? e.entry(b, color, n) : 0;
     p = {offset, 4 * one * std::abs(offset)};
     for (int k = 0; k < n; ++k) {
-      const Pixel q = at(e.epilogue.colour[k]);
+      const Pixel q = at(e.epilogue.color[k]);
       const double factor = e.entry(b, color, k);
       if (factor == 0 && std::isfinite(q.value)) continue;
       p.value += factor * q.value;

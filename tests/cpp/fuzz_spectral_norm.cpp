@@ -126,7 +126,7 @@ Vector transposed_product(const Shape& s, const Vector& m, const Vector& x) {
 
 struct Options {
   DType dtype;
-  double coefficient, scale;
+  double max_norm, scale;
   int threads;
   DType wide() const { return accumulation(dtype); }
 };
@@ -135,9 +135,9 @@ struct Scaling {
   double scale, slope, curve;
 };
 // The numbers of min(1, c / sigma), or of 1 / sigma.
-Scaling scaling(double sigma, double coefficient) {
-  if (coefficient > 0 && sigma <= coefficient) return {1, 0, 0};
-  const double c = coefficient > 0 ? coefficient : 1;
+Scaling scaling(double sigma, double max_norm) {
+  if (max_norm > 0 && sigma <= max_norm) return {1, 0, 0};
+  const double c = max_norm > 0 ? max_norm : 1;
   return {c / sigma, c / sigma / sigma, 2 * c / sigma / sigma / sigma};
 }
 
@@ -262,7 +262,7 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
   int calls = 0;
   call_twice(o, layers, more, moved, [&](int threads) {
     ++calls;
-    return sn::cpu::power_iteration({o.dtype, n, eps, u_first, o.coefficient, threads, count,
+    return sn::cpu::power_iteration({o.dtype, n, eps, u_first, o.max_norm, threads, count,
                                      list.data(), more[0]->data, copied ? more[1]->data : nullptr});
   });
   for (int64_t i = count; i < more[0]->n; ++i) CHECK((*more[0])[i] == 0, "sigma is not filled up");
@@ -311,7 +311,7 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
     near("sigma", (*more[0])[i], sigma, 8 * (error + wide_unit(o.dtype)) * sigma);
     if (!with_out) continue;
     // At the step of min(1, c / sigma) either side is right: both give W.
-    const double factor = scaling(sigma, o.coefficient).scale;
+    const double factor = scaling(sigma, o.max_norm).scale;
     near(
         "output", *layer.outputs[2], layer.w->n, [&](int64_t k) { return factor * w[k]; },
         [&](int64_t k) { return 16 * (error + wide_unit(o.dtype)) * std::abs(factor * w[k]); });
@@ -337,7 +337,7 @@ void draw_constants(Random& random, const Options& o, Layer& layer) {
   for (int64_t c = 0; c < s.cols; ++c) layer.v->set(c, v[c]);
   layer.sigma = block(random, o.wide(), 1);
   double sigma = std::max(std::abs(inner(u, product(s, w, v))), 0.1 * o.scale);
-  if (o.coefficient > 0 && random.chance(0.3)) sigma = o.coefficient * random.pick({0.5, 1.0, 1.5});
+  if (o.max_norm > 0 && random.chance(0.3)) sigma = o.max_norm * random.pick({0.5, 1.0, 1.5});
   layer.sigma->set(0, sigma);
   for (Memory* x : {layer.u.get(), layer.v.get(), layer.sigma.get()}) x->freeze();
 }
@@ -364,7 +364,7 @@ void normalize(Random& random, const Options& o, std::vector<Layer>& layers) {
   std::vector<Block> more;
   call_twice(o, layers, more, {}, [&](int threads) {
     return sn::cpu::normalize(
-        {o.dtype, o.coefficient, threads, static_cast<int64_t>(list.size()), list.data(), guarded});
+        {o.dtype, o.max_norm, threads, static_cast<int64_t>(list.size()), list.data(), guarded});
   });
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
@@ -380,7 +380,7 @@ void normalize(Random& random, const Options& o, std::vector<Layer>& layers) {
          error + wide_unit(o.dtype) * std::abs(sigma));
     error = error / std::abs(sigma) + 4 * wide_unit(o.dtype);
     if (!(error < 0.02)) continue;
-    const double factor = scaling(sigma, o.coefficient).scale;
+    const double factor = scaling(sigma, o.max_norm).scale;
     near(
         "output of normalize", *layer.outputs[1], layer.w->n,
         [&](int64_t k) { return factor * w[k]; },
@@ -406,14 +406,14 @@ void backward(Random& random, const Options& o, std::vector<Layer>& layers) {
   std::vector<Block> more;
   call_twice(o, layers, more, {}, [&](int threads) {
     return sn::cpu::backward(
-        {o.dtype, o.coefficient, threads, static_cast<int64_t>(list.size()), list.data()});
+        {o.dtype, o.max_norm, threads, static_cast<int64_t>(list.size()), list.data()});
   });
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const Shape& s = layer.shape;
     const Vector w = layer.w->values(), g = layer.g->values(), u = layer.u->values(),
                  v = layer.v->values();
-    const Scaling k = scaling((*layer.sigma)[0], o.coefficient);
+    const Scaling k = scaling((*layer.sigma)[0], o.max_norm);
     const double seed = list[i].grad_sigma ? (*layer.seed)[0] : 0, gw = inner(g, w);
     const double one = wide_unit(o.dtype), factor = seed - k.slope * gw;
     const double off = roundings(w.size()) * one * k.slope * std::sqrt(squares(g) * squares(w)) +
@@ -450,14 +450,14 @@ void double_backward(Random& random, const Options& o, std::vector<Layer>& layer
   std::vector<Block> more;
   call_twice(o, layers, more, {}, [&](int threads) {
     return sn::cpu::double_backward(
-        {o.dtype, o.coefficient, threads, static_cast<int64_t>(list.size()), list.data()});
+        {o.dtype, o.max_norm, threads, static_cast<int64_t>(list.size()), list.data()});
   });
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const Shape& s = layer.shape;
     const Vector w = layer.w->values(), g = layer.g->values(), h = layer.h->values(),
                  u = layer.u->values(), v = layer.v->values();
-    const Scaling k = scaling((*layer.sigma)[0], o.coefficient);
+    const Scaling k = scaling((*layer.sigma)[0], o.max_norm);
     const double one = wide_unit(o.dtype), off = roundings(w.size()) * one;
     const double uhv = inner(u, product(s, h, v)), hg = inner(h, g), gw = inner(g, w);
     const double wn = std::sqrt(squares(w)), gn = std::sqrt(squares(g)), hn = std::sqrt(squares(h));
@@ -490,10 +490,10 @@ void test(Random& random) {
   const bool half = item_size(o.dtype) == 2;
   if (random.chance(0.3))
     o.scale = std::exp2(static_cast<double>(random.integer(-4, half ? 3 : 12)));
-  if (random.chance(0.5)) o.coefficient = o.scale * random.uniform(0.05, 4);
+  if (random.chance(0.5)) o.max_norm = o.scale * random.uniform(0.05, 4);
   if (random.chance(0.4)) o.threads = static_cast<int>(random.integer(2, 4));
-  say(" %s, coefficient %g, scale %g, threads 1 and %d", kNames[static_cast<int>(o.dtype)],
-      o.coefficient, o.scale, o.threads);
+  say(" %s, max_norm %g, scale %g, threads 1 and %d", kNames[static_cast<int>(o.dtype)], o.max_norm,
+      o.scale, o.threads);
   int64_t budget = random.pick<int64_t>({300, 2100, 2100, 5000, 20000, 70000});
   int64_t count = random.chance(0.5) ? 1 : random.integer(2, 6);
   if (random.chance(0.02)) budget = 600000;

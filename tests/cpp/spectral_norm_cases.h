@@ -1,4 +1,4 @@
-// What the tests of spectral normalisation share, on the CPU and on the emulator: layouts, plain loops
+// What the tests of spectral normalization share, on the CPU and on the emulator: layouts, plain loops
 // in double, and one call of every launcher.
 #pragma once
 
@@ -97,7 +97,7 @@ struct Settings {
   DType dtype;
   int n;
   bool u_first;
-  double coefficient;
+  double max_norm;
   int threads;
   bool shifted = true;  // data begin anywhere
   bool known = false;   // normalize is given sigma
@@ -168,7 +168,7 @@ inline void run_iteration(const Launchers& launchers, const Cases& all, const Se
   const auto count = static_cast<int64_t>(all.size());
   const DType wide = accumulation(s.dtype);
   Numbers sigma(wide, sn::packed_size(count)), copy(wide, count);
-  good(launchers.power_iteration({s.dtype, s.n, 1e-12, s.u_first, s.coefficient, s.threads, count,
+  good(launchers.power_iteration({s.dtype, s.n, 1e-12, s.u_first, s.max_norm, s.threads, count,
                                   layers.data(), sigma.data, s.with_out ? copy.data : nullptr}));
   for (int64_t i = 0; i < sigma.n; ++i)
     if (i >= count)
@@ -199,9 +199,9 @@ inline Cases run(const Launchers& launchers, const std::vector<Layout>& layouts,
                      c.d_w.data, c.d_seed.data});
   }
   const auto count = static_cast<int64_t>(all.size());
-  good(launchers.normalize({s.dtype, s.coefficient, s.threads, count, normalize.data()}));
-  good(launchers.backward({s.dtype, s.coefficient, s.threads, count, backward.data()}));
-  good(launchers.double_backward({s.dtype, s.coefficient, s.threads, count, twice.data()}));
+  good(launchers.normalize({s.dtype, s.max_norm, s.threads, count, normalize.data()}));
+  good(launchers.backward({s.dtype, s.max_norm, s.threads, count, backward.data()}));
+  good(launchers.double_backward({s.dtype, s.max_norm, s.threads, count, twice.data()}));
   return all;
 }
 
@@ -216,8 +216,8 @@ inline void check(const Case& c, const Settings& s, Vector u, Vector v, const st
   near(c.u, u, what + "u in place");
   near(c.v, v, what + "v in place");
 
-  const bool identity = s.coefficient > 0 && sigma <= s.coefficient;
-  const double factor = s.coefficient > 0 ? s.coefficient : 1;
+  const bool identity = s.max_norm > 0 && sigma <= s.max_norm;
+  const double factor = s.max_norm > 0 ? s.max_norm : 1;
   const double scale = identity ? 1 : factor / sigma;
   const double slope = identity ? 0 : factor / (sigma * sigma);
   const double curve = identity ? 0 : 2 * factor / (sigma * sigma * sigma);
@@ -314,7 +314,7 @@ inline void check_recovery(const Launchers& launchers, DType dtype) {
       for (int64_t i = 0; i < c.w.n; ++i) c.w.set(i, 0);
       const sn::NormalizeLayer layer = {matrix(layout, c.w), c.u_out.data,    c.v_out.data, nullptr,
                                         c.sigma_again.data,  c.out_again.data};
-      good(launchers.normalize({s.dtype, s.coefficient, s.threads, 1, &layer, true}));
+      good(launchers.normalize({s.dtype, s.max_norm, s.threads, 1, &layer, true}));
       CHECK(c.sigma_again[0] == 1, "sigma of a weight of zeros: %g", c.sigma_again[0]);
       CHECK(c.out_again[1] == 0, "a weight of zeros: %g", c.out_again[1]);
     }

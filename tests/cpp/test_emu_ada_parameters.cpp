@@ -23,8 +23,8 @@ constexpr ap::Multipliers kAll{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, {1, 1, 1, 1},
 
 constexpr ap::Angle kNone = ap::Angle::quarters(0), kHalf = ap::Angle::quarters(2);
 static_assert(kNone.cos == 1 && kNone.sin == 0 && kHalf.cos == -1 && kHalf.sin == 0);
-static_assert(kAll.geometry() && kAll.filter() && kAll.colour(1) && kAll.colour(3));
-static_assert(!kAll.colour(0) && !ap::Multipliers{}.geometry() && !ap::Multipliers{}.filter());
+static_assert(kAll.geometry() && kAll.filter() && kAll.color(1) && kAll.color(3));
+static_assert(!kAll.color(0) && !ap::Multipliers{}.geometry() && !ap::Multipliers{}.filter());
 
 void test_angles() {
   for (int i = -4000; i <= 4000; ++i) {
@@ -61,17 +61,17 @@ struct Results {
       : values(DType::kFloat64, c.batch * ap::kValues),
         seed(DType::kFloat64, c.batch),
         maps(DType::kFloat64, c.batch * 6),
-        colour(c.acc, c.batch * c.channels * (c.channels + 1)),
+        color(c.acc, c.batch * c.channels * (c.channels + 1)),
         gains(c.acc, c.batch * 4),
         sigma(c.acc, c.batch),
         box(DType::kFloat64, c.batch * 3) {}
 
   bool same(const Results& o) const {
-    return values.same(o.values) && seed.same(o.seed) && maps.same(o.maps) &&
-           colour.same(o.colour) && gains.same(o.gains) && sigma.same(o.sigma) && box.same(o.box);
+    return values.same(o.values) && seed.same(o.seed) && maps.same(o.maps) && color.same(o.color) &&
+           gains.same(o.gains) && sigma.same(o.sigma) && box.same(o.box);
   }
 
-  Numbers values, seed, maps, colour, gains, sigma, box;
+  Numbers values, seed, maps, color, gains, sigma, box;
 };
 
 struct Inputs {
@@ -107,9 +107,9 @@ ap::Parameters drawing(const Case& c, const Inputs& in, Results& out) {
 ap::Parameters composing(const Case& c, ap::Parameters args, Results& out) {
   args.height = 24;
   args.width = 40;
-  args.colour_channels = c.channels;
+  args.color_channels = c.channels;
   args.maps = reinterpret_cast<double*>(out.maps.data);
-  args.colour = c.channels ? out.colour.data : nullptr;
+  args.color = c.channels ? out.color.data : nullptr;
   args.gains = out.gains.data;
   args.sigma = out.sigma.data;
   args.box = reinterpret_cast<double*>(out.box.data);
@@ -169,13 +169,12 @@ void check_sample(const Case& c, const Results& out, int64_t i, const std::strin
   for (int k = 0; k < 6; ++k)
     CHECK(std::abs(out.maps[i * 6 + k] - map[k]) < 1e-12, "%s: map %d of %ld: %g, not %g",
           where.c_str(), k, long(i), out.maps[i * 6 + k], map[k]);
-  double grey = 0;  // what is made of the colour (1, 1, 1)
-  for (int64_t k = 0; k < c.channels; ++k)
-    grey += out.colour[i * c.channels * (c.channels + 1) + k];
+  double gray = 0;  // what is made of the color (1, 1, 1)
+  for (int64_t k = 0; k < c.channels; ++k) gray += out.color[i * c.channels * (c.channels + 1) + k];
   const double expected = v[11] * (1 - 2 * v[12]);
   if (c.channels)
-    CHECK(std::abs(grey - expected) < tolerance(c.acc) * (4 + 4 * v[11] * v[14]),
-          "%s: grey of %ld: %g, not %g", where.c_str(), long(i), grey, expected);
+    CHECK(std::abs(gray - expected) < tolerance(c.acc) * (4 + 4 * v[11] * v[14]),
+          "%s: gray of %ld: %g, not %g", where.c_str(), long(i), gray, expected);
   double power = 0;
   bool amplified = false;
   for (int k = 0; k < 4; ++k) {
@@ -210,7 +209,7 @@ void test(const Case& c) {
   close(first.values, cpu.values, where + ", values");
   CHECK(first.seed.same(cpu.seed), "%s: seeds", where.c_str());
   close(first.maps, cpu.maps, where + ", maps");
-  close(first.colour, cpu.colour, where + ", colour");
+  close(first.color, cpu.color, where + ", color");
   close(first.gains, cpu.gains, where + ", gains");
   for (int64_t i = 0; i < c.batch; ++i) {
     check_sample(c, cpu, i, where + " on the CPU");

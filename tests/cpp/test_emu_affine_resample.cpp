@@ -102,15 +102,15 @@ void run(const Case& c, const Map& map, uint32_t seed) {
   maps.insert(maps.end(), kTurned, kTurned + 6);
   const std::vector<int64_t> margins{2, 3, 1, 4}, seeds{7, -5};
   const std::vector<double> box{0.4, 0.6, 0.5, 0, 0, 0};
-  const int colours = !c.epilogue ? 0 : c.channels >= 3 ? 3 : 1;
-  const Numbers colour = random_numbers(acc, batch * colours * (colours + 1), seed + 1);
+  const int colors = !c.epilogue ? 0 : c.channels >= 3 ? 3 : 1;
+  const Numbers color = random_numbers(acc, batch * colors * (colors + 1), seed + 1);
   const Numbers sigma = random_numbers(acc, batch, seed + 2);
   gankernels::Epilogue e{};
   e.offsets = true;
   if (c.epilogue) {
-    e.colour_count = colours;
-    for (int k = 0; k < colours; ++k) e.colour[k] = k + (c.channels > 3);
-    e.matrix = colour.data, e.sigma = sigma.data, e.seed = seeds.data(), e.box = box.data();
+    e.color_count = colors;
+    for (int k = 0; k < colors; ++k) e.color[k] = k + (c.channels > 3);
+    e.matrix = color.data, e.sigma = sigma.data, e.seed = seeds.data(), e.box = box.data();
   }
   const ar::Resample r{c.dtype,
                        c.filter,

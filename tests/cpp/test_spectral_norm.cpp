@@ -133,16 +133,16 @@ int main() {
       check_guard(kLaunchers, dtype);
       check_recovery(kLaunchers, dtype);
       for (const bool u_first : {true, false})
-        for (const double coefficient : {0.0, 12.0}) {
+        for (const double max_norm : {0.0, 12.0}) {
           const std::string where = std::string(isa) + ", " + kNames[static_cast<int>(dtype)] +
                                     (u_first ? ", u first" : ", v first");
-          Settings settings = {dtype, u_first ? 1 : 2, u_first, coefficient, 2};
-          settings.shifted = settings.guarded = coefficient == 0;
+          Settings settings = {dtype, u_first ? 1 : 2, u_first, max_norm, 2};
+          settings.shifted = settings.guarded = max_norm == 0;
           settings.known = settings.with_out = settings.shifted == u_first;
           settings.seeded = !settings.known;
           test_launchers(kSmall, settings, where);
-          if (dtype == DType::kFloat32 && coefficient == 0)
-            test_launchers(kLarge, {dtype, 1, u_first, coefficient, 2}, where);
+          if (dtype == DType::kFloat32 && max_norm == 0)
+            test_launchers(kLarge, {dtype, 1, u_first, max_norm, 2}, where);
         }
     }
     test_streaming(isa);

@@ -141,14 +141,14 @@ def spectral_norm(case: Drawn) -> None:
         a = torch.nn.functional.normalize(case.numbers(rows, dtype=torch.float64), dim=0)
         b = torch.nn.functional.normalize(weights[-1].double().reshape(rows, cols).T @ a, dim=0)
         u.append(a.to(case.wide)), v.append(b.to(case.wide))
-    coefficient = case.note("coefficient", case.choice((None, case.uniform(0.1, 30))))
+    max_norm = case.note("max_norm", case.choice((None, case.uniform(0.1, 30))))
 
     def normalized(f: Callable[..., Any], x: Sequence[Tensor]) -> Result:
         outputs, sigma = f(
             x,
             [a.to(x[0].dtype) if x[0].dtype == torch.float64 else a for a in u],
             [b.to(x[0].dtype) if x[0].dtype == torch.float64 else b for b in v],
-            coefficient=coefficient,
+            max_norm=max_norm,
         )
         return [*outputs, sigma]
 

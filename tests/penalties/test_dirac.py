@@ -46,7 +46,7 @@ def radius(path):
 
 @pytest.mark.parametrize("method", UNREGULARISED)
 @pytest.mark.parametrize("lr", [0.02, 0.3])
-def test_unregularised_simultaneous_steps_diverge(method, lr):
+def test_unregularized_simultaneous_steps_diverge(method, lr):
     f = slope(method)
     found = dirac.eigenvalues(method, lr=lr, alternating=False)
     assert_same(found, (1 + 1j * lr * f, 1 - 1j * lr * f))
@@ -56,7 +56,7 @@ def test_unregularised_simultaneous_steps_diverge(method, lr):
 
 @pytest.mark.parametrize("method", UNREGULARISED)
 @pytest.mark.parametrize("lr", [0.02, 0.3])
-def test_unregularised_alternating_steps_stay_on_the_unit_circle(method, lr):
+def test_unregularized_alternating_steps_stay_on_the_unit_circle(method, lr):
     a = 1 - (lr * slope(method)) ** 2 / 2  # the paper's, with n_g = n_d = 1
     found = dirac.eigenvalues(method, lr=lr)
     assert_same(found, (a + 1j * (1 - a * a) ** 0.5, a - 1j * (1 - a * a) ** 0.5))
@@ -81,7 +81,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("case", FIELDS)
-def test_regularised_eigenvalues(case):
+def test_regularized_eigenvalues(case):
     hyper, diagonal = FIELDS[case]
     method, f = case.removesuffix("_overdamped"), 0.5
     a, d = diagonal(f)
@@ -149,7 +149,7 @@ def test_jacobian_of_wgan_gp_is_refused():
 
 @pytest.mark.parametrize("method", CONVERGING)
 @pytest.mark.parametrize("alternating", [True, False])
-def test_regularised_training_converges_at_the_predicted_rate(method, alternating):
+def test_regularized_training_converges_at_the_predicted_rate(method, alternating):
     path = dirac.simulate(method, steps=150, lr=LR, alternating=alternating, start=(0.01, 0.01))
     eigenvalues, vectors = torch.linalg.eig(dirac.jacobian(method, lr=LR, alternating=alternating))
     # In the basis of the eigenvectors every coordinate shrinks by its own modulus.
@@ -161,7 +161,7 @@ def test_regularised_training_converges_at_the_predicted_rate(method, alternatin
 
 
 @pytest.mark.parametrize("method", CONVERGING)
-def test_regularised_training_converges_from_afar(method):
+def test_regularized_training_converges_from_afar(method):
     assert radius(dirac.simulate(method, steps=300, lr=LR))[-1] < 2e-3
 
 

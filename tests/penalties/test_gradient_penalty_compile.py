@@ -35,7 +35,7 @@ def images(dtype=torch.float32, batch=4):
     return [x.requires_grad_() for x in (first, draw(batch, 7), weight)]
 
 
-def penalise(a, b, sample_weight, **options):
+def penalize(a, b, sample_weight, **options):
     return ops.gradient_penalty([a, b], sample_weight=sample_weight, return_norms=True, **options)
 
 
@@ -51,8 +51,8 @@ def results(function, leaves, **options):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_compiled_call_equals_eager(options):
     leaves = images()
-    compiled = torch.compile(penalise, fullgraph=True, backend="aot_eager")
-    expected = results(penalise, leaves, **options)
+    compiled = torch.compile(penalize, fullgraph=True, backend="aot_eager")
+    expected = results(penalize, leaves, **options)
     # A compiled call multiplies by the weight once the sum has been rounded.
     tolerance = 1e-6 if "weight" in options else 0
     for got, want in zip(results(compiled, leaves, **options), expected, strict=True):
@@ -68,7 +68,7 @@ def test_one_graph_for_every_batch():
         return graph.forward
 
     def function(*leaves):
-        return penalise(*leaves, center=1.0)
+        return penalize(*leaves, center=1.0)
 
     compiled = torch.compile(function, fullgraph=True, backend=count, dynamic=True)
     for batch in (4, 6, 9):
@@ -82,14 +82,14 @@ def test_one_graph_for_every_batch():
 def test_an_annealed_weight_compiled():
     """From its second value on, Dynamo makes a float a symbol."""
     leaves = images()
-    compiled = torch.compile(penalise, fullgraph=True, backend="eager")
+    compiled = torch.compile(penalize, fullgraph=True, backend="eager")
     for weight in (
         10.0,
         9.0,
         8.5,
         *(8 - k / 4 for k in range(12)),
     ):  # more than Dynamo would recompile
-        expected = results(penalise, leaves, weight=weight)
+        expected = results(penalize, leaves, weight=weight)
         for got, want in zip(results(compiled, leaves, weight=weight), expected, strict=True):
             torch.testing.assert_close(got, want)
 
@@ -126,12 +126,12 @@ def test_double_backward_through_a_compiled_call():
         first = torch.autograd.grad(values.square().sum(), leaves, create_graph=True)
         return torch.autograd.grad(sum(x.square().sum() for x in first), leaves)
 
-    expected = twice(penalise)
+    expected = twice(penalize)
     with pytest.raises(RuntimeError, match="double backward"):
-        twice(torch.compile(penalise, fullgraph=True, backend="aot_eager"))
+        twice(torch.compile(penalize, fullgraph=True, backend="aot_eager"))
     # Where AOTAutograd is not in between, the operator's own double backward is there.
     for got, want in zip(
-        twice(torch.compile(penalise, fullgraph=True, backend="eager")), expected, strict=True
+        twice(torch.compile(penalize, fullgraph=True, backend="eager")), expected, strict=True
     ):
         assert_near(got, want)
 
@@ -140,7 +140,7 @@ def test_frozen_and_unused_compiled():
     a, b, weight = images()
 
     def function(a, b, weight):
-        values, _ = penalise(a, b, weight, center=1.0, per_tensor=True)
+        values, _ = penalize(a, b, weight, center=1.0, per_tensor=True)
         return values[0]
 
     found = [
@@ -177,7 +177,7 @@ def test_the_whole_step_in_one_graph():
 def test_export():
     class Module(torch.nn.Module):
         def forward(self, a, b, weight):
-            return penalise(a, b, weight, center=1.0)
+            return penalize(a, b, weight, center=1.0)
 
     leaves = [x.detach() for x in images()]
     exported = torch.export.export(Module(), tuple(leaves), strict=False)
@@ -194,10 +194,10 @@ def test_export():
 @pytest.mark.parametrize("route", ["kernels", "compiled", "reference"])
 def test_autocast_leaves_the_numbers(route, cast):
     leaves = images()
-    expected = results(penalise, leaves, center=1.0)
-    function = penalise
+    expected = results(penalize, leaves, center=1.0)
+    function = penalize
     if route == "compiled":
-        function = torch.compile(penalise, fullgraph=True, backend="aot_eager")
+        function = torch.compile(penalize, fullgraph=True, backend="aot_eager")
     with (
         _library.backend("reference" if route == "reference" else "native"),
         torch.autocast("cpu", dtype=cast),
@@ -308,6 +308,6 @@ def test_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         leaves = images()
-        values, _ = penalise(*leaves, center=1.0)
+        values, _ = penalize(*leaves, center=1.0)
         first = torch.autograd.grad(values, leaves, create_graph=True)
         torch.autograd.grad(sum(x.square().sum() for x in first), leaves)

@@ -1,4 +1,4 @@
-"""The penalties as modules: their arguments, their state, and lazy regularisation."""
+"""The penalties as modules: their arguments, their state, and lazy regularization."""
 
 import copy
 import inspect
@@ -388,7 +388,7 @@ def test_weights_are_read_anew_in_every_call():
     assert model.weight.grad.any()
 
 
-def test_parametrised_weights_count_as_computed():
+def test_parametrized_weights_count_as_computed():
     model = weight_norm(nn.Linear(6, 5).double())
     got = settled(model, weight=1.0)()
     expected = 0.5 * torch.linalg.matrix_norm(model.weight, 2) ** 2
@@ -485,8 +485,8 @@ def hooked():
         (lambda: [nn.Linear(3, 3)], {}, TypeError, "expected model to be a torch.nn.Module, got l"),
         (nn.Tanh, {}, ValueError, "expected a model with linear, .* layers, got Tanh without"),
         (lambda: nn.Linear(0, 3), {}, ValueError, "expected a model with linear, convolution or"),
-        (lambda: nn.LazyLinear(3), {}, ValueError, "initialised weights, got the lazy model.wei"),
-        (hooked, {}, ValueError, "expected 0.weight to be a parameter or parametrised, got one"),
+        (lambda: nn.LazyLinear(3), {}, ValueError, "initialized weights, got the lazy model.wei"),
+        (hooked, {}, ValueError, "expected 0.weight to be a parameter or parametrized, got one"),
         (
             lambda: nn.Linear(3, 3).to(torch.complex64),
             {},
@@ -515,7 +515,7 @@ def test_spectral_errors(model, arguments, error, message):
         SpectralNormRegularization(model(), **arguments)
 
 
-# --- lazy regularisation -------------------------------------------------------------------------
+# --- lazy regularization -------------------------------------------------------------------------
 
 
 class Counted(nn.Module):

@@ -129,7 +129,7 @@ def normalized(how):
 @pytest.mark.parametrize("how", ["plain", "hook", "parametrization", "fused", "torch, then fused"])
 @pytest.mark.parametrize("name", PENALTIES)
 def test_gradients_of_the_critic(name, how):
-    """First and second derivatives in the parameters, through the critic and its normalisation."""
+    """First and second derivatives in the parameters, through the critic and its normalization."""
     penalty, _ = PENALTIES[name]
     D = normalized(how)
     names = [n for n, p in D.named_parameters() if p.dim() > 1][:2]

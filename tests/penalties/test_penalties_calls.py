@@ -396,10 +396,10 @@ def test_batch_normalization_gets_a_warning():
 # --- inference mode ------------------------------------------------------------------------------
 
 
-def labelled():
+def labeled():
     """A critic that saves its labels for the backward pass, with a parameter of them."""
 
-    class Labelled(nn.Module):
+    class Labeled(nn.Module):
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
@@ -409,14 +409,14 @@ def labelled():
             h = self.layer(x).sin()
             return h if y is None else h * self.gain(y)
 
-    return Labelled()
+    return Labeled()
 
 
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("name", CALLED)
 def test_inference_mode_has_the_number_of_no_grad(name, inside):
     """Lightning's validation loops; the batch may come from inside the mode or from outside."""
-    D = labelled()
+    D = labeled()
     with torch.no_grad():
         expected = CALLED[name](D, REAL, FAKE, REAL)
     with torch.inference_mode():
@@ -428,7 +428,7 @@ def test_inference_mode_has_the_number_of_no_grad(name, inside):
 
 
 def test_inference_mode_of_modules_and_lists():
-    D = labelled()
+    D = labeled()
     with torch.no_grad():
         expected = gnn.R1R2Penalty()(lambda xs: D(xs[0]), [REAL], [FAKE])
     with torch.inference_mode():
@@ -437,7 +437,7 @@ def test_inference_mode_of_modules_and_lists():
 
 
 def test_inference_mode_in_words():
-    D = labelled()
+    D = labeled()
     with torch.inference_mode():
         x = REAL.clone()
         for call in (
@@ -449,13 +449,13 @@ def test_inference_mode_in_words():
         ):
             with pytest.raises(ValueError, match=r"torch\.inference_mode\(\)"):
                 call()
-        made_inside = labelled()
+        made_inside = labeled()
     with pytest.raises(RuntimeError, match=r"wgan_gp_penalty: .*torch\.inference_mode\(\), which"):
         gk.wgan_gp_penalty(made_inside, REAL, FAKE)
 
 
 def test_a_graph_from_outside_is_differentiated_in_inference_mode():
-    D, x = labelled(), REAL.clone().requires_grad_()
+    D, x = labeled(), REAL.clone().requires_grad_()
     logits = D(x)
     expected = gk.r1_penalty(D(x), x)
     with torch.inference_mode():

@@ -181,7 +181,7 @@ def test_view_of_a_channels_last_gradient():
     assert gankernels.r1_penalty(D(x), x).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_batch_normalisation_couples_samples():
+def test_batch_normalization_couples_samples():
     """The gradient of the sum is not the sample's own; the check finds it and says what to do."""
     torch.manual_seed(0)
     coupled = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU(), nn.Flatten())
@@ -192,7 +192,7 @@ def test_batch_normalisation_couples_samples():
     error = (together - own).norm() / own.norm()
     assert error > 0.02
     statistics = coupled[1].running_mean.clone()
-    with pytest.warns(UserWarning, match="layer, instance or group normalisation"):
+    with pytest.warns(UserWarning, match="layer, instance or group normalization"):
         assert not gankernels.check_independent_samples(coupled, x)
     assert torch.equal(coupled[1].running_mean, statistics)
     coupled.eval()

@@ -30,7 +30,6 @@ AS_TORCH = {
 #: Public, but nothing to call with arguments of one's own.
 NOT_CALLED = {
     "FusedSpectralNorm": "returned by fuse_spectral_norm",
-    "Sigmas": "returned by sigma",
     "SpectralNorms": "returned by spectral_norms",
     "Transform": "returned by ADAPipe.sample; its calls are in the table",
     "Loss": "the type of losses.hinge and the others; their sides are in the table",

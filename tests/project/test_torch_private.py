@@ -178,7 +178,7 @@ def test_the_switch_of_dynamo():
 
 def test_hooks_on_saved_tensors_are_seen():
     """If it goes: look at what torch.autograd.graph.saved_tensors_hooks pushes to; without a
-    successor return True, and fused models leave their layers to normalise themselves."""
+    successor return True, and fused models leave their layers to normalize themselves."""
     assert not _torch.saves_through_hooks()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         assert _torch.saves_through_hooks()

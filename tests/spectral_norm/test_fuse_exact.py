@@ -1,6 +1,6 @@
 """Fused is layer by layer: situations in which a layer is not simply called once in a forward.
 
-Each is run on three models from the same seed: under torch's own normalisation, under ours layer by
+Each is run on three models from the same seed: under torch's own normalization, under ours layer by
 layer, and fused; outputs, gradients, u and v must agree over several steps.
 """
 
@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
-from gankernels import fold, fuse_spectral_norm, sigma
+from gankernels import fold_spectral_norm, fuse_spectral_norm, spectral_norms
 from gankernels.ema import AveragedModel
 from gankernels.spectral_norm import deposits
 
@@ -103,7 +103,7 @@ def writes_a_weight(net, x):
     return net.c(net.b(y))
 
 
-def writes_into_the_normalised(net, x):
+def writes_into_the_normalized(net, x):
     w = net.a.weight
     if w.requires_grad:
         w = w * torch.ones_like(w)
@@ -133,7 +133,7 @@ RUNS = [
     without_gradient,
     changes_the_mode,
     writes_a_weight,
-    writes_into_the_normalised,
+    writes_into_the_normalized,
     in_place,
     stops,
 ]
@@ -501,11 +501,11 @@ def test_chains(chain):
         eval_output = copy.deepcopy(net).eval()(x_of(5))
         average = AveragedModel(net, decay=0.999)
         average.update_parameters(net)
-        for plain in (fold(net), average):
+        for plain in (fold_spectral_norm(net), average):
             assert_same(plain(x_of(5)), eval_output, factor=10)
-        assert len(sigma(net).layers) == len(handle.sites)
+        assert len(spectral_norms(net).layers) == len(handle.sites)
         assert_same(states(net), before)
-        assert not parametrize.is_parametrized(fold(net).a)
+        assert not parametrize.is_parametrized(fold_spectral_norm(net).a)
     handle.unfuse()
     assert_all_same(nets, train, bitwise=False)
 
@@ -531,9 +531,9 @@ def test_a_hook_on_a_parametrized_weight():
         want = copy.deepcopy(net).eval()(x_of(5))
         average = AveragedModel(net, decay=0.999)
         average.update_parameters(net)
-        for plain in (fold(net), average):
+        for plain in (fold_spectral_norm(net), average):
             assert_same(plain(x_of(5)), want, factor=10)
-        assert len(sigma(net).layers) == 6
+        assert len(spectral_norms(net).layers) == 6
         assert_same(states(net), before)
 
 
@@ -543,13 +543,15 @@ def test_sigma_of_a_chain():
         module.weight  # noqa: B018
     weights = module.parametrizations.weight
     right = torch.linalg.matrix_norm(weights[0](weights.original0, weights.original1), 2)
-    assert_same(sigma(nn.Sequential(module)).layers["0.weight"], right.detach(), factor=1e3)
+    assert_same(
+        spectral_norms(nn.Sequential(module)).layers["0.weight"], right.detach(), factor=1e3
+    )
 
 
 # --- ties and folding --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("partner", ["plain", "normalised", "same_module", "buffer"])
+@pytest.mark.parametrize("partner", ["plain", "normalized", "same_module", "buffer"])
 @pytest.mark.parametrize("inplace", [True, False])
 def test_fold_of_a_tied_weight(kind, partner, inplace):
     torch.manual_seed(0)
@@ -562,7 +564,7 @@ def test_fold_of_a_tied_weight(kind, partner, inplace):
     else:
         second.weight = first.weight
     first = kind.ours(first)
-    if partner == "normalised":
+    if partner == "normalized":
         second = kind.ours(second)
     model = nn.Sequential(first, nn.Tanh(), first if partner == "same_module" else second).eval()
     tied = None if partner != "plain" else second.weight.detach().clone()
@@ -570,7 +572,7 @@ def test_fold_of_a_tied_weight(kind, partner, inplace):
     average = AveragedModel(model, decay=0.999)
     average.update_parameters(model)
     assert_same(average(x_of(1)), want)
-    folded = fold(model, inplace=inplace)
+    folded = fold_spectral_norm(model, inplace=inplace)
     assert_same(folded(x_of(1)), want)
     if tied is not None:
         assert torch.equal(folded[2].weight, tied)
@@ -583,7 +585,7 @@ def test_old_weight_norm_beside_it(kind):
         other = nn.utils.weight_norm(nn.Linear(4, 4, dtype=D))
     model = nn.Sequential(other, kind.ours(nn.Linear(4, 4, dtype=D)))
     model(x_of(1))
-    want = copy.deepcopy(fold(model))(x_of(2))
+    want = copy.deepcopy(fold_spectral_norm(model))(x_of(2))
     average = AveragedModel(model, decay=0.999)
     average.update_parameters(model)
     assert_same(average(x_of(2)), want)
@@ -615,7 +617,7 @@ def test_recurrent_layers_after_a_forward(kind, fused):
         loss(model.train()(x_of(step))).backward()
         optimizer.step()
         average.update_parameters(model)
-        folded = fold(model)
+        folded = fold_spectral_norm(model)
         want = model.eval()(x_of(5))
         assert_same(folded.eval()(x_of(5)), want)
         assert_same(average(x_of(5)), want)
@@ -723,7 +725,9 @@ def test_options_are_true_or_false(kind, name):
     assert dict(net._forward_pre_hooks) == before
 
 
-@pytest.mark.parametrize("function", [fold, sigma, fuse_spectral_norm, AveragedModel])
+@pytest.mark.parametrize(
+    "function", [fold_spectral_norm, spectral_norms, fuse_spectral_norm, AveragedModel]
+)
 def test_models_are_modules(function):
     with pytest.raises(
         TypeError, match=f"^{function.__name__}: expected a torch.nn.Module, got list"

@@ -1,4 +1,4 @@
-"""fuse_spectral_norm against the same model normalised layer by layer."""
+"""fuse_spectral_norm against the same model normalized layer by layer."""
 
 import copy
 import io
@@ -27,7 +27,7 @@ from gankernels import fuse_spectral_norm, ops
 from gankernels.spectral_norm import deposits
 from gankernels.spectral_norm.fuse import FusedSpectralNorm, sites
 
-#: Who normalises the layers of a critic, in turn; and torch's own for the same numbers.
+#: Who normalizes the layers of a critic, in turn; and torch's own for the same numbers.
 MIXES = {
     "torch_hook": (["torch_hook"], ["torch_hook"]),
     "ours_hook": (["ours_hook"], ["torch_hook"]),
@@ -42,7 +42,7 @@ MIXES = {
 
 @pytest.fixture(params=list(MIXES))
 def pair(request):
-    """A model to fuse, and the same under torch's own normalisation."""
+    """A model to fuse, and the same under torch's own normalization."""
     ways, torchs = MIXES[request.param]
     return critic(*ways), critic(*torchs)
 
@@ -134,7 +134,7 @@ def test_state_dict_is_untouched_and_loads_after_fusing(pair):
     other.load_state_dict(model.state_dict())
 
 
-def test_parameters_seen_by_optimisers_are_untouched(pair):
+def test_parameters_seen_by_optimizers_are_untouched(pair):
     model, _ = pair
     before = list(model.named_parameters())
     fuse_spectral_norm(model)
@@ -292,7 +292,7 @@ def test_unfuse_keeps_the_settings_of_today(pair, again):
         for norm in norms(m):
             norm.n_power_iterations, norm.eps = 5, 0.5
     if again:
-        fuse_spectral_norm(model, coefficient=1e300).unfuse()
+        fuse_spectral_norm(model, max_norm=1e300).unfuse()
     handle.unfuse()
     assert_same([model(batch()), model(batch())], [expected(batch()), expected(batch())])
     assert_same(states(model), states(expected))
@@ -328,9 +328,9 @@ def test_fusing_again_with_other_options():
     before = norms(model)
     handle = fuse_spectral_norm(model, guard=True)
     assert len(handle.skipped) == 7
-    assert fuse_spectral_norm(model, coefficient=2.0) is handle
+    assert fuse_spectral_norm(model, max_norm=2.0) is handle
     assert handle.skipped == {}
-    assert all(norm.settings.coefficient == 2.0 for norm in norms(model))
+    assert all(norm.settings.max_norm == 2.0 for norm in norms(model))
     handle.unfuse()
     assert all(a is b for a, b in zip(norms(model), before, strict=True))
 
@@ -512,7 +512,7 @@ def test_an_exception_in_a_pre_hook_of_the_model():
     assert_same(model(batch()), expected(batch()))
 
 
-class Penalised(nn.Module):
+class Penalized(nn.Module):
     """Wants gradients within a forward that is called without."""
 
     def __init__(self, way):
@@ -529,7 +529,7 @@ class Penalised(nn.Module):
 
 @pytest.mark.parametrize("way", list(WAYS))
 def test_gradients_wanted_within_a_forward_without(way):
-    model, expected = Penalised(way), Penalised(way)
+    model, expected = Penalized(way), Penalized(way)
     fuse_spectral_norm(model)
     for m in (model, expected):
         with torch.no_grad():
@@ -681,9 +681,21 @@ def test_compiles_with_inductor():
 @pytest.mark.parametrize(
     "options, error, words",
     [
-        ({"coefficient": 0.0}, ValueError, "positive, finite coefficient, got 0.0"),
-        ({"coefficient": float("nan")}, ValueError, "positive, finite coefficient, got nan"),
-        ({"coefficient": "1"}, ValueError, "positive, finite coefficient, got '1'"),
+        (
+            {"max_norm": 0.0},
+            ValueError,
+            "expected max_norm to be a positive, finite number, got 0.0",
+        ),
+        (
+            {"max_norm": float("nan")},
+            ValueError,
+            "expected max_norm to be a positive, finite number, got nan",
+        ),
+        (
+            {"max_norm": "1"},
+            ValueError,
+            "expected max_norm to be a positive, finite number, got '1'",
+        ),
         ({"optimizer": "adam"}, ValueError, "which only step_scoped=True waits for"),
         ({"optimizer": "wrong", "step_scoped": True}, TypeError, "torch.optim.Optimizer, got str"),
     ],
@@ -748,5 +760,5 @@ def test_sigma_of_a_complex_weight_is_what_it_is_divided_by(spectral_norm):
     layer = spectral_norm(nn.Linear(4, 5, dtype=torch.complex128)).eval()
     layer(torch.randn(2, 4, dtype=torch.complex128))
     name = "weight_orig" if hasattr(layer, "weight_orig") else "parametrizations.weight.original"
-    sigma = gankernels.sigma(nn.Sequential(layer)).product
+    sigma = gankernels.spectral_norms(nn.Sequential(layer)).product
     torch.testing.assert_close(layer.weight * sigma, layer.get_parameter(name))

@@ -105,7 +105,7 @@ class Net(nn.Module):
 
 
 def build(ways: list[str], **options: Any) -> Net:
-    """The same numbers, whoever normalises."""
+    """The same numbers, whoever normalizes."""
     torch.manual_seed(0)
     norms = itertools.cycle(WAYS[way] for way in ways)
 
@@ -128,7 +128,7 @@ def strip(model: nn.Module, everything: bool = False) -> None:
 
 
 def original(layer: nn.Module) -> Tensor:
-    """The parameter before the normalisation."""
+    """The parameter before the normalization."""
     names = "weight_orig", "weight"
     for name, parameter in layer.named_parameters():
         if name in names or name.endswith("original"):
@@ -136,7 +136,7 @@ def original(layer: nn.Module) -> Tensor:
     raise AssertionError("no weight")
 
 
-# --- optimisers --------------------------------------------------------------------------------
+# --- optimizers --------------------------------------------------------------------------------
 # Not torch.optim.Muon, which rounds to bfloat16, nor SparseAdam.
 
 _FORMS: dict[str, dict] = {"": {}, "_foreach": {"foreach": True}, "_fused": {"fused": True}}
@@ -206,7 +206,7 @@ def inputs(seed: int, dtype=torch.float64) -> Tensor:
 
 
 class Run:
-    """A model with its optimiser and the outputs that wait for a backward pass."""
+    """A model with its optimizer and the outputs that wait for a backward pass."""
 
     def __init__(self, model: nn.Module, fuses: bool) -> None:
         self.model = model
@@ -642,7 +642,7 @@ class Remembering(RuleBasedStateMachine):
                 self.other[name] = value * (0.5 + 0.1 * i)
 
     def weights(self) -> dict[str, Tensor]:
-        """W / (u . W v), by hand, under the names of the same network without normalisation."""
+        """W / (u . W v), by hand, under the names of the same network without normalization."""
         model = self.run.model
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         found = {}

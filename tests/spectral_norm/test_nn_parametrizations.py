@@ -116,7 +116,7 @@ def test_a_vector_is_divided_by_its_norm(dtype):
 def test_repr():
     theirs, ours = twins(KIND, linear)
     assert repr(ours) == repr(theirs).replace("_SpectralNorm", "SpectralNorm")
-    options = {"n_power_iterations": 2, "guard": True, "coefficient": 2.5, "step_scoped": True}
+    options = {"n_power_iterations": 2, "guard": True, "max_norm": 2.5, "step_scoped": True}
     text = repr(spectral_norm(linear(), cache_eval=True, **options))
     for key, value in {**options, "cache_eval": True}.items():
         assert f"{key}={value}" in text
@@ -176,7 +176,7 @@ def test_among_other_parametrizations(before):
     )
 
 
-def test_a_buffer_can_be_normalised():
+def test_a_buffer_can_be_normalized():
     def build(way):
         torch.manual_seed(0)
         module = nn.Module()
@@ -188,7 +188,7 @@ def test_a_buffer_can_be_normalised():
     assert_same(states(ours), states(theirs))
 
 
-def test_assigning_and_initialising_the_weight():
+def test_assigning_and_initializing_the_weight():
     modules = twins(KIND, linear, torch.float64)
     value = draw((5, 7), 9, torch.float64)
     for module in modules:
@@ -234,7 +234,7 @@ def test_removal_takes_the_options_along():
     spectral_norm(module)
 
 
-def test_two_copies_of_a_parametrised_module():
+def test_two_copies_of_a_parametrized_module():
     ours = make(KIND.ours, linear, torch.float64)
     first, second = copy.deepcopy(ours), copy.deepcopy(ours)
     a = train(first, inputs(dtype=torch.float64))

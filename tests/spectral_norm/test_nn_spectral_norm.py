@@ -333,7 +333,7 @@ def test_pickle(through, after_forward):
     assert list(twin.state_dict()) == list(ours.state_dict())
 
 
-def test_a_parametrised_module_is_pickled_as_little_as_torchs():
+def test_a_parametrized_module_is_pickled_as_little_as_torchs():
     theirs, ours = twins(KINDS["parametrization"], linear())
     expected = outcome(lambda: pickle.dumps(theirs))
     assert expected is not None
@@ -531,11 +531,27 @@ def test_errors_are_torchs(kind, factory, options):
 @pytest.mark.parametrize(
     "options, error, words",
     [
-        ({"coefficient": 0}, ValueError, "positive, finite coefficient, got 0"),
-        ({"coefficient": -1.0}, ValueError, "positive, finite coefficient, got -1.0"),
-        ({"coefficient": math.inf}, ValueError, "positive, finite coefficient, got inf"),
-        ({"coefficient": math.nan}, ValueError, "positive, finite coefficient, got nan"),
-        ({"coefficient": "2"}, ValueError, "positive, finite coefficient, got '2'"),
+        ({"max_norm": 0}, ValueError, "expected max_norm to be a positive, finite number, got 0"),
+        (
+            {"max_norm": -1.0},
+            ValueError,
+            "expected max_norm to be a positive, finite number, got -1.0",
+        ),
+        (
+            {"max_norm": math.inf},
+            ValueError,
+            "expected max_norm to be a positive, finite number, got inf",
+        ),
+        (
+            {"max_norm": math.nan},
+            ValueError,
+            "expected max_norm to be a positive, finite number, got nan",
+        ),
+        (
+            {"max_norm": "2"},
+            ValueError,
+            "expected max_norm to be a positive, finite number, got '2'",
+        ),
         ({"init_iterations": -1}, ValueError, "init_iterations of 0 or more, got -1"),
         ({"init_iterations": 1.5}, ValueError, "init_iterations of 0 or more, got 1.5"),
     ],

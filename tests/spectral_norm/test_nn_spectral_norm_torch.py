@@ -113,7 +113,7 @@ def test_complex_fused(kind, whose, options):
 @pytest.mark.parametrize("training", [True, False])
 def test_complex_coefficient_bounds_the_size_of_sigma(kind, training):
     plain, bounded, free = (
-        make(kind.ours, linear, torch.complex128, coefficient=c) for c in (None, 0.01, 1e6)
+        make(kind.ours, linear, torch.complex128, max_norm=c) for c in (None, 0.01, 1e6)
     )
     x = draw((4, 7), 1, torch.complex128)
     for module in (plain, bounded, free):
@@ -156,7 +156,7 @@ def test_complex_vectors(kind):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("options", [{}, {"guard": True, "coefficient": 0.5}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"guard": True, "max_norm": 0.5}], ids=str)
 def test_meta_and_fake_tensors(kind, training, options):
     def run(device):
         module = kind.ours(nn.Conv2d(3, 4, 3, device=device), **options).train(training)
@@ -380,7 +380,7 @@ def test_sparse_gradients_of_ops_and_their_gradient(backend):
     index = torch.tensor([0, 2, 2], device=backend)
     results = []
     for sparse in (True, False):
-        (out,), _ = gankernels.ops.spectral_normalize([weight], [u], [v], coefficient=0.5)
+        (out,), _ = gankernels.ops.spectral_normalize([weight], [u], [v], max_norm=0.5)
         rows = nn.functional.embedding(index, out, sparse=sparse)
         results.append(torch.autograd.grad(rows.square().sum(), weight)[0])
     assert_same(*results)
@@ -580,8 +580,12 @@ BAD_ARGUMENTS = [
     ({"dim": True}, TypeError, "dim to be an int or None, got bool"),
     ({"dim": 2**64}, IndexError, "dim to be a dimension of the weight"),
     ({"name": 5}, TypeError, "name to be a str, got int"),
-    ({"coefficient": True}, ValueError, "positive, finite coefficient, got True"),
-    ({"coefficient": 10**400}, ValueError, "positive, finite coefficient, got 1000"),
+    ({"max_norm": True}, ValueError, "expected max_norm to be a positive, finite number, got True"),
+    (
+        {"max_norm": 10**400},
+        ValueError,
+        "expected max_norm to be a positive, finite number, got 1000",
+    ),
 ]
 
 
@@ -608,8 +612,8 @@ ITERATION = [
 NORMALIZATION = [
     ({"retain": "no"}, TypeError, "retain to be True or False, got str"),
     ({"retain": 1}, TypeError, "retain to be True or False, got int"),
-    ({"coefficient": True}, TypeError, "coefficient to be a number, got bool"),
-    ({"coefficient": 10**400}, ValueError, "positive, finite coefficient"),
+    ({"max_norm": True}, TypeError, "max_norm to be a number, got bool"),
+    ({"max_norm": 10**400}, ValueError, "positive, finite max_norm"),
     *ITERATION[-3:],
 ]
 

@@ -1,4 +1,4 @@
-"""Values of the operators of spectral normalisation, against the reference in float64."""
+"""Values of the operators of spectral normalization, against the reference in float64."""
 
 import pytest
 import torch
@@ -34,12 +34,12 @@ def vectors(weights, seed=1):
     return u, v
 
 
-def exact(weights, u, v, n=1, eps=1e-12, order="u_first", coefficient=None, guard=False):
+def exact(weights, u, v, n=1, eps=1e-12, order="u_first", max_norm=None, guard=False):
     """u, v, sigma, outputs and the guard's counters, by the reference in float64."""
     weights, u, v = doubles(weights), doubles(u), doubles(v)
     skipped = torch.zeros(len(weights), dtype=torch.int64) if guard else None
     new_u, new_v, sigma = reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
-    out, sigma = reference.spectral_normalize(weights, new_u, new_v, sigma, coefficient=coefficient)
+    out, sigma = reference.spectral_normalize(weights, new_u, new_v, sigma, max_norm=max_norm)
     return new_u, new_v, sigma, out, skipped
 
 
@@ -116,9 +116,9 @@ def test_evaluation(backend, isa, layout, dtype):
     weights = [LAYOUTS[layout](drawer(0, dtype, backend))]
     u, v = vectors(weights, seed=2)
     before = clones([*u, *v])
-    for coefficient in (None, 0.05, 1e4):
+    for max_norm in (None, 0.05, 1e4):
         expected, sigma64 = reference.spectral_normalize(
-            doubles(weights), doubles(u), doubles(v), coefficient=coefficient
+            doubles(weights), doubles(u), doubles(v), max_norm=max_norm
         )
         # u . (W v) of vectors that do not fit W cancels: relative to the sum without signs.
         scale = (u[0].abs().double() @ weights[0].abs().double().reshape(len(u[0]), -1)).dot(
@@ -126,13 +126,13 @@ def test_evaluation(backend, isa, layout, dtype):
         )
         for name in instruction_sets():
             isa(name)
-            out, sigma = ops.spectral_normalize(weights, u, v, coefficient=coefficient)
+            out, sigma = ops.spectral_normalize(weights, u, v, max_norm=max_norm)
             assert sigma.dtype == accumulation_dtype(dtype)
             error = (sigma[0].double() - sigma64[0]).abs() / scale
             assert error < (1e-14 if dtype == torch.float64 else 2e-6)
             loss = max(1.0, (scale / sigma64[0].abs()).item())
             for o, e, w in zip(out, expected, weights, strict=True):
-                assert_near(o, e, factor=loss, what=f"{name} {coefficient}")
+                assert_near(o, e, factor=loss, what=f"{name} {max_norm}")
                 assert o.stride() == expected_strides(w)
     for x, old in zip([*u, *v], before, strict=True):
         assert torch.equal(x, old)
@@ -157,18 +157,18 @@ def test_many_weights_in_one_call(backend, dtype):
             assert_near(s[0], expected[2][i])
 
 
-@pytest.mark.parametrize("coefficient", [0.5, 3.0, 1e6])
+@pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e6])
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-def test_coefficient(backend, dtype, coefficient):
+def test_coefficient(backend, dtype, max_norm):
     weights = [LAYOUTS[name](drawer(4, dtype, backend)) for name in ("linear", "vector", "conv")]
     u, v = vectors(weights)
-    expected = exact(weights, u, v, coefficient=coefficient)
-    out, _ = ops.spectral_norm(weights, clones(u), clones(v), coefficient=coefficient)
+    expected = exact(weights, u, v, max_norm=max_norm)
+    out, _ = ops.spectral_norm(weights, clones(u), clones(v), max_norm=max_norm)
     check_outputs(weights, out, expected[3])
     found = ops.power_iteration_(weights, u, v)
-    again, _ = ops.spectral_normalize(weights, *found, coefficient=coefficient)
+    again, _ = ops.spectral_normalize(weights, *found, max_norm=max_norm)
     check_outputs(weights, again, expected[3])
-    if coefficient == 1e6:
+    if max_norm == 1e6:
         for w, o in zip(weights, out, strict=True):
             assert torch.equal(w, o)
 
@@ -434,10 +434,10 @@ def lists_of_weights(draw):
     dtype=st.sampled_from(DTYPES),
     n=st.integers(1, 3),
     order=st.sampled_from(ORDERS),
-    coefficient=st.none() | st.floats(0.01, 10),
+    max_norm=st.none() | st.floats(0.01, 10),
     seed=st.integers(0, 1000),
 )
-def test_any_weights(recipes, dtype, n, order, coefficient, seed):
+def test_any_weights(recipes, dtype, n, order, max_norm, seed):
     draw = drawer(seed, dtype)
     weights = []
     for shape, permutation, step in recipes:
@@ -448,8 +448,8 @@ def test_any_weights(recipes, dtype, n, order, coefficient, seed):
         assert list(weights[-1].shape) == shape
     leaves = [w.detach().requires_grad_() for w in weights]
     u, v = vectors(weights, seed)
-    expected = exact(weights, u, v, n, order=order, coefficient=coefficient)
-    out, sigma = ops.spectral_norm(leaves, u, v, n, order=order, coefficient=coefficient)
+    expected = exact(weights, u, v, n, order=order, max_norm=max_norm)
+    out, sigma = ops.spectral_norm(leaves, u, v, n, order=order, max_norm=max_norm)
     check_outputs(weights, out, expected[3])
     for i, s in enumerate(sigma):
         assert_near(s, expected[2][i])
@@ -459,7 +459,7 @@ def test_any_weights(recipes, dtype, n, order, coefficient, seed):
     g = [draw(*w.shape) for w in weights]
     grads = torch.autograd.grad(out, leaves, g)
     wide = [w.requires_grad_() for w in doubles(weights)]
-    out64, _ = reference.spectral_normalize(wide, *expected[:2], coefficient=coefficient)
+    out64, _ = reference.spectral_normalize(wide, *expected[:2], max_norm=max_norm)
     for got, want in zip(grads, torch.autograd.grad(out64, wide, doubles(g)), strict=True):
         # The two terms of the gradient cancel where W is of rank one.
         scale = torch.stack([x.abs().max() for x in doubles(g)]).max() / sigma.min()

@@ -1,4 +1,4 @@
-"""Derivatives of the operators of spectral normalisation, of first and second order."""
+"""Derivatives of the operators of spectral normalization, of first and second order."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def snapshot(weights, n=1):
 
 
 def middle(values):
-    """A coefficient that some of the sigmas are above and some below."""
+    """A max_norm that some of the sigmas are above and some below."""
     low, high = values.min().item(), values.max().item()
     return (low * high) ** 0.5
 
@@ -73,15 +73,15 @@ def calls(monkeypatch):
 # --- numerical derivatives -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coefficient", [None, "some", 1e-3, 1e3])
-def test_numerical_derivatives(backend, coefficient):
+@pytest.mark.parametrize("max_norm", [None, "some", 1e-3, 1e3])
+def test_numerical_derivatives(backend, max_norm):
     weights = small(backend)
     u, v, sigma = snapshot(weights)
-    if coefficient == "some":
-        coefficient = middle(sigma)
+    if max_norm == "some":
+        max_norm = middle(sigma)
 
     def function(*w):
-        out, s = ops.spectral_normalize(w, u, v, coefficient=coefficient)
+        out, s = ops.spectral_normalize(w, u, v, max_norm=max_norm)
         return (*out, s)
 
     assert gradcheck(function, weights)
@@ -120,23 +120,23 @@ def test_numerical_derivatives_of_the_whole_step(backend, retain):
 # --- values, against the reference's autograd in float64 -----------------------------------------
 
 
-def derivatives(weights, u, v, sigma, coefficient, seeds, normalize):
+def derivatives(weights, u, v, sigma, max_norm, seeds, normalize):
     """Outputs of the first and second order through both outputs, from cotangents."""
     grads, seed, h = seeds
-    out, s = normalize(weights, u, v, sigma, coefficient=coefficient)
+    out, s = normalize(weights, u, v, sigma, max_norm=max_norm)
     first = torch.autograd.grad([*out, s], weights, [*grads, seed], create_graph=True)
     second = torch.autograd.grad(first, [*weights, *grads, seed], h)
     return first, second
 
 
-@pytest.mark.parametrize("coefficient", [None, "some"])
+@pytest.mark.parametrize("max_norm", [None, "some"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_values(backend, isa, layout, dtype, coefficient):
+def test_values(backend, isa, layout, dtype, max_norm):
     weights = leaves([layout, "linear"], dtype, backend)
     u, v, sigma = snapshot(weights)
-    if coefficient == "some":
-        coefficient = middle(sigma)
+    if max_norm == "some":
+        max_norm = middle(sigma)
     draw = drawer(5, dtype, backend)
     grads = [draw(*w.shape).requires_grad_() for w in weights]
     seed = drawer(6, sigma.dtype, backend)(len(weights)).requires_grad_()
@@ -151,7 +151,7 @@ def test_values(backend, isa, layout, dtype, coefficient):
         wide(weights),
         *map(wide, (u, v)),
         sigma64,
-        coefficient,
+        max_norm,
         (wide(grads), seed64, wide(h)),
         reference.spectral_normalize,
     )
@@ -160,7 +160,7 @@ def test_values(backend, isa, layout, dtype, coefficient):
     for name in instruction_sets():
         isa(name)
         for normalize in (ops.spectral_normalize, through_the_dispatcher):
-            found = derivatives(weights, u, v, sigma, coefficient, (grads, seed, h), normalize)
+            found = derivatives(weights, u, v, sigma, max_norm, (grads, seed, h), normalize)
             for order in range(2):
                 results = zip(found[order], expected[order], scales[order], strict=True)
                 for got, want, scale in results:
@@ -182,11 +182,11 @@ def sizes_of_terms(weights, grads, h, sigma, seed):
     return first, [*d_w, *d_g, sum(hh)]
 
 
-def through_the_dispatcher(weights, u, v, sigma, *, coefficient):
+def through_the_dispatcher(weights, u, v, sigma, *, max_norm):
     """The registered autograd, which compiled graphs take."""
     weights = [w if w.is_contiguous() or dense(w) else w.contiguous() for w in weights]
     vectors = list(u), list(v), sigma
-    return native_ops().spectral_normalize(weights, *vectors, coefficient, False, False)
+    return native_ops().spectral_normalize(weights, *vectors, max_norm, False, False)
 
 
 def dense(w):
@@ -218,7 +218,7 @@ def test_upstream_gradients_of_any_layout(backend, use):
 
 
 def test_gradient_penalty(backend):
-    """A WGAN-GP step through two normalised layers, as a user writes it."""
+    """A WGAN-GP step through two normalized layers, as a user writes it."""
     draw = drawer(0, torch.float64, backend)
     weights = [draw(9, 6).requires_grad_(), draw(1, 9).requires_grad_()]
     u, v, sigma = snapshot(weights)

@@ -1,4 +1,4 @@
-"""The operators of spectral normalisation as citizens of torch: opcheck, compile, export, autocast,
+"""The operators of spectral normalization as citizens of torch: opcheck, compile, export, autocast,
 functional transforms, fake tensors."""
 
 import copy
@@ -49,12 +49,12 @@ class TestOpcheck:
         opcheck(OPS.power_iteration_, (weights, u, v, 2, 1e-12, True, skipped), test_utils=TESTS)
 
     @pytest.mark.parametrize("given", [False, True])
-    @pytest.mark.parametrize("coefficient", [None, 5.0])
+    @pytest.mark.parametrize("max_norm", [None, 5.0])
     @pytest.mark.parametrize("retain", [False, True])
-    def test_spectral_normalize(self, dtype, coefficient, given, retain):
+    def test_spectral_normalize(self, dtype, max_norm, given, retain):
         weights, _, _, (u, v, sigma) = layers(dtype)
         sigma = sigma if given else None
-        opcheck(OPS.spectral_normalize, (weights, u, v, sigma, coefficient, retain, False))
+        opcheck(OPS.spectral_normalize, (weights, u, v, sigma, max_norm, retain, False))
 
     @pytest.mark.parametrize("seeded", [False, True])
     def test_backward(self, dtype, seeded):
@@ -105,7 +105,7 @@ def test_every_op_is_checked():
 
 
 class Network(nn.Module):
-    """Two convolutions and a linear layer of one row, normalised in one call a forward."""
+    """Two convolutions and a linear layer of one row, normalized in one call a forward."""
 
     def __init__(self, **options):
         super().__init__()
@@ -141,7 +141,7 @@ def train(model, network, x, forwards):
     return [*losses, *grads, *network.buffers()]
 
 
-OPTIONS = {"coefficient": 0.3, "n": 2, "order": "v_first"}
+OPTIONS = {"max_norm": 0.3, "n": 2, "order": "v_first"}
 
 
 @pytest.mark.parametrize(

@@ -234,11 +234,15 @@ BAD_KEYWORDS = {
 }
 
 BAD_COEFFICIENTS = {
-    "0": (0.0, ValueError, "positive, finite coefficient, got 0.0"),
-    "below 0": (-1.0, ValueError, "positive, finite coefficient, got -1.0"),
-    "NaN": (NAN, ValueError, "positive, finite coefficient, got nan"),
-    "infinity": (math.inf, ValueError, "positive, finite coefficient, got inf"),
-    "words": ("one", TypeError, "coefficient to be a number, got str"),
+    "0": (0.0, ValueError, "expected max_norm to be a positive, finite number, got 0.0"),
+    "below 0": (-1.0, ValueError, "expected max_norm to be a positive, finite number, got -1.0"),
+    "NaN": (NAN, ValueError, "expected max_norm to be a positive, finite number, got nan"),
+    "infinity": (
+        math.inf,
+        ValueError,
+        "expected max_norm to be a positive, finite number, got inf",
+    ),
+    "words": ("one", TypeError, "max_norm to be a number, got str"),
 }
 
 ITERATIONS = ("power_iteration_", "spectral_norm")
@@ -293,10 +297,10 @@ def test_bad_settings(function, case, trainable):
 @pytest.mark.parametrize("function", ["spectral_norm", "spectral_normalize"])
 @pytest.mark.parametrize("case", BAD_COEFFICIENTS)
 def test_bad_coefficients(function, case, trainable):
-    coefficient, error, words = BAD_COEFFICIENTS[case]
+    max_norm, error, words = BAD_COEFFICIENTS[case]
     weights, u, v = good()
     weights = [w.requires_grad_(trainable) for w in weights]
-    keywords = {"coefficient": coefficient}
+    keywords = {"max_norm": max_norm}
     named = (function, "spectral_normalize")
     refused(function, (weights, u, v), keywords, error, words, named)
 
@@ -384,7 +388,7 @@ def test_complex_weights_have_every_option(untold):
     u, v = ([torch.randn(n, dtype=torch.complex128) for n in sizes] for sizes in ((5, 2), (3, 2)))
     before = u[1].clone()
     skipped = torch.zeros(2, dtype=torch.int64)
-    out, sigma = ops.spectral_norm([w, zero], u, v, 50, skipped=skipped, coefficient=0.5)
+    out, sigma = ops.spectral_norm([w, zero], u, v, 50, skipped=skipped, max_norm=0.5)
     assert skipped.tolist() == [0, 1]
     assert torch.equal(u[1], before)
     torch.testing.assert_close(out[0], w * 0.5 / sigma[0])

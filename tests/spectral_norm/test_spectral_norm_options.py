@@ -24,7 +24,7 @@ from support.networks import (
 from torch import nn
 from torch.nn.utils import parametrize
 
-from gankernels import fold, fuse_spectral_norm, ops, sigma
+from gankernels import fold_spectral_norm, fuse_spectral_norm, ops, spectral_norms
 
 MIX = ["torch_hook", "ours_parametrization", "ours_hook", "torch_parametrization"]
 
@@ -416,7 +416,7 @@ def test_the_counter_of_a_guarded_layer(kind):
     assert getattr(holder, name).tolist() == [2]
 
 
-# --- coefficient -------------------------------------------------------------------------------
+# --- max_norm -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("relative", [0.3, 0.99, 1.01, 4.0])
@@ -426,9 +426,9 @@ def test_coefficient(kind, relative, training, layer):
     factory = linear if layer == "linear" else (lambda: nn.ConvTranspose2d(7, 5, 3))
     plain = make(kind.ours, factory, torch.float64, init_iterations=100)
     plain.eval()
-    (s,) = sigma(plain).layers.values()
+    (s,) = spectral_norms(plain).layers.values()
     c = relative * s.item()
-    module = make(kind.ours, factory, torch.float64, init_iterations=100, coefficient=c)
+    module = make(kind.ours, factory, torch.float64, init_iterations=100, max_norm=c)
     module.train(training)
     x = draw((4, 7) if layer == "linear" else (2, 7, 3, 3), 1, torch.float64)
     got = module(x)
@@ -454,15 +454,15 @@ def test_coefficient_of_a_fused_model():
     model = critic(*MIX)
     torch.manual_seed(0)
     kinds = [WAYS[way.replace("torch", "ours")] for way in MIX]
-    expected = Critic([lambda m, way=way: way(m, coefficient=0.4) for way in kinds], torch.float64)
-    fuse_spectral_norm(model, coefficient=0.4)
+    expected = Critic([lambda m, way=way: way(m, max_norm=0.4) for way in kinds], torch.float64)
+    fuse_spectral_norm(model, max_norm=0.4)
     for m in (model, expected):
         loss(m(batch(1)) - m(batch(2))).backward()
     assert_same(model, expected, factor=5)
 
 
 def test_fusing_keeps_the_layers_own_options():
-    model, expected = with_options(coefficient=0.4), with_options(coefficient=0.4)
+    model, expected = with_options(max_norm=0.4), with_options(max_norm=0.4)
     fuse_spectral_norm(model)
     for m in (model, expected):
         loss(m(batch(1)) - m(batch(2))).backward()
@@ -476,7 +476,7 @@ def test_init_iterations_make_sigma_useful():
     kind = KINDS["hook"]
     module = make(kind.ours, linear, torch.float64, init_iterations=200)
     largest = torch.linalg.matrix_norm(module.weight_orig.detach(), 2)
-    assert_same(sigma(module).layers["weight"], largest, factor=100)
+    assert_same(spectral_norms(module).layers["weight"], largest, factor=100)
     plain = make(kind.torch, linear, torch.float64)
     for _ in range(3):
         plain(draw((4, 7), 1, torch.float64))
@@ -488,8 +488,8 @@ def test_init_iterations_make_sigma_useful():
 
 
 @pytest.fixture
-def normalised(monkeypatch):
-    """How many weights were normalised for evaluation, by call."""
+def normalized(monkeypatch):
+    """How many weights were normalized for evaluation, by call."""
     calls, original = [], ops.spectral_normalize
 
     def counted(weights, *args, **kwargs):
@@ -506,13 +506,13 @@ def fresh(model):
 
 
 @torch.no_grad()
-def test_cache_eval_hits(given_to, normalised):
+def test_cache_eval_hits(given_to, normalized):
     model, plain = given_to(cache_eval=True), given_to()
     for m in (model, plain):
         m.eval()
-    normalised.clear()
+    normalized.clear()
     first, second = model(batch()), model(batch())
-    assert sum(normalised) == 7
+    assert sum(normalized) == 7
     assert_same([first, second], [plain(batch())] * 2)
     assert torch.equal(first, second)
 
@@ -523,7 +523,7 @@ def _train_on(model):
     model.eval()
 
 
-def _optimise(model):
+def _optimize(model):
     with torch.enable_grad():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loss(model(batch(4))).backward()
@@ -544,7 +544,7 @@ def _assign(model):
 
 INVALIDATIONS = {
     "weight": change,
-    "optimizer": _optimise,
+    "optimizer": _optimize,
     "load_state_dict": lambda model: model.load_state_dict(
         {k: 1.2 * v for k, v in model.state_dict().items()}
     ),
@@ -557,49 +557,49 @@ INVALIDATIONS = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("how", list(INVALIDATIONS))
-def test_cache_eval_is_never_stale(given_to, how, normalised):
+def test_cache_eval_is_never_stale(given_to, how, normalized):
     model = given_to(cache_eval=True).eval()
     model(batch())
     INVALIDATIONS[how](model)
-    normalised.clear()
+    normalized.clear()
     got = model(batch())
-    assert sum(normalised) == 7
+    assert sum(normalized) == 7
     assert_same(got, fresh(model))
     model(batch())
-    assert sum(normalised) == 14  # the copy's, and no others
+    assert sum(normalized) == 14  # the copy's, and no others
 
 
-def test_cache_eval_is_not_for_gradients(given_to, normalised):
+def test_cache_eval_is_not_for_gradients(given_to, normalized):
     model, plain = given_to(cache_eval=True).eval(), given_to().eval()
     with torch.no_grad():
         model(batch())
-    normalised.clear()
+    normalized.clear()
     for m in (model, plain):
         for k in (1, 2):
             loss(m(batch(k))).backward()
-    assert sum(normalised) == 4 * 7
+    assert sum(normalized) == 4 * 7
     assert_same(model, plain)
     model.requires_grad_(False)
     with torch.no_grad():
         model(batch())
-    normalised.clear()
+    normalized.clear()
     model(batch())  # no gradient of a frozen weight
-    assert not normalised
+    assert not normalized
 
 
-def test_cache_eval_and_inference_mode(given_to, normalised):
+def test_cache_eval_and_inference_mode(given_to, normalized):
     model, plain = given_to(cache_eval=True).eval(), given_to().eval()
     with torch.inference_mode():
         first = model(batch())
         model(batch())
-    assert sum(normalised) == 14  # nothing that inference mode made is kept
+    assert sum(normalized) == 14  # nothing that inference mode made is kept
     assert_same(first, plain(batch()).detach())
     with torch.no_grad():
         model(batch())
-    normalised.clear()
+    normalized.clear()
     with torch.inference_mode():
         assert_same(model(batch()), first)
-    assert not normalised  # what was kept serves there too
+    assert not normalized  # what was kept serves there too
     model.requires_grad_(False)
     x = batch().requires_grad_()
     loss(model(x)).backward()
@@ -628,7 +628,7 @@ def test_sigma(ways, is_fused):
         fuse_spectral_norm(model)
     model(batch())
     before = states(model)
-    found = sigma(model)
+    found = spectral_norms(model)
     assert list(found.layers) == CRITIC_LABELS
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     product = 1.0
@@ -649,15 +649,15 @@ def test_sigma(ways, is_fused):
 
 def test_sigma_under_autocast():
     model = critic(*MIX, dtype=torch.float32)
-    expected = sigma(model)
+    expected = spectral_norms(model)
     with torch.autocast("cpu", torch.bfloat16):
-        found = sigma(model)
+        found = spectral_norms(model)
     assert found.layers == expected.layers
 
 
 def test_sigma_of_nothing():
-    with pytest.raises(ValueError, match="expected a model with spectrally normalised weights"):
-        sigma(nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="expected a model with spectrally normalized weights"):
+        spectral_norms(nn.Linear(3, 4))
 
 
 # --- fold --------------------------------------------------------------------------------------
@@ -673,7 +673,7 @@ def test_fold(ways, is_fused, inplace):
     for m in (model, other):
         m(batch())
     before = states(model)
-    folded = fold(model, inplace=inplace)
+    folded = fold_spectral_norm(model, inplace=inplace)
     assert (folded is model) is inplace
     x = batch(2)
     other.eval()
@@ -699,7 +699,7 @@ def test_fold(ways, is_fused, inplace):
 def test_fold_in_training_mode_moves_nothing():
     model = critic(*MIX)
     before = vectors(model)
-    fold(model)
+    fold_spectral_norm(model)
     assert not any(moved(before, model))
 
 
@@ -717,7 +717,7 @@ def test_fold_takes_vectors_and_chains_and_leaves_the_rest():
     model = nn.Sequential(ours(scale), chained, other).eval()
     x = draw((2, 4))
     want = model(x)
-    folded = fold(model)
+    folded = fold_spectral_norm(model)
     assert_same(folded(x), want)
     assert not parametrize.is_parametrized(folded[0])
     assert not parametrize.is_parametrized(folded[1])
@@ -725,10 +725,10 @@ def test_fold_takes_vectors_and_chains_and_leaves_the_rest():
 
 
 def test_fold_of_a_model_with_options():
-    model = with_options(coefficient=0.4, guard=True, step_scoped=True, cache_eval=True)
+    model = with_options(max_norm=0.4, guard=True, step_scoped=True, cache_eval=True)
     model(batch())
     want = copy.deepcopy(model).eval()(batch())
-    folded = fold(model)
+    folded = fold_spectral_norm(model)
     assert_same(folded(batch()), want)
     assert not list(folded.buffers())
 
@@ -737,22 +737,22 @@ def test_fold_of_a_model_with_options():
 def test_fold_keeps_frozen_weights_frozen(way):
     model = critic(way)
     model.up.requires_grad_(False)
-    folded = fold(model)
+    folded = fold_spectral_norm(model)
     assert not folded.up.weight.requires_grad
     assert folded.last.weight.requires_grad
 
 
 def test_folding_twice_and_folding_nothing():
-    model = fold(critic(*MIX))
-    again = fold(model)
+    model = fold_spectral_norm(critic(*MIX))
+    again = fold_spectral_norm(model)
     assert_same(again, model)
     layer = nn.Linear(3, 4)
-    assert fold(layer, inplace=True) is layer
+    assert fold_spectral_norm(layer, inplace=True) is layer
 
 
 def test_a_folded_copy_of_a_layer_leaves_its_siblings():
     _, layer = twins(KINDS["parametrization"], linear)
     siblings = copy.deepcopy(layer), copy.deepcopy(layer)
-    fold(siblings[0], inplace=True)
+    fold_spectral_norm(siblings[0], inplace=True)
     assert parametrize.is_parametrized(siblings[1])
     assert_same(siblings[1].eval().weight, layer.eval().weight)

@@ -180,8 +180,8 @@ def test_guarded_vectors_wait(backend, poison):
     assert skipped.item() == 2
 
 
-@pytest.mark.parametrize("coefficient", [None, 2.0])
-def test_guarded_evaluation(backend, coefficient):
+@pytest.mark.parametrize("max_norm", [None, 2.0])
+def test_guarded_evaluation(backend, max_norm):
     """A sigma that is zero or not finite is 1; the others are what they are."""
     draw = drawer(0, device=backend)
     weights = [draw(5, 7), torch.zeros(5, 7, device=backend), 3 * draw(5, 7), draw(5, 7)]
@@ -193,11 +193,11 @@ def test_guarded_evaluation(backend, coefficient):
         index = slice(3) if grad else slice(4)
         chosen = leaves if grad else weights
         got, sigma = ops.spectral_normalize(
-            chosen, u[index], v[index], coefficient=coefficient, guard=True
+            chosen, u[index], v[index], max_norm=max_norm, guard=True
         )
         wide = [[x.detach().double() for x in xs[index]] for xs in (weights, u, v)]
         wide[0] = [w.requires_grad_() for w in wide[0]]
-        right, s = reference.spectral_normalize(*wide, coefficient=coefficient, guard=True)
+        right, s = reference.spectral_normalize(*wide, max_norm=max_norm, guard=True)
         assert_near(sigma, s, torch.float32)
         assert sigma[1:].tolist() == [1] * (len(chosen) - 1)
         for a, b in zip(got, right, strict=True):
@@ -228,7 +228,7 @@ def test_a_guarded_layer_that_begins_at_zero(cpu_backend, form, init, fused, opt
         x = torch.randn(2, 8).double()
         assert model(x).isfinite().all()
         assert model.eval()(x).isfinite().all()
-        assert gankernels.fold(model)(x).isfinite().all()
+        assert gankernels.fold_spectral_norm(model)(x).isfinite().all()
         model.train()
         weight = next(p for name, p in layer.named_parameters() if "bias" not in name)
         with torch.no_grad():
@@ -242,7 +242,7 @@ def test_a_guarded_layer_that_begins_at_zero(cpu_backend, form, init, fused, opt
         average.update_parameters(model)
         assert abs(torch.linalg.matrix_norm(layer.weight.detach(), 2) - 1) < 1e-9
         assert model.eval()(x).isfinite().all()
-        assert gankernels.fold(model)(x).isfinite().all()
+        assert gankernels.fold_spectral_norm(model)(x).isfinite().all()
         assert average.eval()(x).isfinite().all()
 
 

@@ -129,7 +129,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     **{
         f"ops.{name}" if name == "spectral_norm" else name: of_example(name) for name in ops.__all__
     },
-    "centred_maps": lambda: (gk.centred_maps, {"theta": maps(), "size": (8, 8)}),
+    "maps_from_theta": lambda: (gk.maps_from_theta, {"theta": maps(), "size": (8, 8)}),
     **{name: of_penalty(name) for name in penalties.CALLED},
     "clip_weights_": lambda: (gk.clip_weights_, {"parameters": list(Critic().parameters())}),
     "consensus_penalty": lambda: consensus(),
@@ -137,9 +137,8 @@ CALLS: dict[str, Callable[[], Call]] = {
     "r2_penalty": lambda: (gk.r2_penalty, with_logits("fake")),
     "roth_penalty": lambda: (gk.roth_penalty, two_sides()),
     "spectral_norm_regularization": lambda: (gk.spectral_norm_regularization, vectors()),
-    "sigma": lambda: (gk.sigma, {"model": normalized()}),
     "spectral_norms": lambda: (gk.spectral_norms, {"model": normalized()}),
-    "fold": lambda: (gk.fold, {"model": normalized()}),
+    "fold_spectral_norm": lambda: (gk.fold_spectral_norm, {"model": normalized()}),
     "fuse_spectral_norm": lambda: (gk.fuse_spectral_norm, {"model": normalized()}),
     "backend": lambda: (lambda name: gk.backend(name).__enter__(), {"name": "reference"}),
     "nn.utils.spectral_norm": lambda: (hook_spectral_norm, {"module": nn.Linear(5, 4)}),

@@ -1,4 +1,4 @@
-"""Layers and networks under spectral normalisation, torch's and ours, to test the drop-ins on."""
+"""Layers and networks under spectral normalization, torch's and ours, to test the drop-ins on."""
 
 import collections
 import itertools
@@ -44,7 +44,7 @@ KINDS = {
     ),
 }
 
-#: Every way to normalise a weight: torch's two and ours.
+#: Every way to normalize a weight: torch's two and ours.
 WAYS: dict[str, Callable[..., nn.Module]] = {
     f"{whose}_{name}": getattr(kind, whose)
     for name, kind in KINDS.items()
@@ -104,7 +104,7 @@ def make(
 
 
 def twins(kind: Kind, factory: Callable[[], nn.Module], *args: Any, **options: Any):
-    """The same module under torch's normalisation and under ours, from the same seed."""
+    """The same module under torch's normalization and under ours, from the same seed."""
     return tuple(make(way, factory, *args, **options) for way in (kind.torch, kind.ours))
 
 
@@ -121,7 +121,7 @@ class Block(nn.Module):
 
 
 class Critic(nn.Module):
-    """A small discriminator, each of its weights normalised by the next way of ``ways``."""
+    """A small discriminator, each of its weights normalized by the next way of ``ways``."""
 
     def __init__(self, ways: list[Callable[..., nn.Module]], dtype: torch.dtype) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ CRITIC_LABELS = [
 
 
 def critic(*ways: str, dtype: torch.dtype = torch.float64) -> Critic:
-    """The critic, by names of WAYS; from the same seed the same numbers whoever normalises."""
+    """The critic, by names of WAYS; from the same seed the same numbers whoever normalizes."""
     torch.manual_seed(0)
     return Critic([WAYS[way] for way in ways], dtype)
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel as TorchAveragedModel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from gankernels import fold, fuse_spectral_norm
+from gankernels import fold_spectral_norm, fuse_spectral_norm
 from gankernels.ema import AveragedModel, decay_for_half_life
 
 MIX = ["torch_hook", "ours_parametrization", "ours_hook", "torch_parametrization"]
@@ -39,7 +39,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, i: int) -> None:
 
 
 def plain_by_hand(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The critic's parameters, W / (u . W v) where it is normalised."""
+    """The critic's parameters, W / (u . W v) where it is normalized."""
     tensors = {n: t.detach().clone() for n, t in model.state_dict().items()}
     found = {}
     for label in CRITIC_LABELS:
@@ -76,7 +76,7 @@ def test_averages_what_the_network_used(model):
         else:
             expected = {k: decay * expected[k] + (1 - decay) * now[k] for k in now}
         assert_equal_tensors(dict(average.module.named_parameters()), expected)
-    wrong = dict(fold(naive.module).named_parameters())
+    wrong = dict(fold_spectral_norm(naive.module).named_parameters())
     for label in CRITIC_LABELS:  # far outside of rounding
         assert (wrong[label] - expected[label]).abs().max() > 1e-3, label
     assert_equal_tensors({"bias": wrong["first.bias"]}, {"bias": expected["first.bias"]})
@@ -110,7 +110,7 @@ def test_gives_the_outputs_of_eval(model):
     x = batch(9)
     for _ in range(2):  # u and v do not move
         torch.testing.assert_close(average(x), model.eval()(x), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(fold(model)(x), average(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fold_spectral_norm(model)(x), average(x), rtol=1e-12, atol=1e-12)
 
 
 def test_what_the_average_is(model):
@@ -119,7 +119,7 @@ def test_what_the_average_is(model):
     assert average.module.training == model.training
     assert all(p.requires_grad for p in average.parameters())
     assert set(average.state_dict()) == {"n_averaged"} | {
-        f"module.{k}" for k in fold(model).state_dict()
+        f"module.{k}" for k in fold_spectral_norm(model).state_dict()
     }
     plain = {"weight", "bias"}
     assert all(k.rsplit(".", 1)[1] in plain for k in average.module.state_dict())
@@ -199,7 +199,7 @@ def test_keeps_the_dtype(way, dtype):
 
 def test_coefficient():
     model = critic("ours_parametrization")
-    fuse_spectral_norm(model, coefficient=1e6)  # above every sigma: the weights as they are
+    fuse_spectral_norm(model, max_norm=1e6)  # above every sigma: the weights as they are
     average = AveragedModel(model, decay=0.999)
     average.update_parameters(model)
     original = model.first.parametrizations.weight.original
@@ -223,7 +223,7 @@ def test_other_parametrizations(way, order):
         parametrize.register_parametrization(module, "weight", Doubled())
     average = AveragedModel(module, decay=0.999)
     average.update_parameters(module)
-    assert_equal_tensors(average.module.state_dict(), fold(module).state_dict())
+    assert_equal_tensors(average.module.state_dict(), fold_spectral_norm(module).state_dict())
     assert all(m.training for m in module.modules())
 
 
@@ -274,11 +274,11 @@ def test_a_buffer(way):
         average.update_parameters(module)
     assert set(dict(average.module.named_buffers())) == {"weight"}
     # Copied, as torch's average does with buffers.
-    assert_equal_tensors(average.module.state_dict(), fold(module).state_dict())
+    assert_equal_tensors(average.module.state_dict(), fold_spectral_norm(module).state_dict())
 
 
 @pytest.mark.parametrize("way", ["torch_hook", "ours_hook"])
-def test_a_weight_shared_with_a_layer_without_normalisation(way):
+def test_a_weight_shared_with_a_layer_without_normalization(way):
     first = make(WAYS[way], lambda: nn.Linear(4, 4), torch.float64)
     second = nn.Linear(4, 4, dtype=torch.float64)
     second.weight = next(p for n, p in first.named_parameters() if "orig" in n)
@@ -287,11 +287,11 @@ def test_a_weight_shared_with_a_layer_without_normalisation(way):
     with torch.no_grad():
         second.weight.add_(1)
     average.update_parameters(module)
-    assert_equal_tensors(average.module.state_dict(), fold(module).state_dict())
+    assert_equal_tensors(average.module.state_dict(), fold_spectral_norm(module).state_dict())
     assert torch.equal(average.module[1].weight, second.weight)
 
 
-# --- without spectral normalisation --------------------------------------------------------------
+# --- without spectral normalization --------------------------------------------------------------
 
 
 def plain_network() -> nn.Module:
@@ -302,7 +302,7 @@ def plain_network() -> nn.Module:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7, 0.999, 1.0])
-def test_is_torchs_without_spectral_normalisation(decay):
+def test_is_torchs_without_spectral_normalization(decay):
     model = plain_network()
     average = AveragedModel(model, decay=decay)
     torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))

@@ -13,7 +13,7 @@ from torch import Tensor
 from gankernels import losses
 
 ALL = ("minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic")
-LABELLED = ("minimax", "non_saturating", "least_squares")
+LABELED = ("minimax", "non_saturating", "least_squares")
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ def test_exact_beyond_the_threshold_of_softplus():
 
 
 @pytest.mark.parametrize("label", [0.9, 1, 0, 1.2])
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("name", LABELED)
 def test_label_smoothing_is_one_sided(name, label):
     real, fake = logits(11)
     formula = FORMULAS[name][0]
@@ -259,7 +259,7 @@ def test_smoothing_moves_the_best_logit():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("name", LABELED)
 def test_random_labels(name, dtype):
     real, fake = logits(5, 1, 3, 3, dtype=dtype)
     d_loss = getattr(losses, name).discriminator
@@ -272,7 +272,7 @@ def test_random_labels(name, dtype):
     assert_near(got, FORMULAS[name][0](real.double(), fake.double(), labels), wide)
 
 
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("name", LABELED)
 def test_random_labels_of_a_list_differ(name):
     real, fake = (x.expand(2, 4).unbind() for x in logits(4))
     d_loss = getattr(losses, name).discriminator
@@ -398,7 +398,7 @@ def test_relativistic_needs_pairs():
         d_loss([X, X], [X, X[:1]])
 
 
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("name", LABELED)
 @pytest.mark.parametrize(
     "label, error, message",
     [
@@ -418,7 +418,7 @@ def test_refuses_labels(name, label, error, message):
         getattr(losses, name).discriminator(X, X, real_label=label)
 
 
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("name", LABELED)
 def test_refuses_a_generator_that_is_a_network(name):
     with pytest.raises(
         TypeError, match=f"^{name}: expected generator to be a torch.Generator or None, got L"
@@ -426,7 +426,7 @@ def test_refuses_a_generator_that_is_a_network(name):
         getattr(losses, name).discriminator(X, X, generator=torch.nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n not in LABELLED])
+@pytest.mark.parametrize("name", [n for n in ALL if n not in LABELED])
 def test_no_labels_where_none_are_defined(name):
     with pytest.raises(TypeError, match="real_label"):
         getattr(losses, name).discriminator(X, X, real_label=0.9)

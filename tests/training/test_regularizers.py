@@ -1,4 +1,4 @@
-"""The regularisers beside the gradient penalties, against float64 written out here."""
+"""The regularizers beside the gradient penalties, against float64 written out here."""
 
 import copy
 import io

@@ -60,7 +60,7 @@ def test_lecam_anchors_are_of_the_joined_batch(tmp_path):
         for name in ("ema_real", "ema_fake"):
             assert torch.equal(state[name], found[0][0][name])  # the same bits in all processes
             assert_near(state[name], joined.state_dict()[name].double())
-        # Each regularises its own scores, towards the common anchors.
+        # Each regularizes its own scores, towards the common anchors.
         assert_near(values, torch.stack(expected[rank]).double())
         # A group of its own gives a process its own anchors, which are not these.
         single = LeCam(decay=0.5)

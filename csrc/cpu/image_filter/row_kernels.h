@@ -16,7 +16,7 @@ constexpr int64_t filled(int64_t n) {
 // Rows, or one row seen from several places: elements 1 and 3 steps of a stage before and after
 // `at`.
 template <class T>
-struct Neighbours {
+struct Neighbors {
   const T *at, *before1, *after1, *before3, *after3;
 };
 
@@ -34,9 +34,9 @@ constexpr T tap(int d) {
 template <class T>
 struct RowKernels {
   // lo x; here and below `n` is a number of whole vectors
-  void (*smooth)(const Neighbours<T>& x, int64_t n, T* out);
+  void (*smooth)(const Neighbors<T>& x, int64_t n, T* out);
   // mix of x, a, b, and lo b
-  void (*combine)(const Mix<T>& mix, const T* x, const T* a, const Neighbours<T>& b, int64_t n,
+  void (*combine)(const Mix<T>& mix, const T* x, const T* a, const Neighbors<T>& b, int64_t n,
                   T* out);
   // out[i stride] += sigma * normal_noise(seed, first + i)
   void (*add_noise)(T sigma, int64_t seed, int64_t first, int64_t n, int64_t stride, T* out);

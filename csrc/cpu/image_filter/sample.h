@@ -12,8 +12,8 @@ struct AxisCut {
   int64_t first = 0, last = 0;
 
   // Along one axis it is that of a plane with one pixel in the other, in the middle of the box.
-  static AxisCut of(double centre, double box_size, int64_t size) {
-    const auto taken = [&](int64_t i) { return !kept(centre, 0.5, box_size, i, 0, size, 1); };
+  static AxisCut of(double center, double box_size, int64_t size) {
+    const auto taken = [&](int64_t i) { return !kept(center, 0.5, box_size, i, 0, size, 1); };
     AxisCut cut;
     while (cut.first < size && !taken(cut.first)) ++cut.first;
     cut.last = cut.first;

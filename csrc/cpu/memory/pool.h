@@ -17,7 +17,7 @@ constexpr size_t kMinimum = 64 << 10;
 
 constexpr size_t kMemory = 4096;  // takes
 
-// Uninitialised memory, 64-byte aligned; null where the system has none. Thread-safe.
+// Uninitialized memory, 64-byte aligned; null where the system has none. Thread-safe.
 void* take(size_t bytes);
 
 // Keeps a block from take() for later, within the bounds of what is kept, or frees it. Thread-safe.

@@ -38,7 +38,7 @@ enum class Slot {
   kNodes,            // of the footprint
 };
 
-// Memory of a thread's own, uninitialised. It grows with use, and a large one shrinks again to what
+// Memory of a thread's own, uninitialized. It grows with use, and a large one shrinks again to what
 // has been asked for lately. The next request for a slot ends the life of what the last one gave.
 template <class T, Slot kSlot>
 T* thread_scratch(int64_t count) {

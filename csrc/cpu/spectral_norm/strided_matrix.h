@@ -1,4 +1,4 @@
-// The products of spectral normalisation over a weight where it lies in memory.
+// The products of spectral normalization over a weight where it lies in memory.
 //
 // Memory is a sequence of `units`, one of which is finished before the next begins:
 //   kRows     w[rows][cols]          a unit is a row:     contiguous weights

@@ -1,4 +1,4 @@
-"""What is refused of the arguments of ada_parameters, and the words for it."""
+"""Checks of the arguments of ada_parameters."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def check(
     seed: object,
     height: int | None,
     width: int | None,
-    colour_channels: object,
+    color_channels: object,
     dtype: object,
     constants: object,
 ) -> None:
@@ -137,10 +137,10 @@ def check(
     for name, size in (("height", height), ("width", width)):
         if size is not None:
             check_count(op, name, size)
-    if not is_number_of(colour_channels, (0, 1, 3)):
+    if not is_number_of(color_channels, (0, 1, 3)):
         raise ValueError(
-            f"{op}: expected 0, 1 or 3 colour_channels, got {colour_channels!r}; of images with "
-            "others, choose those that are colour"
+            f"{op}: expected 0, 1 or 3 color_channels, got {color_channels!r}; of images with "
+            "others, choose those that are color"
         )
     if not is_taken(dtype):
         raise ValueError(f"{op}: expected dtype float32, float64, bfloat16 or float16, got {dtype}")

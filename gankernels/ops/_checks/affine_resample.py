@@ -1,4 +1,4 @@
-"""What is refused of the arguments of affine_resample and affine_augment, and the words for it."""
+"""Checks of the arguments of affine_resample and affine_augment."""
 
 from __future__ import annotations
 
@@ -111,33 +111,33 @@ def _check_margins(op, x, mode, margins) -> None:
         raise ValueError(f"{op}: expected margins int64 of shape (4,) on {x.device}, got {got}")
 
 
-def check_epilogue(op, x, colour, colour_channels, sigma, seed, box) -> list[int]:
-    """The channels that are colour."""
+def check_epilogue(op, x, color, color_channels, sigma, seed, box) -> list[int]:
+    """The channels that are color."""
     wide = accumulation_dtype(x.dtype)
     batch, count = x.shape[:2]
     channels: list[int] = []
-    if colour is not None:
-        if colour_channels is not None and not _are_channels(colour_channels):
+    if color is not None:
+        if color_channels is not None and not _are_channels(color_channels):
             raise TypeError(
-                f"{op}: expected colour_channels to be numbers of channels, as in (0, 1, 2), got "
-                f"{colour_channels!r}"
+                f"{op}: expected color_channels to be numbers of channels, as in (0, 1, 2), got "
+                f"{color_channels!r}"
             )
-        channels = list(range(count) if colour_channels is None else colour_channels)
+        channels = list(range(count) if color_channels is None else color_channels)
         if len(channels) not in (1, 3):
             raise ValueError(
-                f"{op}: expected 1 or 3 colour channels, got {len(channels)} of an image of "
-                f"{count}; name them by colour_channels=(0, 1, 2)"
+                f"{op}: expected 1 or 3 color channels, got {len(channels)} of an image of "
+                f"{count}; name them by color_channels=(0, 1, 2)"
             )
         ascending = all(a < b for a, b in pairwise(channels))
         if not ascending or channels[0] < 0 or channels[-1] >= count:
             raise ValueError(
-                f"{op}: expected ascending colour_channels of 0 to {count - 1}, got {channels}"
+                f"{op}: expected ascending color_channels of 0 to {count - 1}, got {channels}"
             )
-    elif colour_channels is not None:
-        raise ValueError(f"{op}: expected colour matrices with colour_channels, got None")
+    elif color_channels is not None:
+        raise ValueError(f"{op}: expected color matrices with color_channels, got None")
     n = len(channels)
     for name, value, shape, dtype in (
-        ("colour", colour, (batch, n, n + 1), wide),
+        ("color", color, (batch, n, n + 1), wide),
         ("sigma", sigma, (batch,), wide),
         ("seed", seed, (batch,), torch.int64),
         ("box", box, (batch, 3), torch.float64),

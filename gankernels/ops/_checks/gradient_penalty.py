@@ -1,4 +1,4 @@
-"""What is refused of the arguments of gradient_penalty, and the words for it."""
+"""Checks of the arguments of gradient_penalty."""
 
 from __future__ import annotations
 

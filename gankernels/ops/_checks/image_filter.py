@@ -1,4 +1,4 @@
-"""What is refused of the arguments of image_filter, and the words for it."""
+"""Checks of the arguments of image_filter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words for what power_iteration_ and spectral_normalize were given and cannot take."""
+"""Checks of the arguments of power_iteration_ and spectral_normalize."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _check_overlap(op: str, vectors: Sequence[Tensor]) -> None:
             )
 
 
-def check_normalize(weights, u, v, sigma, coefficient) -> None:
+def check_normalize(weights, u, v, sigma, max_norm) -> None:
     op = "spectral_normalize"
     _check_lists(op, weights, u=u, v=v)
     wide = accumulation_dtype(weights[0].dtype)
@@ -177,13 +177,13 @@ def check_normalize(weights, u, v, sigma, coefficient) -> None:
                 f"{op}: expected sigma of shape {(len(weights),)} on {weights[0].device}, "
                 f"got {tuple(sigma.shape)} on {sigma.device}"
             )
-    check_coefficient(op, coefficient)
+    check_max_norm(op, max_norm)
 
 
-def check_coefficient(op: str, coefficient: float | None) -> None:
-    if coefficient is None:
+def check_max_norm(op: str, max_norm: float | None) -> None:
+    if max_norm is None:
         return
-    if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)):
-        raise TypeError(f"{op}: expected coefficient to be a number, got {kind(coefficient)}")
-    if not 0 < coefficient <= sys.float_info.max:  # an integer may be finite and yet no float
-        raise ValueError(f"{op}: expected a positive, finite coefficient, got {coefficient}")
+    if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)):
+        raise TypeError(f"{op}: expected max_norm to be a number, got {kind(max_norm)}")
+    if not 0 < max_norm <= sys.float_info.max:  # an integer may be finite and yet no float
+        raise ValueError(f"{op}: expected max_norm to be a positive, finite number, got {max_norm}")
