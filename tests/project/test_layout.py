@@ -255,6 +255,25 @@ def imported(path: Path) -> set[str]:
     return found & known.keys()
 
 
+def test_the_project_stands_alone():
+    outside = "../" + "shared"
+    found = [name(path) for path in project_files() if outside in path.read_text(errors="replace")]
+    assert found == []
+
+
+def test_sources_are_apache_licensed():
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests/cpp").glob("*.cpp")), ids=lambda path: path.name
+)
+def test_programs_of_tests_can_fail(path):
+    # CHECK counts; what is returned is up to main.
+    assert "return failures == 0 ? 0 : 1;" in path.read_text()
+
+
 def test_mutations_find_their_places():
     """What ``mutate_kernels`` replaces is in the kernels, once; it says what is not."""
     assert len(mutate_kernels.find_mutations(ROOT)) > 200
