@@ -3,6 +3,7 @@
 #
 #   make, make help    this list
 #   make test      install, compile, run the tests; the CUDA kernels on an emulator
+#   make test-fast the tests without the slow and the emulated ones: two minutes, for the inner loop
 #   make test-torch TORCH=2.11.0   the same tests, without the slow and the emulated ones, under
 #                  another torch, which goes into build/torch-2.11.0
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
@@ -40,7 +41,7 @@ CXX_SOURCES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.inc' -o -name 
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-torch emu bench lint format sanitize fuzz aarch64 coverage cuda-report \
+.PHONY: help test test-fast test-torch emu bench lint format sanitize fuzz aarch64 coverage cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
 
@@ -50,6 +51,9 @@ help:
 # Two processes share the files; more would fight over the threads of the CPU kernels.
 test: emu
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile $(REPORT)
+
+test-fast: $(STAMPS)/installed
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" -k "not emu"
 
 # The binaries are those of this torch: one build serves all. What tests need comes from pyproject.toml.
 OTHER := build/torch-$(TORCH)

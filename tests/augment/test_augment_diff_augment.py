@@ -167,7 +167,7 @@ def test_bad_generators(generator):
 @pytest.mark.parametrize(
     ("error", "said", "policy"),
     [
-        (ValueError, "policies of color, translation, cutout, got 'color'", "color"),
+        (ValueError, "policies of color, translation, cutout, got 'colors'", "colors"),
         (ValueError, "policies of color, translation, cutout, got ''", ""),
         (ValueError, "each policy once, got 'color,color'", "color,color"),
         (TypeError, "policy to be a string", None),

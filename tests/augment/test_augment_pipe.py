@@ -620,7 +620,7 @@ def test_transforms_by_name_alone_are_all_that_happens(p):
 @pytest.mark.parametrize(
     "error, said, arguments",
     [
-        (TypeError, "got 'color_channels'; color_channels is meant", {"color_channels": (0,)}),
+        (TypeError, "got 'color_channel'; color_channels is meant", {"color_channel": (0,)}),
         (TypeError, "got 'prest'; preset is meant", {"prest": "bg"}),
         (TypeError, "got 'rotate90s'; rotate90", {"rotate90s": 1}),
         (ValueError, r'or a preset, as in ADAPipe\("bgc", scale_std=0.3\)', {"scale_std": 0.3}),
@@ -659,7 +659,7 @@ def test_transforms_by_name_alone_are_all_that_happens(p):
         (ValueError, "expected p to be finite and not negative, got nan", {"p": math.nan}),
         (ValueError, "expected p to be at most 0.5, its p_max, got 1.0", {"p_max": 0.5}),
         (ValueError, "got none for geom, color; give 0", {"p": {"blit": 1.0}}),
-        (ValueError, "expected groups of blit, .*, got 'color'", {"p": {"color": 1.0}}),
+        (ValueError, "expected groups of blit, .*, got 'colors'", {"p": {"colors": 1.0}}),
         (ValueError, "expected p of geom to be at most 1, got 3", {"p": {"geom": 3}}),
         (TypeError, "expected p to be a number, got str", {"p": "0.5"}),
     ],
@@ -725,8 +725,8 @@ def test_p_of_groups():
     assert torch.equal(buffer, torch.tensor([0, 1, 1, 0.5, 0.25, 0]))
     with pytest.raises(ValueError, match="expected p of noise to be at most 1"):
         pipe.p = {"geom": 0, "noise": 2}
-    with pytest.raises(ValueError, match="got 'color'"):
-        pipe.p = {"geom": 0, "color": 0}
+    with pytest.raises(ValueError, match="got 'colors'"):
+        pipe.p = {"geom": 0, "colors": 0}
     assert torch.equal(buffer, torch.tensor([0, 1, 1, 0.5, 0.25, 0]))
     pipe.p = 0.5
     assert (buffer == 0.5).all()

@@ -580,11 +580,11 @@ BAD_ARGUMENTS = [
     ({"dim": True}, TypeError, "dim to be an int or None, got bool"),
     ({"dim": 2**64}, IndexError, "dim to be a dimension of the weight"),
     ({"name": 5}, TypeError, "name to be a str, got int"),
-    ({"max_norm": True}, ValueError, "expected max_norm to be a positive, finite number, got True"),
+    ({"max_norm": True}, ValueError, "max_norm to be a positive, finite number, got True"),
     (
         {"max_norm": 10**400},
         ValueError,
-        "expected max_norm to be a positive, finite number, got 1000",
+        "max_norm to be a positive, finite number, got 1000",
     ),
 ]
 
@@ -613,7 +613,7 @@ NORMALIZATION = [
     ({"retain": "no"}, TypeError, "retain to be True or False, got str"),
     ({"retain": 1}, TypeError, "retain to be True or False, got int"),
     ({"max_norm": True}, TypeError, "max_norm to be a number, got bool"),
-    ({"max_norm": 10**400}, ValueError, "positive, finite max_norm"),
+    ({"max_norm": 10**400}, ValueError, "max_norm to be a positive, finite number"),
     *ITERATION[-3:],
 ]
 
