@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-#: Of int64.
+#: The largest int64.
 LARGEST = 2**63 - 1
 
 
@@ -20,7 +20,7 @@ def kind(value: object) -> str:
 
 
 def is_tensors(values: object) -> bool:
-    """Whether it is a list, or anything else to go through, of tensors."""
+    """Whether a value is a list, or another iterable, of tensors."""
     if isinstance(values, Tensor) or not isinstance(values, Iterable):
         return False
     return all(isinstance(x, Tensor) for x in values)
@@ -106,7 +106,7 @@ def check_tensors(op: str, name: str, values: object) -> None:
 
 
 def is_lazy_iterable(values: object) -> bool:
-    """Whether a list can be made of it: a generator, a set, the values of a dict."""
+    """Whether list() makes a list of a value: a generator, a set, the values of a dict."""
     return isinstance(values, Iterable) and not isinstance(values, (Tensor, str, bytes, dict))
 
 
@@ -159,7 +159,7 @@ class _Raised:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            # What add_note() does, which Python 3.10 has not.
+            # Python 3.10 has no add_note(), which does this.
             notes = [
                 *getattr(error, "__notes__", ()),
                 f"{self.op}: raised in its call of {self.name}",
@@ -181,7 +181,7 @@ def third_order(op: str) -> NotImplementedError:
 
 
 def is_choice(value: object, choices: Container[str]) -> bool:
-    """Whether it is one of these names; to compare an array with a name would raise an error."""
+    """Whether a value is one of these names; comparing an array with a name would raise."""
     return isinstance(value, str) and value in choices
 
 

@@ -1,8 +1,8 @@
-"""Which dtypes the kernels take, and what they accumulate in."""
+"""The dtypes that the kernels take, and those that they accumulate in."""
 
 import torch
 
-#: Those that the compiled kernels take.
+#: The dtypes that the compiled kernels take.
 NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 

@@ -84,7 +84,7 @@ def _load_cuda() -> ExtensionStatus:
 
 _C, _status = _load("_C", "reinstall gankernels where a C++20 compiler is found")
 EXTENSIONS: dict[str, ExtensionStatus] = {"_C": _status, "_C_cuda": _load_cuda()}
-#: Those that an extension was loaded for.
+#: The types of devices that an extension was loaded for.
 NATIVE_DEVICES = frozenset(
     device for device, name in (("cpu", "_C"), ("cuda", "_C_cuda")) if EXTENSIONS[name].loaded
 )

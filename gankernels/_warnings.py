@@ -18,7 +18,7 @@ def warn_once(key: str, message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """At the line of the caller, however many functions and modules are between."""
+    """Warn at the line of the caller, however many functions and modules are between."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in ("gankernels", "torch"):
         level, frame = level + 1, frame.f_back

@@ -230,7 +230,7 @@ def eigenvalues(
 
 
 def verdict(method: str, *, lr: float, alternating: bool = True, **hyperparameters: float) -> str:
-    """How a method behaves near the equilibrium: "converges", "oscillates" or "diverges".
+    """The behavior of a method near the equilibrium: "converges", "oscillates" or "diverges".
 
     Whether the largest modulus of :func:`eigenvalues` is below, at or above 1. Where it is 1 there
     is no rate of convergence, though terms of higher order may draw the trajectory inwards, ever
@@ -312,21 +312,21 @@ def _descent(
     return -gradient
 
 
-def _hyperparameters(op: str, method: str, given: dict[str, float]) -> dict[str, float]:
+def _hyperparameters(op: str, method: str, hyperparameters: dict[str, float]) -> dict[str, float]:
     if not is_choice(method, METHODS):
         raise ValueError(f"{op}: expected method to be one of {', '.join(METHODS)}, got {method!r}")
     defaults = METHODS[method].hyperparameters
-    for name, value in given.items():
+    for name, value in hyperparameters.items():
         if name not in defaults:
             wanted = ", ".join(defaults) or "none"
             raise TypeError(
                 f"{op}: expected hyper-parameters of {method!r}, {wanted}, got {name!r}"
             )
         check_number(op, name, value)
-    return {**defaults, **given}
+    return {**defaults, **hyperparameters}
 
 
-# --- what is shown -------------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------
 
 
 def plot(file: str | Path = "dirac.png", *, lr: float = 0.1, steps: int = 300) -> None:
@@ -366,7 +366,7 @@ _COLORS = {"converges": "#1a7f4b", "oscillates": "#c0392b", "diverges": "#c0392b
 def _portrait(panel: Any, method: str, lr: float, steps: int) -> None:
     game = METHODS[method]
     path = simulate(method, steps=steps, lr=lr)
-    said = verdict(method, lr=lr)
+    behavior = verdict(method, lr=lr)
     side = max(2.0, 1.1 * path.abs().max().item())
     ticks = torch.linspace(-0.92, 0.92, 13, dtype=torch.float64).mul(side).tolist()
     grid = [(theta, psi) for psi in ticks for theta in ticks]
@@ -387,9 +387,11 @@ def _portrait(panel: Any, method: str, lr: float, steps: int) -> None:
         scale=22,
         width=0.005,
     )
-    panel.plot(theta.tolist(), psi.tolist(), "-", color=_COLORS[said], linewidth=1.1)
-    panel.plot(theta.tolist(), psi.tolist(), ".", color=_COLORS[said], markersize=2.5)
-    panel.plot(*path[0].tolist(), "o", color=_COLORS[said], markersize=6, markeredgecolor="white")
+    panel.plot(theta.tolist(), psi.tolist(), "-", color=_COLORS[behavior], linewidth=1.1)
+    panel.plot(theta.tolist(), psi.tolist(), ".", color=_COLORS[behavior], markersize=2.5)
+    panel.plot(
+        *path[0].tolist(), "o", color=_COLORS[behavior], markersize=6, markeredgecolor="white"
+    )
     panel.plot(0, 0, "*", color="#f2b705", markersize=13, markeredgecolor="black", zorder=3)
     if "c" in game.hyperparameters:
         for bound in (-game.hyperparameters["c"], game.hyperparameters["c"]):
@@ -398,7 +400,7 @@ def _portrait(panel: Any, method: str, lr: float, steps: int) -> None:
     x, y = ("x", "y") if method == "xy" else (r"$\theta$", r"$\psi$")
     panel.set_xlabel(x)
     panel.set_ylabel(y)
-    panel.set_title(f"{game.title}\n{said}{game.note}", fontsize=10, color=_COLORS[said])
+    panel.set_title(f"{game.title}\n{behavior}{game.note}", fontsize=10, color=_COLORS[behavior])
 
 
 def table(lr: float = 0.1) -> str:
@@ -413,10 +415,10 @@ def table(lr: float = 0.1) -> str:
         for alternating in (True, False):
             moduli = "not smooth"
             if game.smooth:
-                found = eigenvalues(method, lr=lr, alternating=alternating).abs()
-                moduli = "  ".join(f"{m:.5f}" for m in sorted(found.tolist()))
-            said = verdict(method, lr=lr, alternating=alternating)
-            cells.append(f"{moduli:<18}  {said:<14}")
+                values = eigenvalues(method, lr=lr, alternating=alternating).abs()
+                moduli = "  ".join(f"{m:.5f}" for m in sorted(values.tolist()))
+            behavior = verdict(method, lr=lr, alternating=alternating)
+            cells.append(f"{moduli:<18}  {behavior:<14}")
         lines.append(f"{method:<16}{''.join(cells)}".rstrip())
     return "\n".join(lines)
 

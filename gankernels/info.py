@@ -23,7 +23,7 @@ from torch import Tensor
 from gankernels import __version__, _library, ops, reference
 from gankernels.ops._operator import EXAMPLES
 
-#: Of the self-test: the largest error against float64, relative to the largest value.
+#: The largest error that passes the self-test: against float64, relative to the largest value.
 TOLERANCE = 1e-5
 
 Facts = dict[str, Any]
@@ -52,7 +52,7 @@ def collect() -> Facts:
 
 
 def op_backends() -> dict[str, dict[str, str]]:
-    """For every operator, what it runs on for each kind of device."""
+    """The backend that every operator runs on, for each kind of device."""
     where = {d: "native" if d in _library.NATIVE_DEVICES else "reference" for d in ("cpu", "cuda")}
     return {name: dict(where) for name in ops.__all__}
 
@@ -103,12 +103,12 @@ def covers(arch_flags: Sequence[str], device: tuple[int, int]) -> bool:
 
 
 def _parse(arch_flags: Sequence[str]) -> list[tuple[int, int, bool]]:
-    found = []
+    targets = []
     for flag in arch_flags:
         match = re.search(r"code=(sm|compute)_(\d+)(\d)", flag)
         if match is not None:
-            found.append((int(match[2]), int(match[3]), match[1] == "compute"))
-    return sorted(found)
+            targets.append((int(match[2]), int(match[3]), match[1] == "compute"))
+    return sorted(targets)
 
 
 def self_test() -> list[Facts]:
@@ -121,10 +121,10 @@ def _judge(op: str, device: str) -> Facts:
     result: Facts = {"op": op, "device": device, "max_error": None, "passed": False}
     try:
         arguments = EXAMPLES[op](_drawing(device))
-        wide = _widened(arguments)
-        found = _results(getattr(ops, op), arguments)
-        expected = _results(getattr(reference, op), wide)
-        result["max_error"] = _error(found, expected)
+        widened = _widened(arguments)
+        results = _results(getattr(ops, op), arguments)
+        expected = _results(getattr(reference, op), widened)
+        result["max_error"] = _error(results, expected)
         result["passed"] = result["max_error"] <= TOLERANCE  # false for NaN
     except Exception as error:
         result["failure"] = f"{type(error).__name__}: {error}"
@@ -157,20 +157,20 @@ def _tensors(value: Any) -> list[Tensor]:
 def _results(op: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:
     """Outputs, gradients through them, and the arguments, which the operator may have moved."""
     outputs = _tensors(op(**arguments))
-    given = _tensors([x for x in arguments.values() if isinstance(x, (Tensor, list))])
-    leaves = [x for x in given if x.requires_grad]
+    inputs = _tensors([x for x in arguments.values() if isinstance(x, (Tensor, list))])
+    leaves = [x for x in inputs if x.requires_grad]
     differentiable = [x for x in outputs if x.requires_grad]
     gradients: Sequence[Tensor] = ()
     if differentiable:
         total = torch.stack([x.square().sum() for x in differentiable]).sum()
         gradients = torch.autograd.grad(total, leaves)
-    return [x.detach() for x in (*outputs, *gradients, *given)]
+    return [x.detach() for x in (*outputs, *gradients, *inputs)]
 
 
-def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def _error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     errors = [
         ((f.double() - e.double()).abs().max() / e.double().abs().max().clamp_min(1e-30)).item()
-        for f, e in zip(found, expected, strict=True)
+        for f, e in zip(results, expected, strict=True)
         if e.numel()
     ]
     return float("nan") if any(e != e for e in errors) else max(errors)
@@ -179,7 +179,7 @@ def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 def missing(facts: Facts) -> list[Facts]:
     """Missing parts: why, what to do about it, and whether this machine needs it."""
     device = facts["gpu"]
-    found = [
+    parts = [
         {
             "what": f"gankernels.{name}",
             "why": status["reason"],
@@ -190,7 +190,7 @@ def missing(facts: Facts) -> list[Facts]:
         if not status["loaded"]
     ]
     if device is not None and facts["extensions"]["_C_cuda"]["loaded"] and not device["covered"]:
-        found.append(
+        parts.append(
             {
                 "what": f"kernels for {device['name']}",
                 "why": f"it is of architecture {device['architecture']}, "
@@ -199,7 +199,7 @@ def missing(facts: Facts) -> list[Facts]:
                 "needed": True,
             }
         )
-    found += [
+    parts += [
         {
             "what": f"a right {test['op']} on {test['device']}",
             "why": test.get("failure") or f"the error against float64 is {test['max_error']:.1e}",
@@ -209,7 +209,7 @@ def missing(facts: Facts) -> list[Facts]:
         for test in facts["self_test"]
         if not test["passed"]
     ]
-    return found
+    return parts
 
 
 def render(facts: Facts) -> str:

@@ -250,7 +250,7 @@ def _relativistic_generator(fake_logits: Logits, real_logits: Logits | None = No
 relativistic = Loss(_relativistic_discriminator, _relativistic_generator)
 
 
-# --- what they share ---------------------------------------------------------------------------
+# --- shared helpers ----------------------------------------------------------------------------
 
 
 def _cross_entropy(
@@ -304,22 +304,22 @@ def _labels(
 def _read(op: str, name: str, logits: Logits) -> list[Tensor]:
     """The logits of every critic, checked, of the dtype to compute in."""
     cure = "pass only the logits, one tensor a critic"
-    found = listed_scores(
+    tensors = listed_scores(
         op,
         f"{name} to be a tensor or a list of tensors",
         logits,
         cure,
         empty=f"{name} of at least one critic",
     )
-    for x in found:
+    for x in tensors:
         check_floats(op, name, x)
         if x.numel() == 0:
             raise ValueError(
                 f"{op}: expected {name} with elements to average, got the empty shape "
                 f"{tuple(x.shape)}"
             )
-    check_alike(op, name, found, cure, AVERAGED)
-    return [x if x.dtype == torch.float64 else x.float() for x in found]
+    check_alike(op, name, tensors, cure, AVERAGED)
+    return [x if x.dtype == torch.float64 else x.float() for x in tensors]
 
 
 def _check_unused(op: str, real_logits: Logits | None) -> None:

@@ -66,7 +66,7 @@ class Calls:
         self.held = Held(D) if passes > 1 else None
 
     def __call__(self, x: Samples) -> Any:
-        """What it returns for these samples."""
+        """The results of the network for these samples."""
         x = copied(x)
         args, kwargs = self.args, self.kwargs
         if torch.compiler.is_compiling():

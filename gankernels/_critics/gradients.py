@@ -22,7 +22,7 @@ from gankernels._warnings import warn_once
 
 
 def check_counts(op: str, scores: list[Tensor], groups: Groups, rows: int) -> int:
-    """How many scores there are: the rows of the samples, or as many as groups of them."""
+    """The number of scores: the rows of the samples, or as many as groups of them."""
     count = score_count(groups, rows, scores)
     for score in scores:
         if score.dim() > 0 and score.shape[0] != count:
@@ -151,7 +151,7 @@ def gradients(
         grads = torch.autograd.grad(
             scores, samples, seeds, create_graph=create_graph, allow_unused=True
         )
-    found = []
+    sample_grads = []
     for i, g in enumerate(grads):
         if g is None:
             which = name if len(grads) == 1 else f"{name}[{i}]"
@@ -159,11 +159,11 @@ def gradients(
                 f"{op}: expected scores that depend on {which}, got ones that do not; pass the "
                 "very tensor that D was called with"
             )
-        found.append(g)
-    if create_graph and not any(g.requires_grad for g in found):
+        sample_grads.append(g)
+    if create_graph and not any(g.requires_grad for g in sample_grads):
         warn_once(
             "constant",
             f"{op}: the gradients of the scores depend on no parameter, so the penalty trains "
             "nothing; the critic's parameters are frozen, or were detached.",
         )
-    return found
+    return sample_grads

@@ -10,7 +10,7 @@ from torch import Tensor
 from gankernels import ops
 from gankernels._checks import kind
 
-#: How many consecutive rows have one score, or the index of its score for every row.
+#: The number of consecutive rows that have one score, or the index of its score for every row.
 Groups = int | Tensor | None
 
 _INDICES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
@@ -43,7 +43,7 @@ def check_groups(op: str, groups: Groups, rows: int, device: torch.device) -> No
 
 
 def score_count(groups: Groups, rows: int, scores: list[Tensor]) -> int:
-    """How many scores there have to be: with a tensor of groups, as many as there are."""
+    """The number of scores that there have to be: with a tensor of groups, as many as there are."""
     if isinstance(groups, Tensor):
         return next((len(x) for x in scores if x.dim() > 0), rows)
     return rows if groups is None else rows // groups

@@ -78,12 +78,12 @@ def paired(op: str, real: Samples, fake: Samples, same_batch: bool) -> list[tupl
     start = 0 if same_batch else 1
     alike = isinstance(real, Tensor) == isinstance(fake, Tensor)
     if not alike or len(reals) != len(fakes):
-        given = (
+        kinds = (
             "a tensor" if isinstance(x, Tensor) else f"a list of {len(x)}" for x in (real, fake)
         )
         raise ValueError(
             f"{op}: expected real and fake to be two tensors, or lists of as many, got "
-            f"{' and '.join(given)}"
+            f"{' and '.join(kinds)}"
         )
     if any(
         a.shape[start:] != b.shape[start:] or a.device != b.device
@@ -119,7 +119,7 @@ def outside_inference() -> Any:
 
 
 def usable(value: Any) -> Any:
-    """What autograd can save: copies of the tensors of inference mode, all else as it is."""
+    """A value that autograd can save: tensors of inference mode copied, all else as it is."""
     if isinstance(value, Tensor):
         return value.clone() if is_inference(value) else value
     if type(value) in (list, tuple):

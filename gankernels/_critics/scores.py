@@ -1,4 +1,4 @@
-"""What a critic returns, read as scores: a tensor, or a flat list of tensors, one a scale."""
+"""The results of a critic, read as scores: a tensor, or a flat list of tensors, one a scale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from gankernels._checks import check_callable, check_floats, is_lazy_iterable, kind, raised_in
 from gankernels._warnings import warn_once
 
-#: Which part of what a critic returns are its scores: a key or attribute, an index, a function.
+#: The part of a critic's results that are its scores: a key or attribute, an index, a function.
 Pick = str | int | Callable[[Any], Any] | None
 
 #: Scores have few channels, and features many.
@@ -93,7 +93,7 @@ def check_floating_scores(op: str, name: str, scores: list[Tensor]) -> None:
         check_floats(op, name, x)
 
 
-#: What makes scores of maps with many channels, for those that add up, and for those that average.
+#: How maps with many channels become scores, where scores are added up, and where averaged.
 ADDED = "add up each over everything but the batch"
 AVERAGED = "flatten each by x.flatten(1)"
 

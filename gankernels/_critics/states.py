@@ -1,4 +1,4 @@
-"""The modules of a critic, and what they keep from call to call."""
+"""The modules of a critic, and the state that they keep from call to call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def modules_of(D: Any) -> list[nn.Module]:
     """The modules that a callable is, or that it mentions: in a lambda, a partial, a method."""
     if isinstance(D, nn.Module):
         return list(D.modules())
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     if torch.compiler.is_compiling():
         return []
     seen: set[int] = set()
@@ -30,8 +30,8 @@ def modules_of(D: Any) -> list[nn.Module]:
         mentioned = [y for x in mentioned for y in _mentions(x, seen)]
         for x in mentioned:
             if isinstance(x, nn.Module):
-                found.update((id(m), m) for m in x.modules())
-    return list(found.values())
+                modules.update((id(m), m) for m in x.modules())
+    return list(modules.values())
 
 
 def _mentions(x: Any, seen: set[int]) -> Iterable[Any]:
@@ -58,16 +58,16 @@ def _mentions(x: Any, seen: set[int]) -> Iterable[Any]:
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 #: With statistics of what they have seen, which a pass in training mode does not use.
 _RUNNING = (*_BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_looked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def warn_of_coupled(op: str, D: Any) -> None:
     """Warn of batch normalization in training mode, once, looking at each critic once."""
     if torch.compiler.is_compiling() or "batch norm" in _warned:
         return
-    if not isinstance(D, nn.Module) or D in _looked or not D.training:
+    if not isinstance(D, nn.Module) or D in _checked or not D.training:
         return
-    _looked.add(D)
+    _checked.add(D)
     if any(isinstance(m, _BATCH_NORMS) and m.training for m in D.modules()):
         warn_once(
             "batch norm",
@@ -78,7 +78,7 @@ def warn_of_coupled(op: str, D: Any) -> None:
 
 
 class _State:
-    """A tensor that a module calls by a name, and what it was: to have the same again later."""
+    """A tensor under a module's name for it, with its value, which can be restored."""
 
     def __init__(self, names: dict[str, Any], name: str) -> None:
         self.names, self.name = names, name
@@ -86,14 +86,14 @@ class _State:
         self.memory = self.tensor.data
         self.value = self.memory.clone()
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         if torch.compiler.is_compiling():
             with torch.no_grad():
                 self.tensor.copy_(self.value)
             return
         self.names[self.name] = self.tensor
         if _address(self.tensor) != _address(self.memory):
-            # Its data was assigned to; what was assigned a graph may have saved.
+            # Its data was assigned to; a graph may have saved the tensor that was assigned.
             self.tensor.data = self.memory
         # Past the count of writes: a graph may have saved a buffer that never changes.
         self.tensor.data.copy_(self.value)
@@ -107,13 +107,13 @@ def _address(x: Tensor) -> int:
 
 
 def states_of(D: Any, moving: bool) -> list[_State]:
-    """What a critic's passes write: its buffers, or of these only those that every pass moves.
+    """The state that a critic's passes write: its buffers, or only those that every pass moves.
 
     Those are neither counters, which are integers, nor the running statistics of normalization.
     Vectors that are parameters without a gradient belong to them: older spectral norms keep u and v
     so.
     """
-    found: dict[int, tuple[dict[str, Any], str]] = {}
+    entries: dict[int, tuple[dict[str, Any], str]] = {}
     for m in modules_of(D):
         if moving and isinstance(m, _RUNNING):
             continue
@@ -130,8 +130,8 @@ def states_of(D: Any, moving: bool) -> list[_State]:
                 else:
                     wanted = real or not moving
                 if wanted:
-                    found.setdefault(id(x), (names, name))
-    return [_State(*place) for place in found.values()]
+                    entries.setdefault(id(x), (names, name))
+    return [_State(*entry) for entry in entries.values()]
 
 
 class Held:
@@ -147,7 +147,7 @@ class Held:
     def __enter__(self) -> None:
         if self.after is not None:
             for state in self.before:
-                state.put_back()
+                state.restore()
 
     def __exit__(self, *_: Any) -> None:
         if self.after is None:
@@ -158,7 +158,7 @@ class Held:
             ]
         else:
             for state in self.after:
-                state.put_back()
+                state.restore()
 
 
 def _writable(buffer: Tensor) -> bool:

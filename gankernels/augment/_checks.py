@@ -45,7 +45,7 @@ def check_views(op: str, name: str, views: object) -> list[Tensor]:
 def check_pixels(
     op: str, x: object, device: torch.device | None = None, clips: str | None = None
 ) -> None:
-    """Refuse what are no images; ``clips`` is how to take clips, with {batch} and {frames}."""
+    """Refuse all but images; ``clips`` is how to take clips, with {batch} and {frames}."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: expected images to be a tensor, got {kind(x)}")
     check_strided(op, "images", x)
@@ -59,8 +59,8 @@ def check_pixels(
         if x.dim() == 3:
             cure = "; give a batch of one, images[None]"
         elif x.dim() == 5 and clips is not None:
-            said = clips.format(batch=x.shape[0], frames=x.shape[2])
-            cure = f"; of clips (B, C, T, H, W) transform all frames alike: {said}"
+            example = clips.format(batch=x.shape[0], frames=x.shape[2])
+            cure = f"; of clips (B, C, T, H, W) transform all frames alike: {example}"
         raise ValueError(
             f"{op}: expected images of shape (B, C, H, W) with pixels, got {tuple(x.shape)}{cure}"
         )
@@ -86,8 +86,8 @@ def _conversion(x: Tensor) -> str:
     name, limits = str(x.dtype).removeprefix("torch."), torch.iinfo(x.dtype)
     half = f"{(limits.max - limits.min) // 2}.5"  # exact, where a float is not
     if limits.min == 0:
-        said = f"bring them to [-1, 1] first, as in images.float() / {half} - 1"
-        return said if limits.max == 255 else f"{said}, where they fill the range of {name}"
+        advice = f"bring them to [-1, 1] first, as in images.float() / {half} - 1"
+        return advice if limits.max == 255 else f"{advice}, where they fill the range of {name}"
     return (
         f"bring them to [-1, 1] first, as in (images.float() + 0.5) / {half} where they fill the "
         f"range of {name}, or images.float() / 127.5 - 1 where they are from 0 to 255"
@@ -97,22 +97,22 @@ def _conversion(x: Tensor) -> str:
 def check_images(
     op: str, images: object, settings: Settings, device: torch.device, clips: str | None = None
 ) -> int:
-    """How many channels of theirs are color, if there are color transforms."""
+    """Refuse wrong images; returns how many channels are color, 0 without color transforms."""
     check_pixels(op, images, device, clips)
     assert isinstance(images, Tensor)
     if not settings.multipliers.color(3):
         return 0
-    given, channels = images.shape[1], settings.color_channels
+    count, channels = images.shape[1], settings.color_channels
     if channels is None:
-        if given not in (1, 3):
+        if count not in (1, 3):
             raise ValueError(
-                f"{op}: expected images of 1 or 3 channels for color transforms, got {given}; say "
+                f"{op}: expected images of 1 or 3 channels for color transforms, got {count}; say "
                 "which of them are color, as in color_channels=(0, 1, 2)"
             )
-        return given
-    if channels[-1] >= given:
+        return count
+    if channels[-1] >= count:
         raise ValueError(
-            f"{op}: expected images with the channels {channels} of color_channels, got {given} "
+            f"{op}: expected images with the channels {channels} of color_channels, got {count} "
             "channels"
         )
     return len(channels)

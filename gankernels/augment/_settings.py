@@ -62,8 +62,8 @@ def strengths(
     if not any((*multipliers[:12], multipliers.filter(), multipliers.noise, multipliers.cutout)):
         cure = "for images as they are, keep the transforms and set p to 0"
         if settings and not any(name in AdaMultipliers._fields for name in settings):
-            said = ", ".join(f"{name}={value}" for name, value in settings.items())
-            cure = f'name transforms too, or a preset, as in {op}("bgc", {said})'
+            arguments = ", ".join(f"{name}={value}" for name, value in settings.items())
+            cure = f'name transforms too, or a preset, as in {op}("bgc", {arguments})'
         raise ValueError(f"{op}: expected a transform with a multiplier above 0, got none; {cure}")
     return multipliers, constants
 
@@ -82,7 +82,7 @@ def color_channels_of(op: str, channels: Any) -> tuple[int, ...] | None:
     return tuple(channels)
 
 
-def plain(settings: Settings) -> dict[str, Any]:
+def settings_state(settings: Settings) -> dict[str, Any]:
     multipliers = settings.multipliers._asdict()
     multipliers["imgfilter_bands"] = list(settings.multipliers.imgfilter_bands)
     channels = settings.color_channels

@@ -1,4 +1,4 @@
-"""How strong an augmentation is: p, a buffer that Python, operators and controllers write."""
+"""The strength of an augmentation: p, a buffer that Python, operators and controllers write."""
 
 from __future__ import annotations
 

@@ -73,11 +73,11 @@ class APA(Strength):
             self._check(op, r, f)
         drawn = torch.rand(reals[0].shape[0], **source(op, generator, reals[0].device))
         replaced = drawn < self._strength()
-        found = [
+        mixed = [
             torch.where(replaced.view(-1, *(1,) * (r.dim() - 1)), f.detach(), r)
             for r, f in zip(reals, fakes, strict=True)
         ]
-        return found[0] if one else found
+        return mixed[0] if one else mixed
 
     def _check(self, op: str, real: Tensor, fake: Tensor) -> None:
         for name, x in (("real", real), ("fake", fake)):

@@ -78,7 +78,7 @@ class _Controller(nn.Module):
         return sums
 
     def _warn_of_leaks(self) -> None:
-        """Once, as soon as p is known to be large: on a GPU an update or so later, unwaited for."""
+        """Warn once when p is known to be large: on a GPU an update or so later, not waiting."""
         if self._warned:
             return
         if self.p.device.type == "cpu":
@@ -236,8 +236,10 @@ class ADAController(_Controller):
                 what the metric takes. Nothing has changed.
         """
         op = f"{type(self).__name__}.update"
-        given = dict(zip(_NAMES, (real_logits, fake_logits, validation_logits), strict=True))
-        for name, logits in given.items():
+        logits_by_name = dict(
+            zip(_NAMES, (real_logits, fake_logits, validation_logits), strict=True)
+        )
+        for name, logits in logits_by_name.items():
             takes = name in _TAKES[self.metric]
             wanted = " and ".join(_TAKES[self.metric])
             if takes and logits is None:
@@ -251,7 +253,7 @@ class ADAController(_Controller):
                 )
         scores = {
             name: _listed(op, name, logits, self.p.device)
-            for name, logits in given.items()
+            for name, logits in logits_by_name.items()
             if logits is not None
         }
         value = torch.Tensor.double if self.metric == "rv" else torch.Tensor.sign
@@ -385,7 +387,7 @@ class ADASchedule(_Controller):
 
 
 _NAMES = ("real_logits", "fake_logits", "validation_logits")
-#: What each metric is made of.
+#: The logits that each metric takes.
 _TAKES: dict[str, tuple[str, ...]] = {
     "rt": _NAMES[:1],
     "rv": _NAMES,
@@ -400,16 +402,16 @@ def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Te
             f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)}; give the "
             "scores of several scales in a list"
         )
-    found = [logits] if isinstance(logits, Tensor) else list(logits)
-    for x in found:
+    tensors = [logits] if isinstance(logits, Tensor) else list(logits)
+    for x in tensors:
         if not isinstance(x, Tensor):
             raise TypeError(
                 f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)} with "
                 f"{kind(x)} in it; give nothing but the tensors"
             )
-    if not found:
+    if not tensors:
         raise ValueError(f"{op}: expected {name} of at least one scale, got none")
-    for x in found:
+    for x in tensors:
         check_strided(op, name, x)
         check_real(op, name, x)
         if x.dim() == 0:
@@ -419,8 +421,8 @@ def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Te
             )
         if x.device != device:
             raise ValueError(f"{op}: expected {name} on {device}, where p is, got {x.device}")
-    check_alike(op, name, found, "give the scores alone", AVERAGED)
-    return found
+    check_alike(op, name, tensors, "give the scores alone", AVERAGED)
+    return tensors
 
 
 def _tensor_of(op: str, name: str, value: object, shape: torch.Size) -> Tensor:

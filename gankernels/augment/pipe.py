@@ -38,7 +38,7 @@ from gankernels.ops.affine_resample import Mode
 
 __all__ = ["ADAPipe"]
 
-# What errors advise for clips.
+# The cure in errors about clips.
 _CLIPS = (
     "frames = clips.transpose(1, 2).flatten(0, 1); t = pipe.sample({batch}); "
     "t[[i for i in range({batch}) for _ in range({frames})]](frames)"
@@ -266,14 +266,14 @@ class ADAPipe(Strength):
         return torch.rand(batch, UNIFORMS, **options), torch.randn(batch, NORMALS, **options)
 
     def extra_repr(self) -> str:
-        said = [enabled(self.settings.multipliers), f"mode={self.settings.mode!r}"]
+        parts = [enabled(self.settings.multipliers), f"mode={self.settings.mode!r}"]
         if self.p.dim() > 0:
-            said.append("p by groups")
+            parts.append("p by groups")
         if self.p_max != 1:
-            said.append(f"p_max={self.p_max}")
+            parts.append(f"p_max={self.p_max}")
         if self.settings.color_channels is not None:
-            said.append(f"color_channels={self.settings.color_channels}")
-        return ", ".join(said)
+            parts.append(f"color_channels={self.settings.color_channels}")
+        return ", ".join(parts)
 
 
 def _check_batch(op: str, batch: object) -> None:

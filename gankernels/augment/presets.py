@@ -1,4 +1,4 @@
-"""Which transforms a name stands for: the categories of Karras et al. 2020 (arXiv 2006.06676)."""
+"""The transforms behind each name: the categories of Karras et al. 2020 (arXiv 2006.06676)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Values = dict[str, float]  # those of Transform.named(), of one image
 
 
 class Row(NamedTuple):
-    """A transform by itself, and how its strength is said."""
+    """A transform by itself, and the text of its strength."""
 
     label: str
     settings: dict[str, Any]  # of a pipe without a preset
@@ -220,8 +220,8 @@ def contact_sheet(
                 generator = torch.Generator().manual_seed(seed)
                 transform = pipe.sample(1, percentile=q, generator=generator)
                 shown = transform(image[None])[0]
-                said = row.say({name: x.item() for name, x in transform.named().items()})
-                write(left + width / 2, top + height + 11, said, 7, ha="center", color="#5b6675")
+                label = row.say({name: x.item() for name, x in transform.named().items()})
+                write(left + width / 2, top + height + 11, label, 7, ha="center", color="#5b6675")
             sheet[:, top : top + height, left : left + width] = shown
     pixels = ((sheet.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
     data = bytes(pixels.flatten().tolist())

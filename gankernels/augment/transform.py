@@ -18,7 +18,7 @@ from gankernels.augment._settings import (
     check_mode,
     color_channels_of,
     enabled,
-    plain,
+    settings_state,
     strengths,
 )
 from gankernels.ops.ada_parameters import VALUES, Parameters
@@ -26,7 +26,7 @@ from gankernels.ops.affine_resample import Filter
 
 __all__ = ["Transform"]
 
-# What errors advise for clips.
+# The cure in errors about clips.
 _CLIPS = (
     "frames = clips.transpose(1, 2).flatten(0, 1); "
     "t[[i for i in range({batch}) for _ in range({frames})]]{call}(frames)"
@@ -86,7 +86,7 @@ class Transform:
     def geometry(
         self, images: Tensor | Sequence[Tensor], filter: Filter = "nearest"
     ) -> Tensor | list[Tensor]:
-        """Its flips, turns, shifts and stretches alone: for masks, depth, other views.
+        """Apply its flips, rotations, shifts and stretches alone: for masks, depth, other views.
 
         Args:
             images: (B, C, H, W), of any number of channels and any size: shifts are fractions of
@@ -117,14 +117,14 @@ class Transform:
         maps = self._compose(pixels, 0).maps
         if maps is None:
             return images.clone()
-        found = ops.affine_resample(
+        resampled = ops.affine_resample(
             pixels,
             maps,
             filter=filter,
             mode=self.settings.mode if filter == "sym6" else "ideal",
             lossless_blits=self.settings.lossless_blits,
         )
-        return found.to(images.dtype)
+        return resampled.to(images.dtype)
 
     def named(self) -> dict[str, Tensor]:
         """The values of each transform for each image: columns of ``values``, (B,), by their names.
@@ -143,7 +143,7 @@ class Transform:
 
     def state_dict(self) -> dict[str, Any]:
         """Itself as tensors and plain values, which ``torch.load`` reads with ``weights_only``."""
-        return {"values": self.values, "seed": self.seed, **plain(self.settings)}
+        return {"values": self.values, "seed": self.seed, **settings_state(self.settings)}
 
     @staticmethod
     def from_state_dict(state: Mapping[str, Any]) -> Transform:
@@ -228,12 +228,12 @@ class Transform:
 def augment(images: Tensor, parameters: Parameters, settings: Settings) -> Tensor:
     """Geometry and color, then the filter; noise and cutout in the last pass that there is."""
     _, seed, maps, color, gains, sigma, box = parameters
-    first: dict[str, Any] = {"mode": settings.mode, "lossless_blits": settings.lossless_blits}
+    affine: dict[str, Any] = {"mode": settings.mode, "lossless_blits": settings.lossless_blits}
     if color is not None:
-        first.update(color=color, color_channels=settings.color_channels)
-    last: dict[str, Any] = {"sigma": sigma, "seed": None if sigma is None else seed, "box": box}
+        affine.update(color=color, color_channels=settings.color_channels)
+    epilogue: dict[str, Any] = {"sigma": sigma, "seed": None if sigma is None else seed, "box": box}
     if gains is None:
-        return ops.affine_augment(images, maps, **first, **last)
+        return ops.affine_augment(images, maps, **affine, **epilogue)
     if maps is not None or color is not None:
-        images = ops.affine_augment(images, maps, **first)
-    return ops.image_filter(images, gains, **last)
+        images = ops.affine_augment(images, maps, **affine)
+    return ops.image_filter(images, gains, **epilogue)

@@ -332,7 +332,7 @@ class SpectralNormRegularization(nn.Module):
 
 
 def _layers(op: str, model: nn.Module) -> list[Any]:
-    found: list[Any] = []
+    layers: list[Any] = []
     seen: set[nn.Parameter] = set()
     for name, layer in model.named_modules():
         if not isinstance(layer, _WEIGHTED):
@@ -357,13 +357,13 @@ def _layers(op: str, model: nn.Module) -> list[Any]:
             )
         check_real(op, what, weight)
         if weight.numel() > 0:
-            found.append(layer)
-    if not found:
+            layers.append(layer)
+    if not layers:
         raise ValueError(
             f"{op}: expected a model with linear, convolution or embedding layers, got "
             f"{kind(model)} without weights of these"
         )
-    return found
+    return layers
 
 
 class LazyRegularizer(nn.Module):

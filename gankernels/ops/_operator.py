@@ -1,4 +1,4 @@
-"""How an operator is declared: schema, fake, autograd; and how its autograd is reached fast."""
+"""The declaration of operators: schema, fake, autograd; and the fast way to the autograd."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gankernels._torch import below_autograd, in_dispatch_mode
 
 Draw = Callable[..., Tensor]
 
-#: Where operators are called: the tests put the namespace of the emulated CUDA kernels here.
+#: The namespace to call operators in: the tests put that of the emulated CUDA kernels here.
 kernels: Any = torch.ops.gankernels
-#: All that were declared.
+#: The operators that were declared.
 DECLARED: list[Operator] = []
 #: By public name: right arguments from a function that draws normal numbers of a shape. With them
 #: ``python -m gankernels.info`` compares an operator with its reference, gradients of tensors that

@@ -73,7 +73,7 @@ def _gradients(ctx, saved, grads, grad_sigma, needed) -> Sequence[Tensor | None]
     weights, u, v, sigma = saved
     count = len(weights)
     if any(g is not None and g.layout is not torch.strided for g in grads):
-        # Of nn.Embedding(sparse=True), for one: the gradient through sigma is dense all the same.
+        # nn.Embedding(sparse=True) has sparse gradients, but that through sigma is dense.
         grads = [g if g is None or g.layout is torch.strided else g.to_dense() for g in grads]
     if grad_sigma is not None:
         grad_sigma = grad_sigma.contiguous()
@@ -92,8 +92,8 @@ def _gradients(ctx, saved, grads, grad_sigma, needed) -> Sequence[Tensor | None]
         part = [
             None if x is None else torch.stack([x[i] for i in index]) for x in (sigma, grad_sigma)
         ]
-        found = _backward_op(*chosen, *part, ctx.max_norm)
-        for i, g in zip(index, found, strict=True):
+        chosen_grads = _backward_op(*chosen, *part, ctx.max_norm)
+        for i, g in zip(index, chosen_grads, strict=True):
             result[i] = g
     if grad_sigma is not None:
         for i in range(count):
@@ -122,11 +122,11 @@ class Normalize(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.max_norm = max_norm
         with below_autograd():
-            outputs, found = _operator.kernels.spectral_normalize(
+            outputs, sigmas = _operator.kernels.spectral_normalize(
                 weights, u, v, sigma, max_norm, retain, guard
             )
-        _keep(ctx, (*weights, *u, *v, found if sigma is None else sigma), retain)
-        return found, *outputs
+        _keep(ctx, (*weights, *u, *v, sigmas if sigma is None else sigma), retain)
+        return sigmas, *outputs
 
     @staticmethod
     def backward(ctx, grad_sigma, *grads):
@@ -163,18 +163,18 @@ class RetainedReference(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         _keep(ctx, weights, retain=True)
         ctx.vectors, ctx.options = (u, v, sigma), {"max_norm": max_norm, "guard": guard}
-        outputs, found = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
-        return found, *outputs
+        outputs, sigmas = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
+        return sigmas, *outputs
 
     @staticmethod
     def backward(ctx, *grads):
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             weights = [w.view_as(w) for w in _kept(ctx)]
-            outputs, found = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
-            used = [(x, g) for x, g in zip((found, *outputs), grads, strict=True) if g is not None]
+            outputs, sigmas = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
+            used = [(x, g) for x, g in zip((sigmas, *outputs), grads, strict=True) if g is not None]
             needed = [i for i, n in enumerate(ctx.needs_input_grad[5:]) if n]
-            found_grads = torch.autograd.grad(
+            weight_grads = torch.autograd.grad(
                 [x for x, _ in used],
                 [weights[i] for i in needed],
                 [g for _, g in used],
@@ -182,7 +182,7 @@ class RetainedReference(torch.autograd.Function):
                 allow_unused=True,
             )
         result: list[Tensor | None] = [None] * len(weights)
-        for i, g in zip(needed, found_grads, strict=True):
+        for i, g in zip(needed, weight_grads, strict=True):
             result[i] = g
         return None, None, None, None, None, *result
 
@@ -221,7 +221,7 @@ def _leaf_of(tensor: Tensor) -> Tensor | None:
 
 
 def _interpretation(tensor: Tensor) -> tuple:
-    # What else a view may change: numbers read as others.
+    # A view may also read the memory otherwise: as another dtype, conjugated, negated.
     return tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
 

@@ -128,10 +128,10 @@ def ada_parameters(
     try:
         m = multipliers
         args = (
-            _plain(p if values is None else None),
-            _plain(uniforms),
-            _plain(normals),
-            _plain(values),
+            _detached(p if values is None else None),
+            _detached(uniforms),
+            _detached(normals),
+            _detached(values),
             [*m[:12], *m.bands(), m.noise, m.cutout],
             list(constants),
             height,
@@ -140,15 +140,15 @@ def ada_parameters(
             accumulation_dtype(dtype) == torch.float64,
         )
         if compiling:
-            found = _operator.kernels.ada_parameters(*args)
+            outputs = _operator.kernels.ada_parameters(*args)
         else:
             with below_autograd():
-                found = _operator.kernels.ada_parameters(*args)
+                outputs = _operator.kernels.ada_parameters(*args)
     except (RuntimeError, TypeError, AttributeError, ValueError, IndexError):
-        # The kernel refused; find the words for what it was given.
+        # The kernel refused; the check says which argument is wrong.
         check(p, multipliers, *rest)
         raise
-    drawn, new_seed, maps, color, gains, sigma, box = found
+    drawn, new_seed, maps, color, gains, sigma, box = outputs
     composed = height is not None
     return Parameters(
         drawn if values is None else values,
@@ -161,7 +161,7 @@ def ada_parameters(
     )
 
 
-def _plain(x: Tensor | None) -> Tensor | None:
+def _detached(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.detach().contiguous()
 
 

@@ -217,9 +217,9 @@ def affine_augment(
             seed=seed,
             box=box,
         )
-    given = [None if x is None else x.contiguous() for x in (color, sigma, seed, box)]
+    matrix, *rest = (None if x is None else x.contiguous() for x in (color, sigma, seed, box))
     return _run(
-        "affine_augment", image, maps, margins, lossless_blits, given[0], channels, *given[1:], True
+        "affine_augment", image, maps, margins, lossless_blits, matrix, channels, *rest, True
     )
 
 
@@ -279,12 +279,12 @@ def _prepared(
 
 
 def _image_like(x: Tensor, height: int, width: int) -> Tensor:
-    last = not x.is_contiguous() and x.shape[1] > 1 and x.stride(1) == 1
+    channels_last = not x.is_contiguous() and x.shape[1] > 1 and x.stride(1) == 1
     return torch.empty(
         (x.shape[0], x.shape[1], height, width),
         dtype=x.dtype,
         device=x.device,
-        memory_format=torch.channels_last if last else torch.contiguous_format,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
 
 

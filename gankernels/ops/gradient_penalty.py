@@ -149,7 +149,7 @@ def gradient_penalty(
         )
         return (values, norms) if return_norms else values
     compiling = torch.compiler.is_compiling()
-    if compiling or not _plain(*rest):
+    if compiling or not _skips_checks(*rest):
         check(listed, *rest)
     try:
         number = REDUCTIONS.index(reduction)
@@ -162,29 +162,31 @@ def gradient_penalty(
         if compiling:
             # A weight is part of the graph as an argument of the operator, which would be compiled
             # anew whenever an annealed one changes; as a factor it is not.
-            plain = (options[0], one_sided, 1.0, per_tensor, number)
+            unweighted = (options[0], one_sided, 1.0, per_tensor, number)
             values, norms = _operator.kernels.gradient_penalty(
-                listed, sample_weight, inv_scale, *plain
+                listed, sample_weight, inv_scale, *unweighted
             )
             values, norms = weight * values, norms.detach()
         elif torch.is_grad_enabled() and _any_grad(listed, sample_weight):
-            found: list[Tensor] = []
-            values = _GradientPenalty.apply(options, found, sample_weight, inv_scale, *listed)
-            norms = found[0]
+            norms_out: list[Tensor] = []
+            values = _GradientPenalty.apply(options, norms_out, sample_weight, inv_scale, *listed)
+            norms = norms_out[0]
         else:
             with below_autograd():
                 values, norms = _operator.kernels.gradient_penalty(
                     listed, sample_weight, inv_scale, *options
                 )
     except (RuntimeError, TypeError, AttributeError, ValueError):
-        # The kernel refused; find the words for what it was given.
+        # The kernel refused; the check says which argument is wrong.
         check(listed, *rest)
         raise
     return (values, norms) if return_norms else values
 
 
-def _plain(center, one_sided, weight, sample_weight, inv_scale, per_tensor, reduction) -> bool:
-    # Nothing that the kernels would take and should not.
+def _skips_checks(
+    center, one_sided, weight, sample_weight, inv_scale, per_tensor, reduction
+) -> bool:
+    # There is nothing in them that the kernels would take and should not.
     return (
         type(one_sided) is type(per_tensor) is bool
         and type(center) in (float, int)
@@ -252,14 +254,14 @@ class _GradientPenalty(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, options, found, sample_weight, inv_scale, *grads):
+    def forward(ctx, options, norms_out, sample_weight, inv_scale, *grads):
         with below_autograd():
             values, norms = _operator.kernels.gradient_penalty(
                 grads, sample_weight, inv_scale, *options
             )
         ctx.options = options
         ctx.save_for_backward(norms, sample_weight, inv_scale, *grads)
-        found.append(norms)  # as an output, without a gradient, it would cost more
+        norms_out.append(norms)  # as an output, without a gradient, it would cost more
         return values
 
     @staticmethod

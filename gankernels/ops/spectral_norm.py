@@ -93,14 +93,14 @@ def power_iteration_(
         _checked_iteration(op, *arguments)
         return reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
     compiling = torch.compiler.is_compiling()
-    if compiling or not _is_plain(u, v, n, eps, order):
+    if compiling or not _skips_checks(u, v, n, eps, order):
         check_iteration(*arguments)
     try:
         packed = _operator.kernels.power_iteration_(
             _dense(weights), u, v, n, eps, order == "u_first", skipped
         )
     except (RuntimeError, TypeError, AttributeError):
-        # The kernel refused before it touched anything; find the words for what it was given.
+        # The kernel refused before it touched anything; the check says which argument is wrong.
         check_iteration(*arguments)
         raise
     if not compiling:
@@ -233,7 +233,7 @@ def spectral_norm(
         check_iteration(*arguments, op=op)
         u, v, sigma = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
         return spectral_normalize(weights, u, v, sigma, max_norm=max_norm, retain=retain)
-    if not _is_plain(u, v, n, eps, order):
+    if not _skips_checks(u, v, n, eps, order):
         check_iteration(*arguments, op=op)
     step = (u, v, n, eps, order == "u_first", skipped, max_norm)
     try:
@@ -264,15 +264,15 @@ def _checked_iteration(op: str, *arguments: Any) -> None:
         check_iteration(*arguments, op=op)
 
 
-def _is_plain(u: object, v: object, n: int, eps: float, order: object) -> bool:
-    # What may go to the kernel unseen: it would convert, or take for ever, and not refuse.
+def _skips_checks(u: object, v: object, n: int, eps: float, order: object) -> bool:
+    # The kernel would convert all else, or take for ever, and not refuse.
     lists = isinstance(u, (list, tuple)) and isinstance(v, (list, tuple))
     numbers = type(n) is int and n <= MAX_STEPS and type(eps) is float
     return lists and numbers and is_choice(order, ("u_first", "v_first"))
 
 
 def _takes_functions() -> bool:
-    # Whether an autograd.Function of ours does: compilers, transforms and tracers look through it.
+    # Compilers, transforms and tracers look through an autograd.Function of ours.
     return not (torch.compiler.is_compiling() or in_functorch() or in_jit_trace())
 
 

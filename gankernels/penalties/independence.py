@@ -1,4 +1,4 @@
-"""Whether a critic judges every sample by itself, as penalties of gradients ask for."""
+"""A check that a critic scores every sample by itself, as gradient penalties assume."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_independent_samples(
     scores: Pick = None,
     **kwargs: Any,
 ) -> bool:
-    """Whether ``D`` scores every sample by itself, as every gradient penalty takes for granted.
+    """Whether ``D`` scores every sample by itself, as every gradient penalty assumes.
 
     Batch normalization in training mode, and all else that mixes the samples of a batch, makes the
     gradient of one sample's score reach the others, and the norms wrong (by several percent). Costs
@@ -73,7 +73,7 @@ def check_independent_samples(
         first = torch.cat((sums[:own].detach(), sums[own : own + 1], sums[own + 1 :].detach()))
         grads = gradients(op, [first], points, "the samples", create_graph=False)
     for state in before:
-        state.put_back()
+        state.restore()
     independent = not any(g[others].any() for g in grads)
     if not independent:
         warn_once(

@@ -77,7 +77,7 @@ def consensus_penalty(
             f"{op}: expected a loss for each of the {len(players)} lists of parameters, got "
             f"{len(losses) if lists else kind(losses)}"
         )
-    found: list[Tensor] = []
+    gradients: list[Tensor] = []
     for i, (loss, player) in enumerate(zip(losses, players, strict=True)):
         if loss.dim() != 0:
             raise ValueError(
@@ -96,13 +96,15 @@ def consensus_penalty(
             grads = torch.autograd.grad(
                 loss, wanted, seed, create_graph=torch.is_grad_enabled(), allow_unused=True
             )
-        found += [g.unsqueeze(0) for g in grads if g is not None and g.numel() > 0]
-    if not found:
+        gradients += [g.unsqueeze(0) for g in grads if g is not None and g.numel() > 0]
+    if not gradients:
         raise ValueError(f"{op}: expected losses that depend on the parameters, got none that does")
-    if len({(g.dtype, g.device) for g in found}) > 1:
-        dtype = functools.reduce(torch.promote_types, (accumulation_dtype(g.dtype) for g in found))
-        found = [g.to(found[0].device, dtype) for g in found]
-    return ops.gradient_penalty(found, weight=gamma / 2, inv_scale=inv_scale)
+    if len({(g.dtype, g.device) for g in gradients}) > 1:
+        dtype = functools.reduce(
+            torch.promote_types, (accumulation_dtype(g.dtype) for g in gradients)
+        )
+        gradients = [g.to(gradients[0].device, dtype) for g in gradients]
+    return ops.gradient_penalty(gradients, weight=gamma / 2, inv_scale=inv_scale)
 
 
 #: More than ever converge; a number of another kind than meant would run for hours.

@@ -17,7 +17,7 @@ _F64 = torch.float64
 
 
 class AdaMultipliers(NamedTuple):
-    """How likely each transform is: its multiplier times p. 0 is absent.
+    """The probability of each transform is its multiplier times p; 0 leaves it out.
 
     A transform happens to a sample with probability ``min(1, multiplier * p)``. ``rotate`` is the
     probability of either of its two rotations. Bands are those of ``imgfilter``, from low to high
@@ -62,7 +62,7 @@ class AdaMultipliers(NamedTuple):
 
 
 class AdaConstants(NamedTuple):
-    """How strong the transforms are; the defaults are the paper's.
+    """The strengths of the transforms; the defaults are the paper's.
 
     ``_std`` is the standard deviation of a normal number: of the logarithm to base 2 of a factor
     (scale, aniso, contrast, saturation, imgfilter), of a fraction of the image's size (xfrac), of
@@ -98,7 +98,7 @@ class Parameters(NamedTuple):
     box: Tensor | None  #: (B, 3), float64
 
 
-#: What each of six strengths p is of.
+#: The transforms that each of six strengths p is for.
 GROUPS = ("blit", "geom", "color", "filter", "noise", "cutout")
 #: The columns of uniform numbers: those of the gates first.
 GATES = (
@@ -121,7 +121,7 @@ VALUES = (
     *("band_0", "band_1", "band_2", "band_3", "noise", "cutout", "cutout_x", "cutout_y"),
 )
 
-#: How many numbers of ``torch.rand`` and of ``torch.randn`` a sample takes.
+#: The count of numbers of ``torch.rand`` and of ``torch.randn`` a sample takes.
 UNIFORMS = len(GATES) + len(UNIFORM_VALUES)
 NORMALS = len(NORMAL_VALUES)
 
@@ -222,12 +222,12 @@ def _sample(
             ],
         ),
     }
-    found = {
+    sampled = {
         column: torch.where(gate[name] < chance, drawn, identity)
         for name, (chance, columns) in table.items()
         for column, drawn, identity in columns
     }
-    return torch.stack([found[column] for column in VALUES], 1)
+    return torch.stack([sampled[column] for column in VALUES], 1)
 
 
 def _matrix(rows: list[list[Tensor | float]]) -> Tensor:

@@ -62,16 +62,16 @@ def affine_resample(
         lattice = _lattice(inverse_maps.double(), image.shape[2:], (height, width), repeats)
         points, fir = _points(filter, height, width, image.device)
         x, y = (_positions(row, points) for row in lattice)
-        found = gather(_taps(filter, x, y, image.shape[2:], margins, padding_mode), x.shape[1:])
+        resampled = gather(_taps(filter, x, y, image.shape[2:], margins, padding_mode), x.shape[1:])
         if fir is not None:
-            found = _decimate(found, fir.to(found))
+            resampled = _decimate(resampled, fir.to(resampled))
         if lossless_blits and margins is None:
             whole = _whole_pixels(*lattice)[:, None, None, None]
             x, y = (_positions(row, _pixels(height, width, image.device)) for row in lattice)
             taps = _taps("nearest", x, y, image.shape[2:], None, padding_mode)
-            found = torch.where(whole, gather(taps, x.shape[1:]), found)
-        found = torch.where(_finite(inverse_maps), found, math.nan)
-    return found.to(image.dtype)
+            resampled = torch.where(whole, gather(taps, x.shape[1:]), resampled)
+        resampled = torch.where(_finite(inverse_maps), resampled, math.nan)
+    return resampled.to(image.dtype)
 
 
 def affine_resample_transpose(
@@ -89,28 +89,28 @@ def affine_resample_transpose(
     size = torch.Size(input_size)
     height, width = grad.shape[2:]
 
-    def scatter(given: Tensor, taps: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-        total = given.new_zeros(*given.shape[:2], size.numel())
+    def scatter(values: Tensor, taps: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        total = values.new_zeros(*values.shape[:2], size.numel())
         for index, weight in taps:
-            index = index.flatten(1)[:, None].expand(-1, given.shape[1], -1)
-            total = total.scatter_add(2, index, (given * weight[:, None].to(dtype)).flatten(2))
+            index = index.flatten(1)[:, None].expand(-1, values.shape[1], -1)
+            total = total.scatter_add(2, index, (values * weight[:, None].to(dtype)).flatten(2))
         return total.unflatten(2, size)
 
     with torch.autocast(grad.device.type, enabled=False):
-        given = grad.to(dtype)
+        values = grad.to(dtype)
         repeats = padding_mode == "reflection" and margins is None
         lattice = _lattice(inverse_maps.double(), size, (height, width), repeats)
         points, fir = _points(filter, height, width, grad.device)
         x, y = (_positions(row, points) for row in lattice)
-        spread = given if fir is None else _decimate(given, fir.to(given), transpose=True)
-        found = scatter(spread, _taps(filter, x, y, size, margins, padding_mode))
+        spread = values if fir is None else _decimate(values, fir.to(values), transpose=True)
+        scattered = scatter(spread, _taps(filter, x, y, size, margins, padding_mode))
         if lossless_blits and margins is None:
             whole = _whole_pixels(*lattice)[:, None, None, None]
             x, y = (_positions(row, _pixels(height, width, grad.device)) for row in lattice)
             taps = _taps("nearest", x, y, size, None, padding_mode)
-            found = torch.where(whole, scatter(given, taps), found)
-        found = torch.where(_finite(inverse_maps), found, math.nan)
-    return found.to(grad.dtype)
+            scattered = torch.where(whole, scatter(values, taps), scattered)
+        scattered = torch.where(_finite(inverse_maps), scattered, math.nan)
+    return scattered.to(grad.dtype)
 
 
 def affine_augment(

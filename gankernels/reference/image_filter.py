@@ -12,7 +12,7 @@ from torch.nn import functional
 from gankernels._dtypes import accumulation_dtype
 from gankernels.reference._noise import normal_noise
 
-#: What a band reaches to either side.
+#: Pixels that a band reaches to either side.
 REACH = 21
 
 
@@ -26,8 +26,8 @@ def bank() -> list[list[float]]:
     for stage in range(3):
         next_low = _convolve(low, _half_band(2**stage))
         padding = (len(next_low) - len(low)) // 2
-        wide = [0.0] * padding + low + [0.0] * padding
-        bands.insert(0, [x - y for x, y in zip(wide, next_low, strict=True)])
+        padded = [0.0] * padding + low + [0.0] * padding
+        bands.insert(0, [x - y for x, y in zip(padded, next_low, strict=True)])
         low = next_low
     bands.insert(0, low)
     return [(b[len(b) // 2 :] + [0.0] * REACH)[: REACH + 1] for b in bands]
@@ -84,7 +84,7 @@ def image_filter_transpose(grad: Tensor, gains: Tensor, *, box: Tensor | None = 
         taps = _taps(gains, dtype)
         x = cut
         for dim in (-2, -1):
-            # What every pixel gives to those 21 around it and beyond the border, then folded.
+            # Every pixel adds to the 21 around it, also beyond the border; that is folded back.
             size = x.shape[dim]
             zeros = [0, 0] * (-1 - dim) + [2 * REACH, 2 * REACH]
             full = _correlate(functional.pad(x, zeros), taps, dim, size + 2 * REACH)

@@ -128,12 +128,12 @@ def _normalize(
                 s = values[i] + _tangent(s)
             elif guard:
                 s = torch.where(torch.isfinite(s) & (s != 0), s, 1 + _tangent(s))
-            wide = _to(w, dtype)
+            output = _to(w, dtype)
             if max_norm is None:
-                wide = wide / s
+                output = output / s
             else:  # the identity, gradient included, where sigma is within the bound
-                wide = wide * (max_norm / torch.where(_size(s) <= max_norm, max_norm, s))
-            outputs.append(_to(wide, w.dtype))
+                output = output * (max_norm / torch.where(_size(s) <= max_norm, max_norm, s))
+            outputs.append(_to(output, w.dtype))
             sigmas.append(s)
         return outputs, torch.stack(sigmas)
 

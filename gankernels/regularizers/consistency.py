@@ -220,14 +220,14 @@ def _outputs(calls: Calls, outputs: Any) -> list[Tensor]:
     cure = 'say which are the scores: scores=0, scores="logits" or a function'
     if network == "G":
         cure = "wrap it, to return the samples alone"
-    found = listed_scores(
+    tensors = listed_scores(
         op,
         f"{network} to return a tensor or a list of tensors",
         pick_scores(op, outputs, calls.pick),
         cure,
     )
-    for x in found:
+    for x in tensors:
         check_floats(op, f"the output of {network}", x)
     if network == "D" and calls.pick is None:
-        check_alike(op, "the critic's scores", found, cure)
-    return found
+        check_alike(op, "the critic's scores", tensors, cure)
+    return tensors

@@ -1,4 +1,4 @@
-"""Regularizers of the critic's input: instance noise, and the turned images of SSGAN."""
+"""Regularizers of the critic's input: instance noise, and the rotated images of SSGAN."""
 
 from __future__ import annotations
 
@@ -102,13 +102,15 @@ class InstanceNoise(nn.Module):
             check_strided(op, "x", y)
             check_real(op, "x", y)
             check_generator(op, generator, y.device)
-        found = [self._noisy(y, generator) if self.training else y for y in tensors]
-        return found[0] if isinstance(x, Tensor) else found
+        outputs = [self._noisy(y, generator) if self.training else y for y in tensors]
+        return outputs[0] if isinstance(x, Tensor) else outputs
 
     def _noisy(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        wide = x.to(accumulation_dtype(x.dtype))
-        noise = torch.randn(wide.shape, generator=generator, device=x.device, dtype=wide.dtype)
-        return (wide + self._factor() * (self.sigma * noise)).to(x.dtype)
+        widened = x.to(accumulation_dtype(x.dtype))
+        noise = torch.randn(
+            widened.shape, generator=generator, device=x.device, dtype=widened.dtype
+        )
+        return (widened + self._factor() * (self.sigma * noise)).to(x.dtype)
 
     def step(self) -> None:
         """Go on in the schedule: once an iteration."""
@@ -128,7 +130,7 @@ class InstanceNoise(nn.Module):
 
 
 def rotate_batch(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Every image turned by 0, 90, 180 and 270 degrees, and by how much.
+    """Rotate every image by 0, 90, 180 and 270 degrees; returns the labels of the rotations too.
 
     The self-supervised task of SSGAN, Chen et al. 2019 (arXiv 1811.11212).
 
@@ -149,13 +151,13 @@ def rotate_batch(x: Tensor) -> tuple[Tensor, Tensor]:
             f"rotate_batch: expected square images, x of shape (B, C, H, H), got shape "
             f"{tuple(x.shape)}; crop or pad them first"
         )
-    turned = torch.cat([torch.rot90(x, turns, (2, 3)) for turns in range(4)])
+    rotated = torch.cat([torch.rot90(x, turns, (2, 3)) for turns in range(4)])
     labels = torch.arange(4, device=x.device).repeat_interleave(len(x), output_size=4 * len(x))
-    return turned, labels
+    return rotated, labels
 
 
 def rotation_loss(rotation_logits: Tensor, labels: Tensor, *, weight: float = 1.0) -> Tensor:
-    """``weight`` times the cross entropy of the four turns.
+    """``weight`` times the cross entropy of the four rotations.
 
     Chen et al. 2019 (arXiv 1811.11212): added to the critic's loss with real images and the
     paper's beta = 1, and to the generator's with generated ones and alpha = 0.2.

@@ -84,7 +84,7 @@ class Deposit:
         self.used = False
 
     def fits(self, weight: Tensor, u: Tensor, v: Tensor, training: bool, frame: Frame) -> bool:
-        """Whether what was computed then is what the layer would compute now."""
+        """Whether the layer would compute the same result now."""
         mine = self.layer
         if (
             u is not mine.u
@@ -97,12 +97,12 @@ class Deposit:
             return False
         if self.group is not None and not self.group.is_moved(self.index):
             return False
-        # What saves tensors in a way of its own (non-reentrant checkpointing) has to see this
-        # layer's, and to see the same when it computes it again. What is remembered saves nothing.
+        # Code that saves tensors in its own way (non-reentrant checkpointing) has to see this
+        # layer's, and the same ones when it computes it again. A remembered result saves nothing.
         return self.kept is not None or not saves_through_hooks()
 
     def take_back(self) -> None:
-        """As if it had never been computed."""
+        """Take the result back, as if it had never been computed."""
         if self.output is None or self.used:
             return
         self.output = None
@@ -133,7 +133,7 @@ class Frame:
 
 
 class Token:
-    """Held by the arguments of a forward, and with them gone when that ends, however it ends: the
+    """A part of the arguments of a forward, gone with them when that ends, however it ends: the
     hooks that torch always calls are not called after a KeyboardInterrupt."""
 
     def __init__(self, frame: Frame) -> None:
@@ -175,15 +175,15 @@ def _runs(frame: Frame, memory: Memory) -> bool:
     return at is not None
 
 
-def close_what_was_left() -> None:
+def close_interrupted() -> None:
     """Close the frames of this thread whose forward has been interrupted."""
     for frame in reversed(_open.frames[:]):
         if not _runs(frame, Memory()):
             frame.close()
 
 
-def close_last_of(model: Any) -> None:
-    """Close the innermost frame of a model, whose forward ends, and what was left within it."""
+def close_innermost_of(model: Any) -> None:
+    """Close the innermost frame of a model, whose forward ends, and the frames left within it."""
     for i in reversed(range(len(_open.frames))):
         if _open.frames[i].model is model:
             for frame in reversed(_open.frames[i:]):
@@ -199,14 +199,14 @@ def close_all_of(model: Any) -> None:
 
 
 def give_back(norm: Any) -> list[Layer]:
-    """Undo what was deposited and not used for a norm, for who reads u and v within a forward."""
-    found = []
+    """Undo the unused deposits for a norm, for a reader of u and v within a forward."""
+    layers = []
     for frame in _open.frames:
         deposit = frame.deposits.get(id(norm))
         if deposit is not None and deposit.output is not None and not deposit.used:
             deposit.take_back()
-            found.append(deposit.layer)
-    return found
+            layers.append(deposit.layer)
+    return layers
 
 
 def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._checks import check_bool, check_module
-from gankernels.spectral_norm.deposits import close_what_was_left
+from gankernels.spectral_norm.deposits import close_interrupted
 from gankernels.spectral_norm.fuse import handle_of
 from gankernels.spectral_norm.hook import remove_spectral_norm
 from gankernels.spectral_norm.sites import NORMS, evaluated, normalized_by
@@ -107,7 +107,7 @@ def _own_class(module: Module) -> None:
 @torch.no_grad()
 def folded_tensors(model: Module) -> dict[str, Tensor]:
     """The parameters and buffers of the folded model by name, and those that folding takes away."""
-    close_what_was_left()
+    close_interrupted()
     tensors: dict[str, Tensor] = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),

@@ -19,8 +19,8 @@ from gankernels.spectral_norm.deposits import (
     Token,
     can_deposit,
     close_all_of,
-    close_last_of,
-    close_what_was_left,
+    close_innermost_of,
+    close_interrupted,
     deposit,
     is_deposited,
     is_nested,
@@ -44,8 +44,10 @@ class FusedSpectralNorm:
         self._state_hooks: list[Any] = []  # handles, one a site
         self._optimizers: list[tuple[Any, Any]] = []  # with the handle of the hook
         # Modules from the model to its sites, each with the indices of the sites below it.
-        self._on_the_way: list[tuple[Module, list[int]]] = []
-        self._seen: dict[int, tuple[Any, bool]] = {}  # of a module: its hooks, any foreign ones
+        self._ancestors: list[tuple[Module, list[int]]] = []
+        self._known_hooks: dict[
+            int, tuple[Any, bool]
+        ] = {}  # of a module: its hooks, any foreign ones
         # After the user's hooks, which may write weights; before the model's own normalization.
         own = any(isinstance(hook, TorchHook) for hook in model._forward_pre_hooks.values())
         self._handles = [
@@ -57,7 +59,7 @@ class FusedSpectralNorm:
     def __getstate__(self) -> dict[str, Any]:
         close_all_of(self.model)  # a copy that is made within a forward has the u and v of today
         # A copy or pickle of the model does not take the optimizer, of other parameters, along.
-        return {**vars(self), "_optimizers": [], "_on_the_way": [], "_seen": {}}
+        return {**vars(self), "_optimizers": [], "_ancestors": [], "_known_hooks": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -68,12 +70,12 @@ class FusedSpectralNorm:
     @property
     def skipped(self) -> dict[str, Tensor]:
         """How often the guard kept u and v, by weight; empty without ``guard=True``."""
-        found = {}
+        counts = {}
         for site, norm in self._present():
             if norm.guard:
                 holder, name = site.counter(norm)
-                found[site.label] = getattr(holder, name)
-        return found
+                counts[site.label] = getattr(holder, name)
+        return counts
 
     def step(self, *_: Any) -> None:
         """Announce an optimizer's step: the next forward moves u and v (``step_scoped=True``)."""
@@ -105,17 +107,17 @@ class FusedSpectralNorm:
             self._swaps.append((original, ours))
             hook = site.module.register_state_dict_pre_hook(ours.before_state_dict)
             self._state_hooks.append(hook)
-        self._find_the_way()
+        self._find_ancestors()
 
-    def _find_the_way(self) -> None:
+    def _find_ancestors(self) -> None:
         places: dict[int, list[int]] = {}
         for i, site in enumerate(self.sites):
             places.setdefault(id(site.module), []).append(i)
-        self._on_the_way, self._seen = [], {}
+        self._ancestors, self._known_hooks = [], {}
         for module in self.model.modules():
             below = [i for part in module.modules() for i in places.get(id(part), ())]
             if below:
-                self._on_the_way.append((module, below))
+                self._ancestors.append((module, below))
 
     def _restore(self) -> None:
         for site, (original, ours) in zip(self.sites, self._swaps, strict=True):
@@ -179,7 +181,7 @@ class FusedSpectralNorm:
         normalizes for itself."""
         hooks = module._forward_pre_hooks
         state = tuple(hooks), is_compiled(module)
-        known = self._seen.get(id(module))
+        known = self._known_hooks.get(id(module))
         if known is not None and known[0] == state:
             return known[1]
         later = list(hooks.items())
@@ -189,14 +191,14 @@ class FusedSpectralNorm:
         foreign = [hook for _, hook in later if not _is_known(hook)]
         if module is self.model and foreign and len(foreign) == len(later):
             hooks.move_to_end(self._handles[0].id)  # type: ignore[attr-defined]
-        found = bool(foreign) or (state[1] and module is not self.model)
-        self._seen[id(module)] = state, found
-        return found
+        may_write = bool(foreign) or (state[1] and module is not self.model)
+        self._known_hooks[id(module)] = state, may_write
+        return may_write
 
     def _free(self) -> set[int]:
         """The sites that a deposit can be made for."""
         free = set(range(len(self.sites)))
-        for module, below in self._on_the_way:
+        for module, below in self._ancestors:
             if (module._forward_pre_hooks or is_compiled(module)) and self._foreign(module):
                 free.difference_update(below)
         return free
@@ -205,21 +207,21 @@ class FusedSpectralNorm:
         if torch.compiler.is_compiling():
             self._before_compiled(model)
             return None
-        close_what_was_left()
+        close_interrupted()
         if not can_deposit():
             return None
-        if not self._on_the_way:  # a copy
-            self._find_the_way()
+        if not self._ancestors:  # a copy
+            self._find_ancestors()
         free = self._free()
         if model is self.model:
             present = [
                 (site, site.norm)
                 for i, site in enumerate(self.sites)
-                if i in free and site.is_plain
+                if i in free and site.is_stored
             ]
         elif len(free) == len(self.sites):
             # A replica of DataParallel comes with this hook, and with modules of its own.
-            present = [(site, site.norm) for site in sites(model) if site.is_plain]
+            present = [(site, site.norm) for site in sites(model) if site.is_stored]
         else:
             return None
         norms, layers = [], []
@@ -243,10 +245,10 @@ class FusedSpectralNorm:
         if torch.compiler.is_compiling():
             self._after_compiled(model)
         else:
-            close_last_of(model)
+            close_innermost_of(model)
 
     def _before_state_dict(self, *_: Any) -> None:
-        close_what_was_left()
+        close_interrupted()
 
     # Dynamo traces attributes of modules, and no frames of threads.
 
@@ -254,7 +256,7 @@ class FusedSpectralNorm:
         wanted, layers = [], []
         for site in self.sites:
             norm = site.norm
-            if isinstance(norm, (Hook, Parametrization)) and site.is_plain:
+            if isinstance(norm, (Hook, Parametrization)) and site.is_stored:
                 layer = site.layer(norm)
                 if site.compiled_deposit(norm) is None:  # else a model around this has made one
                     wanted.append((site, norm))

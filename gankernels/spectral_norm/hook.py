@@ -110,7 +110,7 @@ class SpectralNorm(TorchSpectralNorm):
         vars(module)[self.name] = _copyable(weight)
 
     def __deepcopy__(self, memo: dict) -> SpectralNorm:
-        # Of a module that is copied within a forward, u and v have been copied before its hook.
+        # A module that is copied within a forward has its u and v copied before its hook.
         for layer in give_back(self):
             for x in (layer.u, layer.v, layer.skipped):
                 twin = memo.get(id(x))
@@ -121,7 +121,7 @@ class SpectralNorm(TorchSpectralNorm):
         return twin
 
     def before_state_dict(self, *_: Any) -> None:
-        """For a module whose state is read within a forward: u and v that it has not used yet."""
+        """Undo unused moves of u and v, for a state_dict that is taken within a forward."""
         give_back(self)
 
 

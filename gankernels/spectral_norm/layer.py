@@ -1,4 +1,4 @@
-"""A weight to normalize, now, and what is remembered of it from one forward to the next."""
+"""A weight to normalize, now, and its memory from one forward to the next."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Kept:
         self.versions = [None if x is None else version_of(x) for x in (with_grad, without)]
 
     def matches(self, layer: Layer) -> bool:
-        """Whether nothing was written that torch counts; what was computed included."""
+        """Whether torch has counted no write since, to the computed result included."""
         if self.weight is not layer.weight or self.key != _key(layer):
             return False
         outputs = self.with_grad, self.without

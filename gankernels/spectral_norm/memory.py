@@ -47,7 +47,7 @@ def kept_of(layer: Layer) -> Kept | None:
 
 def recall(layers: Sequence[Layer]) -> list[Kept | None]:
     """The memory of each layer as far as it still holds; the rest is forgotten."""
-    found: list[Kept | None] = [None] * len(layers)
+    memories: list[Kept | None] = [None] * len(layers)
     compared: list[int] = []
     for i, layer in enumerate(layers):
         s = layer.settings
@@ -57,19 +57,19 @@ def recall(layers: Sequence[Layer]) -> list[Kept | None]:
         if not kept.matches(layer):
             layer.memory.forget(kept)
             continue
-        found[i] = kept
+        memories[i] = kept
         if kept.copies is not None:
             compared.append(i)
     if not compared:
-        return found
-    pairs = [(found[i].copies, layers[i]) for i in compared]  # type: ignore[union-attr]
+        return memories
+    pairs = [(memories[i].copies, layers[i]) for i in compared]  # type: ignore[union-attr]
     same = _all_equal([zip(c, (x.weight, x.u, x.v), strict=True) for c, x in pairs])  # type: ignore[arg-type]
     for i, equal in zip(compared, same, strict=True):
-        kept = found[i]
+        kept = memories[i]
         if kept is not None and not equal:
             layers[i].memory.forget(kept)
-            found[i] = None
-    return found
+            memories[i] = None
+    return memories
 
 
 @torch.no_grad()

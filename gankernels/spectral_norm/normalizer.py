@@ -39,8 +39,10 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
         if outputs[i] is None:
             groups.setdefault(group_of(layer, kept), []).append(i)
     for index in groups.values():
-        found, _ = normalize_group([layers[i] for i in index], [remembered[i] for i in index])
-        for i, output in zip(index, found, strict=True):
+        group_outputs, _ = normalize_group(
+            [layers[i] for i in index], [remembered[i] for i in index]
+        )
+        for i, output in zip(index, group_outputs, strict=True):
             outputs[i] = output
     return outputs
 

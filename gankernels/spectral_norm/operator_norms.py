@@ -137,21 +137,21 @@ def spectral_norms(
             "spectral_norms: expected a model with weights, got one on the meta device; load them, "
             "or call model.to_empty() and initialize it"
         )
-    plain = fold_spectral_norm(model).eval()
-    sizes = {} if input_size is None else _sizes(plain, input_size)
+    folded = fold_spectral_norm(model).eval()
+    sizes = {} if input_size is None else _sizes(folded, input_size)
     unbounded: dict[str, str] = {}
-    for path, module in plain.named_modules():
+    for path, module in folded.named_modules():
         for hook in [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]:
             if isinstance(hook, (WeightNorm, BasePruningMethod)):
                 hook(module, ())  # what it stored may be of an earlier step
             else:
                 unbounded[path] = f"{kind(module)} with a forward hook, which may do anything"
-    # Of several normalizations of a weight, the first is given what there was before all of them.
+    # The first of several normalizations of a weight takes the weight before all of them.
     before = {(site.module, site.name): site for site in reversed(list(sites(model)))}
     layers: dict[str, Tensor] = {}
     applied: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
-    for path, module in _walk(plain):
+    for path, module in _walk(folded):
         label = f"{path}.weight" if path else "weight"
         measure = _rule(_LINEAR, module)
         if measure is not None:
@@ -341,7 +341,7 @@ def _largest(weight: Tensor, groups: int, axes: list[_Axis]) -> Tensor:
 def _convolution(module: Any, weight: Tensor, size: tuple[int, ...] | None) -> Tensor:
     mode = module.padding_mode
     settings = zip(module.kernel_size, module.stride, module.dilation, strict=True)
-    axes, plain_axes, copies = [], [], 1.0
+    axes, continuous_axes, copies = [], [], 1.0
     for i, (k, s, d) in enumerate(settings):
         n, reach = None if size is None else size[i], d * (k - 1)
         if module.padding == "same":
@@ -360,15 +360,15 @@ def _convolution(module: Any, weight: Tensor, size: tuple[int, ...] | None) -> T
                 "reflect": 1 + sum(p > 0 for p in pads),
                 "replicate": 1 + (max(pads) if n is not None and n > 1 else sum(pads)),
             }[mode]
-            wide = None if n is None else n + (sum(pads) if mode != "zeros" else 0)
+            padded = None if n is None else n + (sum(pads) if mode != "zeros" else 0)
             # No wrap-around: the outputs of the whole convolution fit.
-            frequencies = None if wide is None else -(-(wide + reach) // s)
+            frequencies = None if padded is None else -(-(padded + reach) // s)
         axes.append(_axis(k, stride, d, frequencies, weight.device))
-        plain_axes.append(_axis(k, stride, d, None, weight.device))
+        continuous_axes.append(_axis(k, stride, d, None, weight.device))
         copies *= math.sqrt(more)
     bound = _largest(weight, module.groups, axes)
     if size is not None and mode != "circular":
-        bound = torch.minimum(bound, _largest(weight, module.groups, plain_axes))
+        bound = torch.minimum(bound, _largest(weight, module.groups, continuous_axes))
     return bound * copies
 
 
@@ -386,16 +386,16 @@ def _torus(n: int | None, stride: int, reach: int, padding: int) -> tuple[int | 
 
 def _transposed(module: Any, weight: Tensor, size: tuple[int, ...] | None) -> Tensor:
     """The adjoint of a strided convolution with zeros; ``output_padding`` only adds its rows."""
-    axes, plain_axes = [], []
+    axes, continuous_axes = [], []
     for i, (k, s, d) in enumerate(
         zip(module.kernel_size, module.stride, module.dilation, strict=True)
     ):
         frequencies = None if size is None else -(-(s * (size[i] - 1) + 1 + d * (k - 1)) // s)
         axes.append(_axis(k, s, d, frequencies, weight.device))
-        plain_axes.append(_axis(k, s, d, None, weight.device))
+        continuous_axes.append(_axis(k, s, d, None, weight.device))
     bound = _largest(weight, module.groups, axes)
     if size is not None:
-        bound = torch.minimum(bound, _largest(weight, module.groups, plain_axes))
+        bound = torch.minimum(bound, _largest(weight, module.groups, continuous_axes))
     return bound
 
 

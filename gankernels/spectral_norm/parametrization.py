@@ -98,7 +98,7 @@ class SpectralNorm(Module):
         return super().__getstate__()  # type: ignore[no-any-return]
 
     def before_state_dict(self, *_: Any) -> None:
-        """For a module whose state is read within a forward: u and v that it has not used yet."""
+        """Undo unused moves of u and v, for a state_dict that is taken within a forward."""
         give_back(self)
 
     def right_inverse(self, value: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class SpectralNorm(Module):
 
     def extra_repr(self) -> str:
         s = self.settings
-        given = {
+        arguments = {
             "n_power_iterations": self.n_power_iterations if self.n_power_iterations != 1 else None,
             "max_norm": s.max_norm,
             "guard": self.guard,
@@ -114,7 +114,7 @@ class SpectralNorm(Module):
             "step_scoped": s.step_scoped,
             "trust_versions": s.trust_versions,
         }
-        return ", ".join(f"{key}={value}" for key, value in given.items() if value)
+        return ", ".join(f"{key}={value}" for key, value in arguments.items() if value)
 
 
 def spectral_norm(

@@ -1,4 +1,4 @@
-"""Where the spectrally normalized weights of a model are, torch's and ours."""
+"""The sites of the spectrally normalized weights in a model, torch's and ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._torch import TorchParametrization
-from gankernels.spectral_norm.deposits import close_what_was_left
+from gankernels.spectral_norm.deposits import close_interrupted
 from gankernels.spectral_norm.hook import SpectralNorm as Hook
 from gankernels.spectral_norm.layer import CompiledDeposit, Layer, Settings, rows_first
 from gankernels.spectral_norm.parametrization import SpectralNorm as Parametrization
@@ -48,8 +48,8 @@ class Site(NamedTuple):
         self.holder[self.key] = value
 
     @property
-    def is_plain(self) -> bool:
-        """Whether what is normalized is a tensor that is there, and not computed when it is read.
+    def is_stored(self) -> bool:
+        """Whether the tensor to normalize is stored, and not computed when it is read.
 
         A later link of a chain, or a hook's weight that is parametrized, normalizes itself.
         """
@@ -59,7 +59,7 @@ class Site(NamedTuple):
         return original in self.module._parameters or original in vars(self.module)
 
     def layer(self, norm: Any) -> Layer:
-        """The layer to normalize now, of a plain site; its norm is one of ours."""
+        """The layer to normalize now, of a site that is stored; its norm is one of ours."""
         if self.chain is None:
             return norm.layer(self.module, self.module.training)
         return norm.layer(self.chain.original)
@@ -79,7 +79,7 @@ class Site(NamedTuple):
         return getattr(self.module, f"{self.name}_u"), getattr(self.module, f"{self.name}_v")
 
     def counter(self, norm: Any) -> tuple[Module, str]:
-        """Where the guard's counter is: the module, and the name of the buffer."""
+        """The place of the guard's counter: the module, and the name of the buffer."""
         return (self.module, f"{self.name}_skipped") if self.chain is None else (norm, "_skipped")
 
     def deposit_compiled(self, norm: Any, deposit: CompiledDeposit | None) -> None:
@@ -164,13 +164,13 @@ def weight_norms(model: Module) -> dict[str, Tensor]:
     In a chain of parametrizations each spectral norm counts, with what the links before it make of
     the weight; a second one of a chain has its place for a suffix (``"conv1.weight.1"``).
     """
-    close_what_was_left()
+    close_interrupted()
     norms = {}
     for site in sites(model):
         weight, (u, v) = site.input(), site.vectors()
         s = settings_of(site.norm)
         matrix = rows_first(weight, s.dim)
-        # What W is divided by: torch's hook conjugates nothing, its parametrization does.
+        # The divisor of W: torch's hook conjugates nothing, its parametrization does.
         product = torch.dot if s.order == "v_first" else torch.vdot
         with torch.autocast(u.device.type, enabled=False):
             norms[site.label] = product(u, matrix.reshape(matrix.shape[0], -1) @ v)

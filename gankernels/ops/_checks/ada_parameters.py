@@ -53,7 +53,7 @@ def check_constants(op: str, constants: object) -> None:
 
 
 def is_strong(constants: AdaConstants) -> bool:
-    """Whether some may be too large, or no numbers."""
+    """Whether some of the constants may be too large, or no numbers."""
     if constants is DEFAULTS:
         return False
     if not isinstance(constants, AdaConstants):
@@ -105,9 +105,9 @@ def check(
         shaped = x.dim() == 2 and x.shape[1] == columns and x.shape[0] == like.shape[0]
         if x.dtype != torch.float64 or not shaped or x.device != like.device:
             batch = "B" if first is None else first.shape[0]
-            place = "" if first is None else f" on {first.device}"
+            where = "" if first is None else f" on {first.device}"
             raise ValueError(
-                f"{op}: expected {name} to be float64 of shape ({batch}, {columns}){place}, got "
+                f"{op}: expected {name} to be float64 of shape ({batch}, {columns}){where}, got "
                 f"{describe(x)}"
             )
         first = like

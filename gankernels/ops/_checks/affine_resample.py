@@ -112,8 +112,8 @@ def _check_margins(op, x, mode, margins) -> None:
 
 
 def check_epilogue(op, x, color, color_channels, sigma, seed, box) -> list[int]:
-    """The channels that are color."""
-    wide = accumulation_dtype(x.dtype)
+    """Refuse wrong arguments of the epilogue; returns the channels that are color."""
+    accumulation = accumulation_dtype(x.dtype)
     batch, count = x.shape[:2]
     channels: list[int] = []
     if color is not None:
@@ -137,8 +137,8 @@ def check_epilogue(op, x, color, color_channels, sigma, seed, box) -> list[int]:
         raise ValueError(f"{op}: expected color matrices with color_channels, got None")
     n = len(channels)
     for name, value, shape, dtype in (
-        ("color", color, (batch, n, n + 1), wide),
-        ("sigma", sigma, (batch,), wide),
+        ("color", color, (batch, n, n + 1), accumulation),
+        ("sigma", sigma, (batch,), accumulation),
         ("seed", seed, (batch,), torch.int64),
         ("box", box, (batch, 3), torch.float64),
     ):

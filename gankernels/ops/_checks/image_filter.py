@@ -31,9 +31,9 @@ def check(op: str, name: str, image: Any, gains: Any, sigma: Any, seed: Any, box
                 "torch.randint(2**63 - 1, (B,))"
             )
     if (sigma is None) != (seed is None):
-        given, missing = ("seed", "sigma") if sigma is None else ("sigma", "seed")
+        got, missing = ("seed", "sigma") if sigma is None else ("sigma", "seed")
         raise ValueError(
-            f"{op}: expected sigma and seed together, got {given} alone; noise has both a standard "
+            f"{op}: expected sigma and seed together, got {got} alone; noise has both a standard "
             f"deviation and a seed for every sample: give {missing}, too"
         )
 

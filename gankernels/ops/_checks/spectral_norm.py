@@ -51,7 +51,7 @@ def check_steps(op: str, name: str, n: object, least: int = 1) -> None:
 
 
 def is_integer(n: object) -> bool:
-    """Whether it is one of another type, such as numpy's; classes and arrays have __index__ too."""
+    """Whether a value is an integer, of numpy for one; classes and arrays have __index__ too."""
     try:
         operator.index(n)  # type: ignore[arg-type]
     except TypeError:
@@ -162,15 +162,15 @@ def _check_overlap(op: str, vectors: Sequence[Tensor]) -> None:
 def check_normalize(weights, u, v, sigma, max_norm) -> None:
     op = "spectral_normalize"
     _check_lists(op, weights, u=u, v=v)
-    wide = accumulation_dtype(weights[0].dtype)
+    accumulation = accumulation_dtype(weights[0].dtype)
     for name, vectors in (("u", u), ("v", v)):
         for i, x in enumerate(vectors):
-            if x.dtype not in (wide, weights[0].dtype):
-                raise TypeError(f"{op}: expected {name}[{i}] of {wide}, got {x.dtype}")
+            if x.dtype not in (accumulation, weights[0].dtype):
+                raise TypeError(f"{op}: expected {name}[{i}] of {accumulation}, got {x.dtype}")
     if sigma is not None:
-        if not isinstance(sigma, Tensor) or sigma.dtype != wide:
+        if not isinstance(sigma, Tensor) or sigma.dtype != accumulation:
             got = sigma.dtype if isinstance(sigma, Tensor) else kind(sigma)
-            raise TypeError(f"{op}: expected sigma to be a tensor of {wide}, got {got}")
+            raise TypeError(f"{op}: expected sigma to be a tensor of {accumulation}, got {got}")
         check_weight(op, "sigma", sigma)
         if tuple(sigma.shape) != (len(weights),) or sigma.device != weights[0].device:
             raise ValueError(
