@@ -1,4 +1,4 @@
-// What happens to each sample of a batch in adaptive discriminator augmentation: the contract between
+// The transforms of each sample in adaptive discriminator augmentation: the contract between
 // bindings and kernels, and the arithmetic of one sample, which the CPU and CUDA share. Karras et al.
 // 2020 (arXiv 2006.06676), appendix B.
 //
@@ -22,7 +22,7 @@ struct Gates {
   double bands[4], noise, cutout;
 };
 
-// Of a sample, each uniform in [0, 1): a column for every transform, enabled or not, so that none
+// Uniforms of a sample, in [0, 1): a column for every transform, enabled or not, so that none
 // changes the numbers of another.
 struct Uniforms {
   Gates gates;
@@ -98,7 +98,7 @@ struct Parameters {
   int64_t* seed;   // batch: of the noise
 
   // Composition; each result may be null: not wanted.
-  const Values* given;  // batch; null where values are drawn
+  const Values* input_values;  // batch; null where values are drawn
   int64_t height, width, color_channels;
   double* maps;  // batch x 2 x 3
   void* color;   // batch x channels x (channels + 1), acc
@@ -136,7 +136,7 @@ struct Strengths {
 // the identity.
 constexpr Values sample(const Uniforms& u, const Normals& n, const Strengths& p,
                         const Multipliers& m, const Constants& c) {
-  // Of each of the two rotations, so that either happens with the probability of `rotate`.
+  // The probability of each rotation, so that either happens with the probability of `rotate`.
   const double none = 1 - m.rotate * p.geom;
   const double rotates = 1 - std::sqrt(none > 0 ? none : 0);
   Values v{0, 0, {0, 0}, 1, 0, 1, 0, {0, 0}, 0, 1, 0, 0, 1, {1, 1, 1, 1}, 0, 0, {0, 0}};
@@ -246,7 +246,7 @@ struct Color {
   double gray, offset;  // y, and what is added
   double same, next, last;
 
-  // Of the matrix with its offset.
+  // An element of the matrix with its offset.
   constexpr double at(int64_t channels, int row, int column) const {
     if (column == channels) return offset;
     if (channels == 1) return gray;

@@ -81,7 +81,7 @@ constexpr int64_t floor_of(double x) {
   return i - (x < static_cast<double>(i));
 }
 
-// What the compiled kernels decide about a sample before they touch its pixels.
+// The kind of a sample's map, which the compiled kernels decide before they touch its pixels.
 enum class Kind : int8_t {
   kCopy,       // whole pixels: source = sign * i + offset, axes perhaps swapped
   kSeparable,  // of kSym6: axes to axes, perhaps swapped
@@ -93,7 +93,7 @@ enum class Kind : int8_t {
 struct Lattice {
   double a, b, c, d, e, f;
 
-  // Of the map [[a, b, tx], [d, e, ty]].
+  // The lattice of the map [[a, b, tx], [d, e, ty]].
   ALWAYS_INLINE static constexpr Lattice of(double a, double b, double tx, double d, double e,
                                             double ty, const Layout& in, const Layout& out) {
     const auto w = static_cast<double>(out.width - 1), h = static_cast<double>(out.height - 1);

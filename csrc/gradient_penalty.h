@@ -92,7 +92,7 @@ constexpr Profile<T> profile_of(T n, T center, bool one_sided) {
   return {distance * distance, 2 * distance / n, 2 * center / n};
 }
 
-// What one sample has to do with one row, from its numbers. `scale` is inv_scale, `factor` that of
+// The terms of one sample in one row, from its numbers. `scale` is inv_scale, `factor` that of
 // Penalty, `t` = <h, g> in DoubleBackward.
 template <class T>
 struct PenaltySample {
@@ -106,7 +106,7 @@ struct PenaltySample {
   }
   constexpr T d_weight() const { return seed * factor * profile().value; }
 
-  // Of DoubleBackward. The order of the divisions keeps every step within range.
+  // The terms of DoubleBackward. The order of the divisions keeps every step within range.
   constexpr T from_h() const { return d_gradient(); }
   constexpr T from_g(T t, T e) const {
     const Profile<T> p = profile();

@@ -78,13 +78,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
     args.normals = rows<ap::Normals>("normals", *normals, args.batch, like);
     set_p(*p, like, args);
   } else {
-    args.given = rows<ap::Values>("values", *values, args.batch, like);
+    args.input_values = rows<ap::Values>("values", *values, args.batch, like);
   }
   args.height = height.value_or(0);
   args.width = width.value_or(0);
   args.color_channels = color_channels;
 
-  // What is not wanted is empty.
+  // Results that are not wanted are empty.
   const ScalarType acc = scalar_type(args.acc);
   const auto empty = [&](bool wanted, std::vector<int64_t> shape, ScalarType dtype) {
     if (wanted)

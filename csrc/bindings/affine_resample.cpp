@@ -17,15 +17,15 @@ Layout layout_of(const Tensor& x) {
 // A fresh image: channels_last where `like` is, else contiguous.
 Tensor image_like(const Tensor& like, int64_t height, int64_t width) {
   const int64_t batch = like.size(0), channels = like.size(1), pixels = like.size(2) * like.size(3);
-  const bool last = !like.is_contiguous() && channels > 1 && like.stride(1) == 1;
-  const bool dense = last && like.stride(3) == channels &&
+  const bool channels_last = !like.is_contiguous() && channels > 1 && like.stride(1) == 1;
+  const bool dense = channels_last && like.stride(3) == channels &&
                      like.stride(2) == channels * like.size(3) &&
                      like.stride(0) == channels * pixels;
   const bool same = height == like.size(2) && width == like.size(3);
   if (same && (like.is_contiguous() || dense)) return dense_like(like);
-  if (!last) return torch::stable::new_empty(like, {batch, channels, height, width});
-  const Tensor turned = torch::stable::new_empty(like, {batch, height, width, channels});
-  return torch::stable::transpose(torch::stable::transpose(turned, 1, 3), 2, 3);
+  if (!channels_last) return torch::stable::new_empty(like, {batch, channels, height, width});
+  const Tensor nhwc = torch::stable::new_empty(like, {batch, height, width, channels});
+  return torch::stable::transpose(torch::stable::transpose(nhwc, 1, 3), 2, 3);
 }
 
 struct Resampling {
@@ -78,9 +78,9 @@ struct ResampleArguments {
       STD_TORCH_CHECK(e.color[k] >= (k ? e.color[k - 1] + 1 : 0) && e.color[k] < in.size(1), op,
                       ": expected ascending color channels of the image");
     }
-    const ScalarType wide = scalar_type(accumulation(dtype));
-    e.matrix = data<void>("color", epilogue.color, wide, batch * count * (count + 1));
-    e.sigma = data<void>("sigma", epilogue.sigma, wide, batch);
+    const ScalarType acc = scalar_type(accumulation(dtype));
+    e.matrix = data<void>("color", epilogue.color, acc, batch * count * (count + 1));
+    e.sigma = data<void>("sigma", epilogue.sigma, acc, batch);
     e.seed = data<int64_t>("seed", epilogue.seed, ScalarType::Long, batch);
     e.box = data<double>("box", epilogue.box, ScalarType::Double, 3 * batch);
   }

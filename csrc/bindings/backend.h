@@ -1,4 +1,4 @@
-// What the bindings run on. They are compiled up to three times:
+// The kernels behind the bindings, which are compiled up to three times:
 //
 //   (nothing)               the CPU kernels, for CPU tensors, in gankernels
 //   -DGANKERNELS_CUDA       the CUDA kernels, for CUDA tensors, in gankernels

@@ -27,7 +27,7 @@ struct PenaltyArguments {
     STD_TORCH_CHECK(options.reduction >= 0 && options.reduction <= 2, op,
                     ": expected the reduction to be 0 (none), 1 (mean) or 2 (sum)");
     const DType dtype = dtype_of(op, grads[0]);
-    wide = accumulation(dtype);
+    acc = accumulation(dtype);
     for (const Tensor& g : grads) {
       const int64_t size = sample_size(op, g, dtype, grads[0]);
       list.push_back({g.const_data_ptr(), nullptr, nullptr, size});
@@ -48,10 +48,10 @@ struct PenaltyArguments {
 
   const void* vector(const char* name, const std::optional<Tensor>& x, int64_t size,
                      const Tensor& like) const {
-    return data_of(op, name, x, size, scalar_type(wide), like);
+    return data_of(op, name, x, size, scalar_type(acc), like);
   }
 
-  // Of norms, and of values that are not reduced: a row for each gradient, or one.
+  // The shape of norms, and of values that are not reduced: a row for each gradient, or one.
   std::vector<int64_t> rows() const {
     if (penalty.per_tensor) return {penalty.count, penalty.batch};
     return {penalty.batch};
@@ -62,7 +62,7 @@ struct PenaltyArguments {
     return shape;
   }
   Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) const {
-    return torch::stable::new_empty(like, shape, scalar_type(wide));
+    return torch::stable::new_empty(like, shape, scalar_type(acc));
   }
 
   // Fresh results, one a gradient and laid out as it.
@@ -76,7 +76,7 @@ struct PenaltyArguments {
   }
 
   const char* op;
-  DType wide;
+  DType acc;
   std::vector<gp::Gradient> list;
   gp::Penalty penalty;
 };

@@ -16,7 +16,7 @@ filter::Filter filter_of(const char* op, const Tensor& image, const Tensor& gain
                   kPlace);
   STD_TORCH_CHECK(sigma.has_value() == seed.has_value(), op, ": expected sigma and seed, or none");
   const DType dtype = dtype_of(op, image);
-  const ScalarType wide = scalar_type(accumulation(dtype));
+  const ScalarType acc = scalar_type(accumulation(dtype));
   filter::Filter f{};
   f.dtype = dtype;
   f.threads = threads();
@@ -24,9 +24,9 @@ filter::Filter filter_of(const char* op, const Tensor& image, const Tensor& gain
   f.channels = image.size(1);
   f.layout = {image.size(2),   image.size(3),   image.stride(0),
               image.stride(1), image.stride(2), image.stride(3)};
-  f.gains = data_of(op, "gains", gains, 4 * f.batch, wide, image);
+  f.gains = data_of(op, "gains", gains, 4 * f.batch, acc, image);
   f.epilogue.offsets = true;
-  f.epilogue.sigma = data_of(op, "sigma", sigma, f.batch, wide, image);
+  f.epilogue.sigma = data_of(op, "sigma", sigma, f.batch, acc, image);
   f.epilogue.seed =
       static_cast<const int64_t*>(data_of(op, "seed", seed, f.batch, ScalarType::Long, image));
   f.epilogue.box =

@@ -71,7 +71,7 @@ struct IterationOptions {
 // Returns the packed result; fills `outputs`, one a weight, and `sigma`, where they are given.
 Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const Tensors& v,
                const IterationOptions& options, Tensors* outputs, void* sigma) {
-  const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
+  const DType dtype = check_lists(op, weights, u, v), acc = accumulation(dtype);
   const double max_norm = checked_coefficient(op, options.max_norm);
   const auto count = static_cast<int64_t>(weights.size());
   STD_TORCH_CHECK(options.n >= 1, op, ": expected n to be at least 1, got ", options.n);
@@ -98,13 +98,13 @@ Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const T
     counters = static_cast<int64_t*>(skipped->data_ptr());
   }
 
-  const Tensor packed = new_vector(weights[0], total, wide);
+  const Tensor packed = new_vector(weights[0], total, acc);
   void* data = packed.data_ptr();
   int64_t next = packed_size(count);
   for (size_t i = 0; i < layers.size(); ++i) {
-    layers[i].u_out = offset(data, next, wide);
+    layers[i].u_out = offset(data, next, acc);
     next += packed_size(layers[i].w.rows);
-    layers[i].v_out = offset(data, next, wide);
+    layers[i].v_out = offset(data, next, acc);
     next += packed_size(layers[i].w.cols());
     layers[i].skipped = counters ? counters + i : nullptr;
     if (!outputs) continue;
@@ -131,8 +131,8 @@ std::tuple<Tensor, Tensor, Tensors> iterate_and_normalize(const Tensors& weights
                                                           const std::optional<Tensor>& skipped,
                                                           std::optional<double> max_norm) {
   const char* op = "spectral_norm_";
-  const DType wide = accumulation(check_lists(op, weights, u, v));
-  const Tensor sigma = new_vector(weights[0], static_cast<int64_t>(weights.size()), wide);
+  const DType acc = accumulation(check_lists(op, weights, u, v));
+  const Tensor sigma = new_vector(weights[0], static_cast<int64_t>(weights.size()), acc);
   Tensors outputs;
   const Tensor packed =
       iterate(op, weights, u, v, {n, eps, u_first, skipped, max_norm}, &outputs, sigma.data_ptr());
@@ -158,17 +158,17 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
                                       const std::optional<Tensor>& sigma,
                                       std::optional<double> max_norm, bool /*retain*/, bool guard) {
   const char* op = "spectral_normalize";
-  const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
+  const DType dtype = check_lists(op, weights, u, v), acc = accumulation(dtype);
   const double c = checked_coefficient(op, max_norm);
   auto layers = constant_layers<sn::NormalizeLayer>(op, weights, u, v, dtype);
-  const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
-  const Tensor sigma_out = new_vector(weights[0], static_cast<int64_t>(layers.size()), wide);
-  const PerLayer found(op, "sigma", sigma_out, layers.size(), wide, weights[0]);
+  const PerLayer known(op, "sigma", sigma, layers.size(), acc, weights[0]);
+  const Tensor sigma_out = new_vector(weights[0], static_cast<int64_t>(layers.size()), acc);
+  const PerLayer computed(op, "sigma", sigma_out, layers.size(), acc, weights[0]);
   Tensors outputs;
   for (size_t i = 0; i < layers.size(); ++i) {
     outputs.push_back(dense_like(weights[i]));
     layers[i].sigma = known.at(i);
-    layers[i].sigma_out = found.at(i);
+    layers[i].sigma_out = computed.at(i);
     layers[i].out = outputs[i].data_ptr();
   }
   const sn::Normalize args{dtype,         c,    threads(), static_cast<int64_t>(layers.size()),
@@ -181,12 +181,12 @@ Tensors backward(const Tensors& grads, const Tensors& weights, const Tensors& u,
                  const Tensor& sigma, const std::optional<Tensor>& grad_sigma,
                  std::optional<double> max_norm) {
   const char* op = "spectral_normalize_backward";
-  const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
+  const DType dtype = check_lists(op, weights, u, v), acc = accumulation(dtype);
   STD_TORCH_CHECK(grads.size() == weights.size(), op, ": expected one gradient a weight");
   const double c = checked_coefficient(op, max_norm);
   auto layers = constant_layers<sn::BackwardLayer>(op, weights, u, v, dtype);
-  const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
-  const PerLayer seed(op, "grad_sigma", grad_sigma, layers.size(), wide, weights[0]);
+  const PerLayer known(op, "sigma", sigma, layers.size(), acc, weights[0]);
+  const PerLayer seed(op, "grad_sigma", grad_sigma, layers.size(), acc, weights[0]);
   Tensors outputs, inputs;
   for (size_t i = 0; i < layers.size(); ++i) {
     inputs.push_back(laid_out_as(op, "the gradients", grads[i], weights[i]));
@@ -208,14 +208,14 @@ std::tuple<Tensors, Tensors, Tensor> double_backward(const Tensors& h, const Ten
                                                      const std::optional<Tensor>& /*grad_sigma*/,
                                                      std::optional<double> max_norm) {
   const char* op = "spectral_normalize_double_backward";
-  const DType dtype = check_lists(op, weights, u, v), wide = accumulation(dtype);
+  const DType dtype = check_lists(op, weights, u, v), acc = accumulation(dtype);
   STD_TORCH_CHECK(grads.size() == weights.size() && h.size() == weights.size(), op,
                   ": expected one gradient and one cotangent a weight");
   const double c = checked_coefficient(op, max_norm);
   auto layers = constant_layers<sn::DoubleBackwardLayer>(op, weights, u, v, dtype);
-  const PerLayer known(op, "sigma", sigma, layers.size(), wide, weights[0]);
-  const Tensor d_seed = new_vector(weights[0], static_cast<int64_t>(layers.size()), wide);
-  const PerLayer seed(op, "grad_sigma", d_seed, layers.size(), wide, weights[0]);
+  const PerLayer known(op, "sigma", sigma, layers.size(), acc, weights[0]);
+  const Tensor d_seed = new_vector(weights[0], static_cast<int64_t>(layers.size()), acc);
+  const PerLayer seed(op, "grad_sigma", d_seed, layers.size(), acc, weights[0]);
   Tensors d_grads, d_weights, inputs;
   for (size_t i = 0; i < layers.size(); ++i) {
     inputs.push_back(laid_out_as(op, "the gradients", grads[i], weights[i]));

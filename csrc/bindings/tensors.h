@@ -1,4 +1,4 @@
-// What every op's bindings need: checks that name the op, dense weights as matrices, and outputs.
+// Shared by all bindings: checks that name the op, dense weights as matrices, and outputs.
 // Python looks for better words for an error (gankernels/ops); these checks keep memory safe.
 #pragma once
 
@@ -58,7 +58,7 @@ inline void check_vector(const char* op, const char* name, const Tensor& x, int6
                   " to be a contiguous vector of ", size, " elements");
 }
 
-// Of those that operators are given.
+// The name of a dtype that operators take.
 inline const char* name_of(ScalarType type) {
   switch (type) {
     case ScalarType::Float:

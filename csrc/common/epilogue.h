@@ -1,4 +1,4 @@
-// What happens to a pixel at the end of the last pass over an image: color, then noise, then cutout
+// The epilogue of a pixel, the end of the last pass over an image: color, then noise, then cutout
 // (Karras et al. 2020, arXiv 2006.06676, appendix B). Everything in it is a constant to autograd.
 //
 //   y = keep (A x + offset + sigma n)        A acts on the color channels; n ~ N(0, 1)
@@ -19,10 +19,10 @@ struct Epilogue {
   const int64_t* seed;  // batch: of the noise; where sigma is given
   const double* box;  // batch x 3: center x, center y, size, in fractions of the image; null: none
 
-  // The channel at a place of the order in which color channels come first.
-  constexpr int64_t channel(int64_t place) const {
-    if (place < color_count) return color[place];
-    int64_t c = place - color_count;
+  // The channel at an index of the order in which color channels come first.
+  constexpr int64_t channel(int64_t index) const {
+    if (index < color_count) return color[index];
+    int64_t c = index - color_count;
     for (int k = 0; k < color_count; ++k) c += c >= color[k];
     return c;
   }

@@ -1,4 +1,4 @@
-// What kernels that serve many tensors in one launch share: the table of the tensors, passed by value,
+// Parts of kernels that serve many tensors in a launch: the table of the tensors, passed by value,
 // its tiles, and the workspace.
 #pragma once
 

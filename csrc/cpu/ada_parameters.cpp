@@ -27,7 +27,7 @@ void compute(const Parameters& args) {
       args.values[i] = v;
       args.seed[i] = seed_of(args.uniforms[i]);
     } else {
-      v = args.given[i];
+      v = args.input_values[i];
     }
     if (args.maps) reinterpret_cast<Map*>(args.maps)[i] = map_of(v, args.height, args.width);
     if (args.color) {

@@ -57,7 +57,7 @@ void repair(SpectralCall<T>& call, const PowerIterationLayer& layer, DType dtype
 template <class T>
 void emit(SpectralCall<T>& call, int64_t i, const PowerIteration& args, double sigma) {
   const PowerIterationLayer& layer = args.layers[i];
-  const DType dtype = args.dtype, wide = accumulation(dtype);
+  const DType dtype = args.dtype, acc = accumulation(dtype);
   const T stored = static_cast<T>(sigma);
   if (layer.skipped && !(std::isfinite(stored) && stored > 0)) {
     call.load(i, layer.w, layer.u, layer.v, dtype);
@@ -66,7 +66,7 @@ void emit(SpectralCall<T>& call, int64_t i, const PowerIteration& args, double s
   } else {
     call.store(i, layer.w, dtype, layer.u, layer.v);
   }
-  call.store(i, layer.w, wide, layer.u_out, layer.v_out);
+  call.store(i, layer.w, acc, layer.u_out, layer.v_out);
   fill_up(static_cast<T*>(layer.u_out), layer.w.rows);
   fill_up(static_cast<T*>(layer.v_out), layer.w.cols());
   static_cast<T*>(args.sigma_out)[i] = static_cast<T>(sigma);
@@ -178,14 +178,14 @@ template <class T>
 void normalize(const Normalize& args) {
   SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
   std::vector<double> sigma(args.count);
-  const auto found = [&](int64_t i, T value) {
+  const auto set_sigma = [&](int64_t i, T value) {
     sigma[i] = value;
     *static_cast<T*>(args.layers[i].sigma_out) = value;
   };
   for (int64_t i = 0; i < args.count; ++i) {
     const NormalizeLayer& layer = args.layers[i];
     if (layer.sigma)
-      found(i, *static_cast<const T*>(layer.sigma));
+      set_sigma(i, *static_cast<const T*>(layer.sigma));
     else
       call.load(i, layer.w, layer.u, layer.v, accumulation(args.dtype));
   }
@@ -196,7 +196,7 @@ void normalize(const Normalize& args) {
                            [&](int64_t i) {
                              const T value = static_cast<T>(call.sum(call.plans[i], 0));
                              const bool good = std::isfinite(value) && value != 0;
-                             found(i, good || !args.guard ? value : T{1});
+                             set_sigma(i, good || !args.guard ? value : T{1});
                            }};
   const LayerPhase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
                             scale(call, i, args.layers[i].w, sigma[i], args.max_norm, begin, end,

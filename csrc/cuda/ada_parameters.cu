@@ -13,7 +13,7 @@ void declare(const Parameters& args, Buffers& buffers) {
     buffers.scratch("values", args.values, args.batch * kValues, sizeof(double));
     buffers.scratch("seed", args.seed, args.batch, sizeof(int64_t));
   } else {
-    buffers.in("values", args.given, args.batch * kValues, sizeof(double));
+    buffers.in("values", args.input_values, args.batch * kValues, sizeof(double));
   }
   const auto out = [&](const char* name, void* data, int64_t count, int64_t item) {
     if (data) buffers.scratch(name, data, args.batch * count, item);

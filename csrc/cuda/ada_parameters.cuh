@@ -36,7 +36,7 @@ compute(TABLE(Parameters) args) {
     store(args.values + i, v);
     store(args.seed + i, seed_of(u));
   } else {
-    v = load(args.given + i);
+    v = load(args.input_values + i);
   }
   if (args.maps) store(reinterpret_cast<Map*>(args.maps) + i, map_of(v, args.height, args.width));
   if (args.color) {

@@ -121,7 +121,7 @@ class PenaltyPlan {
     if (p_.inv_scale) buffers.in("inv_scale", p_.inv_scale, 1, sizeof(Acc));
   }
 
-  // What both orders of the backward pass are given.
+  // The arguments that both orders of the backward pass share.
   template <class Args>
   void declare_backward(const Args& args, Buffers& buffers) {
     buffers.in("norms", args.norms, p_.rows() * p_.batch, sizeof(Acc));

@@ -42,7 +42,7 @@ struct PenaltyTable {
   Item items[kTensors];
 };
 
-// What a block works on: `count` elements from `offset` on.
+// The work of a block: `count` elements from `offset` on.
 struct Chunk {
   int sample, index, count;
   int64_t offset;

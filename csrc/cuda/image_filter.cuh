@@ -26,7 +26,7 @@ struct FilterTask {
   const double* box;
 };
 
-// What a block works on: a tile of all channels of one sample.
+// The work of a block: a tile of all channels of one sample.
 struct FilterTile {
   int64_t sample, row, column;
   int rows, columns;  // within the image
@@ -158,7 +158,7 @@ filter(TABLE(FilterTask) task) {
   look_up(source_y, cut_y, rows, tile.row - kReach, l.height, box, 1);
   sync_threads();
 
-  // Of the block's rows and columns, those around the tile included.
+  // Indexed by the block's rows and columns, those around the tile included.
   const auto offset = [&](int row, int column) {
     return source_y[row] * l.row_stride + source_x[column] * l.column_stride;
   };

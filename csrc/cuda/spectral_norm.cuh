@@ -1,4 +1,4 @@
-// What the kernels of spectral normalization share; spectral_norm.cu launches them. A block serves one
+// Parts of the kernels of spectral normalization; spectral_norm.cu launches them. A block serves one
 // tile of one layer (walk.cuh). Every kernel is deterministic: sums have a fixed order, no atomic adds a
 // float.
 //

@@ -24,7 +24,7 @@ class Tally {
   void forget_profile() { sites_.clear(); }
 
  private:
-  // What the lanes of a warp did the k-th time they came to a place.
+  // The accesses of a warp's lanes, the k-th time they came to a place.
   struct Group {
     int64_t bytes = 0;
     std::vector<uintptr_t> sectors;

@@ -24,7 +24,7 @@ namespace gankernels::emu {
 using Where = std::source_location;
 
 enum class Access : uint8_t { kRead, kWrite };
-// What a buffer holds when a call begins; only constant ones may not be written.
+// The content of a buffer when a call begins; only constant ones may not be written.
 enum class Content : uint8_t { kConstant, kDefined, kUndefined };
 // The order of the threads of a block, and of the blocks. kSwitching is random, and may also change
 // threads at any access to memory.
@@ -57,7 +57,7 @@ const char* fill(void* p, size_t bytes);
 struct Traffic {
   int64_t read = 0, written = 0;  // bytes
 };
-// What the lanes of a warp asked for at one place of the source, and the 32-byte sectors it took.
+// The accesses of a warp's lanes at one place of the source, and the 32-byte sectors they take.
 struct Site {
   std::string where;
   int64_t accesses = 0, bytes = 0, sectors = 0;

@@ -28,7 +28,7 @@ class Fiber {
   std::unique_ptr<State> state_;
 };
 
-// What ThreadSanitizer is told; nothing in other builds.
+// Announcements to ThreadSanitizer; nothing in other builds.
 #if defined(GANKERNELS_TSAN)
 void tsan_release(void* sync);
 void tsan_acquire(void* sync);

@@ -22,9 +22,9 @@ namespace {
 constexpr size_t kSharedBytes = 48 << 10, kGap = 64, kGranule = 2;
 constexpr size_t kArenaBytes = kSharedBytes + kGap;
 
-void* new_arena(void* place) {
-  void* arena = mmap(place, kArenaBytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | (place ? MAP_FIXED : 0), -1, 0);
+void* new_arena(void* address) {
+  void* arena = mmap(address, kArenaBytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | (address ? MAP_FIXED : 0), -1, 0);
   if (arena == MAP_FAILED) throw std::bad_alloc();
   return arena;
 }
@@ -52,9 +52,9 @@ void Memory::add_buffer(const char* name, const void* p, size_t bytes, size_t it
   // calloc: the pages of what is never written cost nothing.
   if (content != Content::kConstant)
     buffer.cells.reset(static_cast<Cell*>(std::calloc((bytes + item - 1) / item, sizeof(Cell))));
-  const auto place = std::upper_bound(buffers_.begin(), buffers_.end(), buffer.begin,
-                                      [](uintptr_t q, const Buffer& b) { return q < b.begin; });
-  buffers_.insert(place, std::move(buffer));
+  const auto position = std::upper_bound(buffers_.begin(), buffers_.end(), buffer.begin,
+                                         [](uintptr_t q, const Buffer& b) { return q < b.begin; });
+  buffers_.insert(position, std::move(buffer));
 }
 
 Memory::Buffer* Memory::find(uintptr_t p, size_t bytes) {
@@ -132,7 +132,7 @@ const char* Memory::fill(void* p, size_t bytes) {
 void Memory::begin_block() {
   arrays_.clear();
 #if defined(GANKERNELS_TSAN)
-  // What ThreadSanitizer knows of the shared memory of the block before would put this one in order
+  // ThreadSanitizer's record of the shared memory of the block before would put this one in order
   // with it, or be a race. New pages are unknown to it.
   new_arena(arena_);
 #endif

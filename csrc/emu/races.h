@@ -35,7 +35,7 @@ class Races {
   // All lanes of a warp have reached a barrier of theirs.
   void pass_warp_barrier(int warp) { ++warp_clocks_[warp]; }
   void end_launch();
-  // What the host writes between launches.
+  // A write of the host between launches.
   Record host_write();
 
   // An access of the current thread; fails where it races with one before.
@@ -75,7 +75,7 @@ class Races {
     uint32_t epoch;
   };
 
-  // Of a thread of the current block.
+  // The clock of a thread of the current block.
   struct Clock {
     uint16_t fences = 0;
     uint32_t fence_epoch = 0;

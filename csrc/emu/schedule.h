@@ -21,7 +21,7 @@ class Schedule {
   const char* run(const char* name, int64_t blocks, int threads,
                   const std::function<void()>& kernel);
 
-  // Of the current thread.
+  // Calls of the current thread.
   void maybe_switch() {
     if (order_ == Order::kSwitching && (random() & 7) == 0) leave();
   }

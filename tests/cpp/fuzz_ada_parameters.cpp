@@ -187,7 +187,7 @@ void test(Random& random) {
       if (random.chance(0.1)) given[i].rotate_before = random.uniform(-1000, 1000);
       if (random.chance(0.1)) given[i].hue = random.uniform(-1000, 1000);
     }
-    args.given = given.data();
+    args.input_values = given.data();
   }
   const auto wanted = [&] { return random.chance(0.75); };
   const bool with_maps = wanted(), with_color = channels && wanted(), with_gains = wanted(),

@@ -129,7 +129,7 @@ Results run(const Case& c, const Inputs& in, Launch&& launch) {
   ap::Parameters compose{};
   compose.acc = c.acc;
   compose.batch = c.batch;
-  compose.given = draw.values;
+  compose.input_values = draw.values;
   good(launch(composing(c, compose, out)));
   return out;
 }

@@ -52,7 +52,7 @@ struct Plane {
   S at(int64_t c, int64_t row, int64_t column) const {
     return data[channel[c] + row * row_stride + column * column_stride];
   }
-  Plane turned() const {
+  Plane transposed() const {
     Plane p = *this;
     std::swap(p.row_stride, p.column_stride);
     return p;
@@ -82,8 +82,8 @@ inline int64_t padded(int64_t i, int64_t size, Padding padding) {
 inline Lattice lattice_of(const Resample& r, int64_t sample) {
   if (!r.maps) return Lattice::of(1, 0, 0, 0, 1, 0, r.in, r.out);
   const double* m = r.maps + 6 * sample;
-  const Lattice given = Lattice::of(m[0], m[1], m[2], m[3], m[4], m[5], r.in, r.out);
-  return given.usable(r.out) ? given : Lattice::near(m[0], m[1], m[2], m[3], m[4], m[5], r);
+  const Lattice exact = Lattice::of(m[0], m[1], m[2], m[3], m[4], m[5], r.in, r.out);
+  return exact.usable(r.out) ? exact : Lattice::near(m[0], m[1], m[2], m[3], m[4], m[5], r);
 }
 
 inline Bounds bounds_of(const Resample& r, int first, int64_t size) {

@@ -1,4 +1,4 @@
-// What is done to rows, once for every instruction set: the table of rows.inc and noise.inc.
+// The operations on rows, once for every instruction set: the table of rows.inc and noise.inc.
 #pragma once
 
 #include <cstdint>

@@ -13,8 +13,8 @@ namespace {
 size_t least_of(const std::string& root, std::string path, const char* name, size_t limit) {
   while (true) {
     std::ifstream file(root + path + "/" + name);
-    size_t found;
-    if (file >> found) limit = std::min(limit, found);  // "max" is no number
+    size_t number;
+    if (file >> number) limit = std::min(limit, number);  // "max" is no number
     const size_t slash = path.rfind('/');
     if (slash == std::string::npos) return limit;
     path.resize(slash);

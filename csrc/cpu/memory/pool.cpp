@@ -24,7 +24,7 @@ constexpr size_t kLeastBound = 32 << 20;
 // The head of a block, before the bytes that are handed out.
 struct PoolBlock {
   size_t size;
-  size_t given;              // the number of takes when it came back
+  size_t takes_at_return;    // the number of takes when it came back
   PoolBlock *newer, *older;  // of all that are kept, by when they came back
   PoolBlock *next, *before;  // of those of its size, the last to come back first
 };
@@ -36,7 +36,7 @@ constexpr bool kMapped = false;  // the sanitizer watches what comes from malloc
 constexpr bool kMapped = true;
 #endif
 
-// What malloc is given back, it may keep: large blocks do not come from it.
+// malloc may keep memory that is freed: large blocks do not come from it.
 PoolBlock* fresh(size_t size) {
   void* memory = nullptr;
   if (!kMapped || size < kMapFrom) {
@@ -145,7 +145,7 @@ class Pool {
 
   void link(PoolBlock* block) {
     PoolBlock*& first = by_size_[block->size];
-    block->given = stats_.takes;
+    block->takes_at_return = stats_.takes;
     block->older = newest_;
     block->newer = nullptr;
     (newest_ ? newest_->newer : oldest_) = block;
@@ -182,7 +182,7 @@ class Pool {
     PoolBlock* gone = nullptr;
     const size_t most = bound();
     while (oldest_ && (stats_.used + stats_.kept > most || stats_.kept > limit_ ||
-                       stats_.takes - oldest_->given > 2 * kMemory))
+                       stats_.takes - oldest_->takes_at_return > 2 * kMemory))
       drop_oldest(gone);
     return gone;
   }

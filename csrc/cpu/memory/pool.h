@@ -1,7 +1,7 @@
 // Output buffers that are used again. Fresh memory costs a page fault every 4 KiB, several times what
 // the kernels' arithmetic costs; a buffer that nobody holds any more serves the next call.
 //
-// What is kept is bounded by what this process itself has lately used at once, so that any number of
+// Kept memory is bounded by what this process itself has lately used at once, so that any number of
 // processes can share a machine: used and kept blocks together are at most twice the most that was
 // used within the last kMemory to 2 kMemory takes (a discriminator's blocks outlive the generator's
 // turn), or 32 MiB; and kept blocks are at most a sixteenth of the memory that the process may use.

@@ -8,7 +8,7 @@
 
 namespace gankernels::cpu {
 
-// What lies in a slot. Two that are in use at the same time have different names; a test sees to it
+// The content of a slot. Two in use at the same time have different names; a test sees to it
 // that none serves two operators.
 enum class Slot {
   // elements.h

@@ -24,7 +24,7 @@ struct Vec {
   }
 };
 
-// What targets do by instructions of their own:
+// The functions that targets have instructions of their own for:
 //   stream_store             an aligned vector, past the caches where a target can
 //   stream_end               before others may read what was streamed
 //   widen_half, narrow_half  the first of n elements, as many as convert at once; returns how many

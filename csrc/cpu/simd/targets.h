@@ -61,7 +61,7 @@ constexpr bool names_feature(std::string_view features, std::string_view feature
   return false;
 }
 
-// Of one object a target, in the order of the rows, that of the current instruction set.
+// Chooses among one object a target, in the order of the rows, that of the current instruction set.
 template <class Kernels>
 const Kernels& of_current_isa(std::initializer_list<const Kernels*> row) {
   return *row.begin()[current_isa()];

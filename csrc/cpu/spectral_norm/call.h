@@ -38,7 +38,7 @@ struct WeightPlan {
 };
 constexpr int kSums = 3;
 
-// What is done with every chunk [begin, end) of a layer, and once after the last of them.
+// The work on every chunk [begin, end) of a layer, and once after the last of them.
 struct LayerPhase {
   std::function<void(int64_t layer, int64_t chunk, int64_t begin, int64_t end)> chunk;
   std::function<void(int64_t layer)> finish;
