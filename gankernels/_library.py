@@ -90,7 +90,8 @@ NATIVE_DEVICES = frozenset(
 )
 
 _backend: Literal["native", "reference"] = "native"
-_told: set[tuple[str, str]] = set()
+#: Operators that took the reference, and why: each is logged once.
+_fallbacks: set[tuple[str, str]] = set()
 
 
 @contextmanager
@@ -137,7 +138,7 @@ def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
         reason = "a tensor subclass defines its own dispatch"
     else:
         return False
-    _tell(op, reason)
+    _log_fallback(op, reason)
     return True
 
 
@@ -159,11 +160,23 @@ def is_foreign(tensor: Tensor) -> bool:
     return own and not isinstance(tensor, FakeTensor)
 
 
-def _tell(op: str, reason: str) -> None:
-    if torch.compiler.is_compiling() or (op, reason) in _told:
+def _log_fallback(op: str, reason: str) -> None:
+    if torch.compiler.is_compiling() or (op, reason) in _fallbacks:
         return
-    _told.add((op, reason))
+    _fallbacks.add((op, reason))
     logger.warning("gankernels.%s takes the slower PyTorch reference: %s", op, reason)
+
+
+@contextmanager
+def fallbacks() -> Iterator[set[tuple[str, str]]]:
+    """The operators that take the reference within a block, and why; complete when it has ended."""
+    before, found = set(_fallbacks), set[tuple[str, str]]()
+    _fallbacks.clear()
+    try:
+        yield found
+    finally:
+        found |= _fallbacks
+        _fallbacks.update(before)
 
 
 def isa() -> str | None:

@@ -40,7 +40,7 @@ def collect() -> Facts:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "build": build,
-        "extensions": {name: _extension(name, build) for name in _library.EXTENSIONS},
+        "extensions": {name: extension(name, build) for name in _library.EXTENSIONS},
         "cpu": {"instruction_set": _library.isa(), "threads": torch.get_num_threads()},
         "gpu": gpu(build),
         "backends": op_backends(),
@@ -66,7 +66,7 @@ def build_info() -> Facts | None:
     return dict(module.BUILD_INFO)
 
 
-def _extension(name: str, build: Facts | None) -> Facts:
+def extension(name: str, build: Facts | None) -> Facts:
     status = _library.EXTENSIONS[name]
     reason, cure = status.reason, status.cure
     left_out = (build or {}).get("cuda", {})

@@ -18,12 +18,9 @@ def seed() -> None:
 @pytest.fixture(params=list(backends.BACKENDS))
 def backend(request, monkeypatch) -> Iterator[torch.device]:
     """The device to test on. A test that was answered by the reference after all has failed."""
-    with backends.use(request.param, request.node.nodeid, monkeypatch) as device:
-        told = set(_library._told)
-        _library._told.clear()
+    kernels = backends.use(request.param, request.node.nodeid, monkeypatch)
+    with kernels as device, _library.fallbacks() as fell_back:
         yield device
-        fell_back = set(_library._told)
-        _library._told.update(told)
     assert not fell_back, f"expected the kernels, got the reference: {fell_back}"
 
 

@@ -59,7 +59,7 @@ class Step:
 
 def refusal() -> str | None:
     """Why nothing can be checked here, with the cure; None where there is a GPU and its kernels."""
-    status = info._extension("_C_cuda", info.build_info())
+    status = info.extension("_C_cuda", info.build_info())
     if torch.version.cuda is None:
         return (
             f"torch {torch.__version__} is built without CUDA: install a CUDA build of torch, then "

@@ -62,25 +62,22 @@ def channels_last(x: Tensor) -> Tensor:
 
 def check_case(case: Workout, device: str) -> dict[str, Any]:
     """Runs a case and compares every result; an error over the tolerance is a ValueError."""
-    told = set(_library._told)
-    _library._told.clear()
     worst, where = 0.0, ""
-    for work in case.works():
-        given = case.data(device)
-        exact = given.exact()
-        got = work(given)
-        with gankernels.backend("reference"):
-            wanted = work(exact)
-        floors = case.floors(exact, wanted)
-        for what, tensors in got.items():
-            for i, (x, want) in enumerate(zip(tensors, wanted[what], strict=True)):
-                factor = SECOND_ORDER if "second" in what else 1
-                floor = floors[what][i] if what in floors else 1e-300
-                error = relative_error(x, want, floor) / factor / TOLERANCE.get(x.dtype, 1e-12)
-                if error > worst:
-                    worst, where = error, f"{what}[{i}]"
-    fell_back = set(_library._told)
-    _library._told.update(told)
+    with _library.fallbacks() as fell_back:
+        for work in case.works():
+            given = case.data(device)
+            exact = given.exact()
+            got = work(given)
+            with gankernels.backend("reference"):
+                wanted = work(exact)
+            floors = case.floors(exact, wanted)
+            for what, tensors in got.items():
+                for i, (x, want) in enumerate(zip(tensors, wanted[what], strict=True)):
+                    factor = SECOND_ORDER if "second" in what else 1
+                    floor = floors[what][i] if what in floors else 1e-300
+                    error = relative_error(x, want, floor) / factor / TOLERANCE.get(x.dtype, 1e-12)
+                    if error > worst:
+                        worst, where = error, f"{what}[{i}]"
     if fell_back:
         raise ValueError(f"{case.name}: expected the kernels, got the reference: {fell_back}")
     if not worst <= 1:

@@ -912,9 +912,9 @@ def test_autocast(backend):
 def test_without_kernels_the_reference_answers(monkeypatch):
     drawn = {**draws(4, 1), **SIZE}
     monkeypatch.setattr(_library, "NATIVE_DEVICES", frozenset())
-    monkeypatch.setattr(_library, "_told", {("ada_parameters", "anything")})
+    monkeypatch.setattr(_library, "_fallbacks", {("ada_parameters", "anything")})
     found = ops.ada_parameters(torch.tensor(0.5), ALL, **drawn)
-    assert len(_library._told) == 2
+    assert len(_library._fallbacks) == 2
     same(found, reference.ada_parameters(torch.tensor(0.5), ALL, **drawn))
 
 

@@ -217,7 +217,7 @@ class TestTransforms(Transforms):
     op = "gradient_penalty"
 
     def setup_method(self):
-        _library._told.clear()
+        _library._fallbacks.clear()
         self.at = drawer(0, torch.float64)(3, 2, 4)
         self.direction = drawer(1, torch.float64)(3, 2, 4)
         self.weight = drawer(2, torch.float64)(3).abs()

@@ -105,7 +105,7 @@ def test_why_cuda_was_left_out(monkeypatch):
     monkeypatch.setitem(info._library.EXTENSIONS, "_C_cuda", status)
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     build = {"cuda": {"left_out": "no nvcc was found", "cure": "install one"}}
-    shown = info._extension("_C_cuda", build)
+    shown = info.extension("_C_cuda", build)
     assert shown["reason"] == "it was not built: no nvcc was found"
     assert shown["cure"] == "install one"
 

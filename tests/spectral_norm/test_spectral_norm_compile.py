@@ -302,7 +302,7 @@ class TestTransforms(Transforms):
     op = "spectral_normalize"
 
     def setup_method(self):
-        _library._told.clear()
+        _library._fallbacks.clear()
         draw = drawer(0, torch.float64)
         self.at = draw(4, 3)
         self.direction = draw(4, 3)

@@ -357,7 +357,7 @@ def test_a_bad_weight_among_many_moves_nothing():
 @pytest.fixture
 def untold(monkeypatch):
     """No fallback has been reported yet."""
-    monkeypatch.setattr(_library, "_told", set())
+    monkeypatch.setattr(_library, "_fallbacks", set())
 
 
 @pytest.mark.parametrize("order", ["u_first", "v_first"])
