@@ -315,6 +315,14 @@ inline Block drawn(Random& random, DType dtype, int64_t n, double scale = 1) {
   return out;
 }
 
+// Whether `found` is `right` up to `bound`, in a dtype that may be too narrow to hold it.
+inline bool within(DType dtype, double found, double right, double bound) {
+  if (std::isnan(right) ? std::isnan(found) : std::abs(found - right) <= bound) return true;
+  if (found == right) return true;                              // infinite
+  const double most = dtype == DType::kFloat16 ? 65504 : 1e38;  // what float16 holds
+  return std::isinf(found) && found * right > 0 && std::abs(right) + bound >= most;
+}
+
 // Element i of `got` is `expected(i)`, rounded once, and off by at most `error(i)` before.
 template <class Expected, class Error>
 void near(const char* what, const Memory& got, int64_t n, Expected&& expected, Error&& error) {
@@ -322,13 +330,10 @@ void near(const char* what, const Memory& got, int64_t n, Expected&& expected, E
   const double least = got.dtype == DType::kFloat16   ? 0x1p-25
                        : got.dtype == DType::kFloat64 ? 1e-300
                                                       : 1e-37;
-  const double most = got.dtype == DType::kFloat16 ? 65504 : 1e38;  // what float16 holds
   for (int64_t i = 0; i < n; ++i) {
     const double right = expected(i), found = got[i],
                  bound = one * std::abs(right) + error(i) + least;
-    if (std::isnan(right) ? std::isnan(found) : std::abs(found - right) <= bound) continue;
-    if (found == right) continue;  // infinite
-    if (std::isinf(found) && found * right > 0 && std::abs(right) + bound >= most) continue;
+    if (within(got.dtype, found, right, bound)) continue;
     CHECK(false, "%s: element %ld of %ld is %.9g, expected %.9g within %.2g", what, long(i),
           long(n), found, right, bound);
     return;

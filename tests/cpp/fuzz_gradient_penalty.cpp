@@ -235,7 +235,7 @@ void backward(Random& random, Case& c) {
           const double right = of_g * g[j];
           const double bound =
               1.001 * unit(c.dtype) * std::abs(right) + 8 * one * std::abs(right) + 0x1p-25;
-          if (!(std::abs(out[j] - right) <= bound)) {
+          if (!within(out.dtype, out[j], right, bound)) {
             near("gradient", out[j], right, bound);
             return;
           }
@@ -303,7 +303,7 @@ void double_backward(Random& random, Case& c) {
           const double right = of_h * h[j] + of_g * g[j];
           const double bound = 1.001 * unit(c.dtype) * std::abs(right) + of_g_off * std::abs(g[j]) +
                                8 * one * (std::abs(of_h * h[j]) + std::abs(of_g * g[j])) + 0x1p-25;
-          if (!(std::abs(out[j] - right) <= bound)) {
+          if (!within(out.dtype, out[j], right, bound)) {
             near("gradient of double_backward", out[j], right, bound);
             return;
           }
