@@ -72,12 +72,12 @@ emu: $(STAMPS)/installed
 bench: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.report $(BENCH)
 
+# All of them, also after one that fails.
 lint: $(STAMPS)/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/typos
-	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	@failed=; for check in "ruff check ." "ruff format --check ." mypy typos \
+	    "clang-format --dry-run -Werror $(CXX_SOURCES)"; do \
+	  $(BIN)/$$check || failed="$$failed $${check%% *}"; done; \
+	if [ -n "$$failed" ]; then echo "make lint: failed:$$failed" >&2; exit 1; fi
 
 format: $(STAMPS)/installed
 	$(BIN)/ruff check --fix .

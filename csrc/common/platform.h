@@ -117,6 +117,7 @@ DEVICE BFloat16 narrow<BFloat16>(float x) {
   return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
 }
 
+// in: constant; out: has numbers already; scratch: undefined until written, results too.
 class Buffers {
  public:
   void in(const char*, const void*, int64_t, size_t) {}

@@ -81,7 +81,8 @@ def eager(operator: Operator) -> type[torch.autograd.Function]:
         return output
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        return None, *registered(ctx, *grads)
+        found = registered(ctx, *grads)
+        return None, *(found if isinstance(found, tuple) else (found,))
 
     parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(operator.name, (torch.autograd.Function,), parts)

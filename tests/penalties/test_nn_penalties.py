@@ -78,17 +78,14 @@ def gradients(value, D):
 # --- around a function ---------------------------------------------------------------------------
 
 
-def test_every_function_has_its_module():
+def test_every_module_is_in_the_table():
     assert set(gnn.__all__) == {
         "LazyRegularizer",
         "SpectralNormRegularization",
         "utils",
         *MODULES,
     }
-    wrapped = {function for function, _ in MODULES.values()}
-    assert wrapped == {name for name in penalties.__all__ if name.endswith("_penalty")}, (
-        "a penalty without a module"
-    )
+    assert {function for function, _ in MODULES.values()} <= set(penalties.__all__)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,5 +1,6 @@
 """The penalties: their numbers, what critics may be, their second order, and what they refuse."""
 
+import inspect
 import re
 
 import pytest
@@ -71,11 +72,38 @@ PENALTIES = {
 }
 
 
+def takers(*settings):
+    """The penalties of the table that take one of these settings, with the first that they take."""
+    rows = []
+    for name, penalty in penalties.PENALTIES.items():
+        if penalty.expected is not None:
+            taken = inspect.signature(getattr(gk, name)).parameters
+            rows += [(name, setting) for setting in settings if setting in taken][:1]
+    return rows
+
+
+@pytest.mark.parametrize(("name", "setting"), takers("weight", "gamma"))
+def test_twice_the_weight_is_twice_the_number(name, setting):
+    D, call = critic(), penalties.PENALTIES[name].call
+    once, twice = (call(D, REAL, FAKE, **{setting: value}).item() for value in (0.7, 1.4))
+    assert once > 0
+    assert twice == pytest.approx(2 * once, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in takers("inv_scale") if name in CALLED])
+def test_a_loss_scale_leaves_the_number(name):
+    D, scale = critic(), torch.tensor(0.25, dtype=torch.float64)
+    expected = CALLED[name](D, REAL, FAKE).item()
+    found = CALLED[name](D, REAL, FAKE, inv_scale=scale).item()
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_number(name):
     penalty, expected = PENALTIES[name]
     D = critic()
     wanted = expected(D)
+    assert wanted > 0
     found = penalty(D)
     assert found.dim() == 0
     assert found.item() == pytest.approx(wanted.item(), rel=1e-10)

@@ -1,7 +1,10 @@
 """Scores of groups of rows, and the reciprocal of a gradient scaler's scale, in every penalty."""
 
+import inspect
+
 import pytest
 import torch
+from support.penalties import PENALTIES
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
@@ -123,6 +126,25 @@ def test_norms_are_of_groups(name, how):
     groups = PACK if how == "packs" else index.int() if how == "int32" else index
     penalty, expected = GROUPED[name]
     assert penalty(D, index, groups).item() == pytest.approx(expected(index).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, penalty in PENALTIES.items()
+        if penalty.takes_critic
+        and penalty.expected is not None
+        and name != "r1_r2_penalty"
+        and "groups" in inspect.signature(getattr(gk, name)).parameters
+    ],
+)
+def test_packs_are_an_index(name):
+    """Interpolates draw by row for an index: real is fake. R1 + R2 has packs only."""
+    call = PENALTIES[name].call
+    packs = call(D, REAL, REAL, groups=PACK).item()
+    assert packs > 0
+    assert call(D, REAL, REAL, groups=PACKS).item() == pytest.approx(packs, rel=1e-10)
 
 
 @pytest.mark.parametrize("groups", [PACK, PACKS], ids=["packs", "index"])

@@ -22,6 +22,7 @@ CONTRACTS = sorted(CSRC.glob("*.h"))
 OPERATORS = {
     path.stem
     for folder, pattern in [
+        ("csrc/cpu", "*.cpp"),
         ("csrc/cuda", "*.cu"),
         ("csrc/bindings", "*.cpp"),
         ("gankernels/ops", "*.py"),

@@ -17,6 +17,7 @@ import os
 import resource
 import select
 import signal
+import sys
 import time
 import traceback
 import types
@@ -24,6 +25,7 @@ import typing
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +36,9 @@ from gankernels import augment, dirac, ema, losses, ops, regularizers
 from gankernels.nn.utils import parametrizations
 from gankernels.nn.utils import spectral_norm as hook_spectral_norm
 from gankernels.ops._operator import EXAMPLES
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # started as a program
+
 from support import penalties
 
 #: Seconds of a processor that a call may take, and of a clock: others may use the machine.

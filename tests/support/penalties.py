@@ -94,9 +94,11 @@ PENALTIES: dict[str, Penalty] = {
     ),
     "wgan_lp_penalty": Penalty(
         lambda D, x, y, /, *a, **k: gk.wgan_lp_penalty(
-            D, x, y, *a, **{"center": 0.12, **k}, generator=seeded()
+            D, x, y, *a, **{"center": 0.0155, **k}, generator=seeded()
         ),
-        lambda D, x, y: 10 * (squares(D, interpolates(x, y)).sqrt() - 0.12).relu().square().mean(),
+        lambda D, x, y: (
+            10 * (squares(D, interpolates(x, y)).sqrt() - 0.0155).relu().square().mean()
+        ),
     ),
     "zero_centered_penalty": Penalty(
         lambda D, x, y, /, *a, **k: gk.zero_centered_penalty(D, x, y, *a, generator=seeded(), **k),
