@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gankernels._library import LIBRARY
-from gankernels._torch import below_autograd, in_dispatch_mode
+from gankernels._torch import below_autograd, in_dispatch_mode, in_jit_trace
 
 Draw = Callable[..., Tensor]
 
@@ -92,9 +92,9 @@ def call_eager(function: type[torch.autograd.Function], op: Any, x: Tensor, *con
     """Call an operator that has a gradient for ``x`` alone, by the fastest way that is right.
 
     Compiled graphs take the registered autograd: there a double backward through a Function goes
-    wrong.
+    wrong. So do traces, which cannot save a Function.
     """
-    if torch.compiler.is_compiling() or in_dispatch_mode():
+    if torch.compiler.is_compiling() or in_dispatch_mode() or in_jit_trace():
         return op(x, *constants)
     if torch.is_grad_enabled() and x.requires_grad:
         return function.apply(op, x, *constants)

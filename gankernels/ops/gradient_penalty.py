@@ -23,7 +23,7 @@ from gankernels._checks import (
 )
 from gankernels._dtypes import accumulation_dtype
 from gankernels._library import takes_reference
-from gankernels._torch import below_autograd
+from gankernels._torch import below_autograd, in_jit_trace
 from gankernels.ops import _operator
 from gankernels.ops._checks.gradient_penalty import REDUCTIONS, check
 from gankernels.ops._layout import is_dense
@@ -159,7 +159,7 @@ def gradient_penalty(
             dtype = accumulation_dtype(listed[0].dtype)
             sample_weight = _as_acc(sample_weight, dtype)
             inv_scale = None if inv_scale is None else _as_acc(inv_scale.detach(), dtype)
-        if compiling:
+        if compiling or in_jit_trace():  # which cannot save a Function
             # A weight is part of the graph as an argument of the operator, which would be compiled
             # anew whenever an annealed one changes; as a factor it is not.
             unweighted = (options[0], one_sided, 1.0, per_tensor, number)
