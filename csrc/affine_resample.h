@@ -180,6 +180,142 @@ struct Lattice {
   }
 };
 
+// A position along an axis of the input: the node or pixel before it, and the share of the way to the
+// next. A share may round to 1.
+template <class Acc>
+struct Node {
+  int32_t at;
+  Acc share;
+};
+
+// The positions along one axis of the input, u = a hx + b hy + c, as those of a Lattice. `at` gives the
+// position of a point; `node` counts it in nodes; `pixel` and `nearest` count in pixels, of which two
+// nodes are one. In double for double; else in fixed point, which is the same for every processor and
+// compiler, and needs no arithmetic in double.
+template <class Acc>
+struct Axis;
+
+template <>
+struct Axis<double> {
+  using Position = double;
+
+  ALWAYS_INLINE static constexpr Axis of(double a, double b, double t, int64_t in,
+                                         const Layout& out) {
+    return {a, b,
+            static_cast<double>(in - 1) + 2 * t - a * static_cast<double>(out.width - 1) -
+                b * static_cast<double>(out.height - 1)};
+  }
+  ALWAYS_INLINE static constexpr Axis of_far(double a, double b, double c, const Layout&) {
+    return {a, b, c};
+  }
+
+  ALWAYS_INLINE constexpr Position at(int32_t hx, int32_t hy) const {
+    return a * static_cast<double>(hx) + b * static_cast<double>(hy) + c;
+  }
+  ALWAYS_INLINE constexpr Node<double> node(Position u) const {
+    const auto low = static_cast<int32_t>(floor_of(u));
+    return {low, u - static_cast<double>(low)};
+  }
+  ALWAYS_INLINE constexpr Node<double> pixel(Position u) const { return node(u / 2); }
+  // Halves to even.
+  ALWAYS_INLINE constexpr int32_t nearest(Position u) const {
+    const auto [low, share] = pixel(u);
+    return low + (share > 0.5 || (share == 0.5 && (low & 1)));
+  }
+
+  double a, b, c;
+};
+
+template <>
+struct Axis<float> {
+  using Position = int64_t;
+
+  // Of a map's row [a, b, t]. The offset is a sum of integers: sums of doubles depend on how a compiler
+  // contracts them.
+  ALWAYS_INLINE static constexpr Axis of(double a, double b, double t, int64_t in,
+                                         const Layout& out) {
+    const int32_t bits =
+        bits_for(largest(largest(2 * t, static_cast<double>(in)), reach(a, b, out)));
+    const auto fa = static_cast<uint64_t>(fixed(a, bits));
+    const auto fb = static_cast<uint64_t>(fixed(b, bits));
+    const uint64_t c =
+        (static_cast<uint64_t>(in - 1) << bits) + static_cast<uint64_t>(fixed(2 * t, bits)) -
+        fa * static_cast<uint64_t>(out.width - 1) - fb * static_cast<uint64_t>(out.height - 1);
+    return {static_cast<int64_t>(fa), static_cast<int64_t>(fb), static_cast<int64_t>(c), bits};
+  }
+  // Of a lattice that has been brought near.
+  ALWAYS_INLINE static constexpr Axis of_far(double a, double b, double c, const Layout& out) {
+    const int32_t bits = bits_for(largest(c, reach(a, b, out)));
+    return {fixed(a, bits), fixed(b, bits), fixed(c, bits), bits};
+  }
+
+  ALWAYS_INLINE constexpr Position at(int32_t hx, int32_t hy) const { return a * hx + b * hy + c; }
+  ALWAYS_INLINE constexpr Node<float> node(Position u) const { return split(u, bits); }
+  ALWAYS_INLINE constexpr Node<float> pixel(Position u) const { return split(u, bits + 1); }
+  // Halves to even.
+  ALWAYS_INLINE constexpr int32_t nearest(Position u) const {
+    const int64_t odd = u >> (bits + 1) & 1;
+    return static_cast<int32_t>((u + (int64_t{1} << bits) - 1 + odd) >> (bits + 1));
+  }
+
+  int64_t a, b, c;
+  int32_t bits;  // of the fraction
+
+ private:
+  ALWAYS_INLINE static constexpr double largest(double x, double y) {
+    const double p = x < 0 ? -x : x, q = y < 0 ? -y : y;
+    return p > q ? p : q;
+  }
+  ALWAYS_INLINE static constexpr double reach(double a, double b, const Layout& out) {
+    return largest(a * (2 * static_cast<double>(out.width) + 10),
+                   b * (2 * static_cast<double>(out.height) + 10));
+  }
+  // So that no sum of six such numbers leaves 64 bits. 40 make errors of 1e-8 nodes in images of 4096
+  // pixels; usable lattices have 32 at the least.
+  ALWAYS_INLINE static constexpr int32_t bits_for(double largest) {
+    int32_t bits = 40;
+    while (bits > 32 && largest >= static_cast<double>(int64_t{1} << (60 - bits))) --bits;
+    return bits;
+  }
+  ALWAYS_INLINE static constexpr int64_t fixed(double x, int32_t bits) {
+    return floor_of(x * static_cast<double>(int64_t{1} << bits) + 0.5);
+  }
+  // Of the fraction, 32 bits.
+  ALWAYS_INLINE static constexpr Node<float> split(Position u, int32_t bits) {
+    const auto fraction = static_cast<uint32_t>(static_cast<uint64_t>(u) >> (bits - 32));
+    return {static_cast<int32_t>(u >> bits), static_cast<float>(fraction) * 0x1p-32f};
+  }
+};
+
+// A sample's map as kernels use it.
+template <class Acc>
+struct SampleMap {
+  Lattice lattice;  // usable, if the map is finite
+  bool usable;
+  Kind kind;
+  Axis<Acc> u, v;
+
+  // Of the six numbers of a map; null: the identity.
+  ALWAYS_INLINE static constexpr SampleMap of(const Resample& r, const double* map) {
+    constexpr double kIdentity[6] = {1, 0, 0, 0, 1, 0};
+    double m[6];
+    for (int k = 0; k < 6; ++k) m[k] = map ? map[k] : kIdentity[k];
+    SampleMap s{Lattice::of(m[0], m[1], m[2], m[3], m[4], m[5], r.in, r.out), true, {}, {}, {}};
+    const bool near = s.lattice.usable(r.out);
+    if (!near) s.lattice = Lattice::near(m[0], m[1], m[2], m[3], m[4], m[5], r);
+    s.usable = near || s.lattice.usable(r.out);
+    s.kind = s.lattice.kind(r);
+    if (near) {
+      s.u = Axis<Acc>::of(m[0], m[1], m[2], r.in.width, r.out);
+      s.v = Axis<Acc>::of(m[3], m[4], m[5], r.in.height, r.out);
+    } else if (s.usable) {
+      s.u = Axis<Acc>::of_far(s.lattice.a, s.lattice.b, s.lattice.c, r.out);
+      s.v = Axis<Acc>::of_far(s.lattice.d, s.lattice.e, s.lattice.f, r.out);
+    }
+    return s;
+  }
+};
+
 // The part of a doubled plane that margins leave, along one axis: nodes of U in [first, last], pixels
 // of z in [low, high]. Without margins everything.
 struct Bounds {

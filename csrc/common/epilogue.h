@@ -37,6 +37,41 @@ constexpr bool kept(double box_x, double box_y, double box_size, int64_t x, int6
   return dx >= half || -dx >= half || dy >= half || -dy >= half;
 }
 
+// The pixels that cutout clears, columns [x0, x1) of rows [y0, y1): those that `kept` does not keep.
+struct Cutout {
+  int32_t x0, x1, y0, y1;
+
+  static constexpr Cutout of(const double* box, int64_t width, int64_t height) {
+    Cutout c{};
+    const double x = box[0], y = box[1], size = box[2];
+    if (size <= 0) return c;
+    range(x, size, width, &c.x0, &c.x1);
+    range(y, size, height, &c.y0, &c.y1);
+    return c;
+  }
+  constexpr bool clears(int64_t x, int64_t y) const {
+    return x >= x0 && x < x1 && y >= y0 && y < y1;
+  }
+
+ private:
+  static constexpr void range(double center, double size, int64_t pixels, int32_t* first,
+                              int32_t* end) {
+    const auto n = static_cast<double>(pixels), half = size / 2;
+    const auto inside = [&](int32_t i) {
+      const double d = (static_cast<double>(i) + 0.5) / n - center;
+      return !(d >= half || -d >= half);
+    };
+    // From a pixel or two beyond; not a number clears everything, as it does in `kept`.
+    const double low = (center - half) * n - 2, high = (center + half) * n + 2;
+    int32_t i = low > 0 ? (low < n ? static_cast<int32_t>(low) : static_cast<int32_t>(n)) : 0;
+    auto j = static_cast<int32_t>(n);
+    if (high < n) j = high > 0 ? static_cast<int32_t>(high) : 0;
+    while (i < j && !inside(i)) ++i;
+    while (j > i && !inside(j - 1)) --j;
+    *first = i, *end = j;
+  }
+};
+
 // Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 struct Philox {
   uint32_t at[4];

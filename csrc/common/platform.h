@@ -7,9 +7,12 @@
 //                                 SharedArray<T>
 //   thread_id(), block_id()       in one dimension
 //   load, store                   global memory: one element, or N as a Vector<T, N> at its alignment
-//   shared_load<N>                N elements of shared memory at their common alignment
+//   shared_load<N>, shared_store  N elements of shared memory at their common alignment
+//   copy_async(shared + i, from)  an element of 4, 8 or 16 bytes from global to shared memory, which
+//                                 arrives at the thread's copy_wait(); for others after a barrier, too
 //   sync_threads(), shuffle_xor   a block's barrier; a full warp's exchange
-//   fence(), atomic_add           between blocks
+//   fence()                       between blocks
+//   atomic_add, atomic_or         of integers, in global or in shared memory
 //   Buffers                       the memory that a call's kernels may touch; known to the emulator only
 //   launch<kernel>, fill_zero     what the host starts on a stream; null, or what went wrong
 #pragma once
@@ -76,6 +79,27 @@ template <int N, class T>
 DEVICE Vector<T, N> shared_load(const T* p) {
   return *reinterpret_cast<const Vector<T, N>*>(p);
 }
+template <class T, int N>
+DEVICE void shared_store(T* p, const Vector<T, N>& x) {
+  *reinterpret_cast<Vector<T, N>*>(p) = x;
+}
+// Before sm_80 a load and a store.
+template <class T>
+DEVICE void copy_async(T* to, const T* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from), "n"(sizeof(T))
+               : "memory");
+#else
+  *to = *from;
+#endif
+}
+DEVICE void copy_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 
 DEVICE void sync_threads() {
   __syncthreads();
@@ -89,6 +113,13 @@ DEVICE void fence() {
 }
 DEVICE int atomic_add(int* p, int x) {
   return atomicAdd(p, x);
+}
+DEVICE int64_t atomic_add(int64_t* p, int64_t x) {
+  return static_cast<int64_t>(
+      atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(x)));
+}
+DEVICE int atomic_or(int* p, int x) {
+  return atomicOr(p, x);
 }
 
 DEVICE float widen(float x) {

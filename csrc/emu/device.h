@@ -60,7 +60,7 @@ class Shared {
   };
   Element operator[](Index at) const { return {base_ + at.i, at.where}; }
 
-  // A place in the array, for shared_load.
+  // A place in the array, for shared_load and its like.
   struct Place {
     T* p;
   };
@@ -108,6 +108,19 @@ auto shared_load(Place place, emu::Where where = emu::Where::current()) {
   emu::shared_access(place.p, N * sizeof(T), emu::Access::kRead, where);
   return *reinterpret_cast<const Vector<T, N>*>(place.p);
 }
+template <class Place, class T, int N>
+void shared_store(Place place, const Vector<T, N>& x, emu::Where where = emu::Where::current()) {
+  emu::shared_access(place.p, N * sizeof(T), emu::Access::kWrite, where);
+  *reinterpret_cast<Vector<T, N>*>(place.p) = x;
+}
+template <class Place, class T>
+void copy_async(Place to, const T* from, emu::Where where = emu::Where::current()) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
+  emu::copy_async(to.p, from, sizeof(T), where);
+}
+inline void copy_wait(emu::Where where = emu::Where::current()) {
+  emu::copy_wait(where);
+}
 
 inline void sync_threads(emu::Where where = emu::Where::current()) {
   emu::barrier(where);
@@ -130,6 +143,18 @@ T atomic_add(T* p, std::type_identity_t<T> x, emu::Where where = emu::Where::cur
   emu::atomic_access(p, sizeof(T), std::is_floating_point_v<T>, where);
   if constexpr (std::is_integral_v<T>) return __atomic_fetch_add(p, x, __ATOMIC_RELAXED);
   return *p;
+}
+// In shared memory.
+template <class Place, class T = std::remove_pointer_t<decltype(Place::p)>>
+T atomic_add(Place place, std::type_identity_t<T> x, emu::Where where = emu::Where::current()) {
+  emu::shared_atomic_access(place.p, sizeof(T), std::is_floating_point_v<T>, where);
+  if constexpr (std::is_integral_v<T>) return __atomic_fetch_add(place.p, x, __ATOMIC_RELAXED);
+  return *place.p;
+}
+template <class Place, class T = std::remove_pointer_t<decltype(Place::p)>>
+T atomic_or(Place place, std::type_identity_t<T> x, emu::Where where = emu::Where::current()) {
+  emu::shared_atomic_access(place.p, sizeof(T), false, where);
+  return __atomic_fetch_or(place.p, x, __ATOMIC_RELAXED);
 }
 
 inline float widen(float x) {

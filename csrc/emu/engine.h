@@ -38,6 +38,9 @@ void global_access(const void* p, size_t bytes, size_t alignment, Access access,
 void atomic_access(const void* p, size_t bytes, bool floating, Where where);
 void* shared_memory(const void* identity, const char* name, size_t bytes);
 void shared_access(const void* p, size_t bytes, Access access, Where where);
+void shared_atomic_access(const void* p, size_t bytes, bool floating, Where where);
+void copy_async(void* to, const void* from, size_t bytes, Where where);
+void copy_wait(Where where);
 void barrier(Where where);
 void warp_barrier(uint32_t mask, Where where);
 uint64_t exchange(uint32_t mask, uint64_t value, int xor_lanes, Where where);

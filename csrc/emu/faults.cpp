@@ -191,6 +191,34 @@ void misaligned_shared_vector(const Data& d) {
     store(d.out + thread_id(), shared_load<4>(tile + (4 * thread_id() + d.planted)).at[0]);
 }
 
+void missing_copy_wait(const Data& d) {
+  SHARED(float, tile, kBlock);
+  copy_async(tile + thread_id(), d.in + thread_id());
+  if (!d.planted) copy_wait();
+  sync_threads();
+  store(d.out + thread_id(), tile[kBlock - 1 - thread_id()]);
+}
+
+void missing_barrier_after_copy(const Data& d) {
+  SHARED(float, tile, kBlock);
+  copy_async(tile + thread_id(), d.in + thread_id());
+  copy_wait();
+  if (!d.planted) sync_threads();
+  store(d.out + thread_id(), tile[kBlock - 1 - thread_id()]);
+}
+
+// Counters in shared memory; the sum of two threads' numbers is each thread's.
+void shared_atomic(const Data& d) {
+  SHARED(int, counts, kBlock);
+  const int t = thread_id();
+  counts[t] = 0;
+  if (!d.planted) sync_threads();
+  atomic_add(counts + (t ^ 1), t);
+  atomic_add(counts + t, 1);
+  sync_threads();
+  store(d.out + t, static_cast<float>(counts[t]));
+}
+
 void nothing(const Data&) {}
 
 struct Fault {
@@ -225,6 +253,9 @@ const std::map<std::string, Fault>& faults() {
       {"too many threads", {nothing, 1, 1024, 1, 1025}},
       {"too many blocks", {nothing, 1, 1, int64_t{1} << 31, 1}},
       {"float atomic", {float_atomic}},
+      {"missing wait for a copy", {missing_copy_wait}},
+      {"missing barrier after a copy", {missing_barrier_after_copy}},
+      {"missing barrier before a shared atomic", {shared_atomic}},
   };
   return *all;
 }

@@ -35,7 +35,8 @@ Memory::Memory(Races& races, Tally& tally)
     : races_(races),
       tally_(tally),
       arena_(static_cast<char*>(new_arena(nullptr))),
-      arena_cells_(kSharedBytes / kGranule) {}
+      arena_cells_(kSharedBytes / kGranule),
+      awaited_(kSharedBytes / kGranule) {}
 
 // --- global ---------------------------------------------------------------------------------------
 
@@ -131,6 +132,8 @@ const char* Memory::fill(void* p, size_t bytes) {
 
 void Memory::begin_block() {
   arrays_.clear();
+  for (std::vector<Copy>& copies : copies_) copies.clear();
+  awaited_.assign(awaited_.size(), false);
 #if defined(GANKERNELS_TSAN)
   // ThreadSanitizer's record of the shared memory of the block before would put this one in order
   // with it, or be a race. New pages are unknown to it.
@@ -156,7 +159,8 @@ void* Memory::allocate(const void* identity, const char* name, size_t bytes) {
   return arena_ + begin;
 }
 
-void Memory::shared(const void* pointer, size_t bytes, Access access, const Where& where) {
+void Memory::shared(const void* pointer, size_t bytes, Access access, bool atomic,
+                    const Where& where) {
   const auto offset = static_cast<size_t>(static_cast<const char*>(pointer) - arena_);
   for (const SharedArray& array : arrays_) {
     if (offset < array.begin || offset + bytes > array.end) continue;
@@ -165,13 +169,37 @@ void Memory::shared(const void* pointer, size_t bytes, Access access, const Wher
       Cell& cell = arena_cells_[i];
       if (cell.write.block != races_.block()) cell.write = {};  // of a block before: other memory
       if (cell.read.block != races_.block()) cell.read = {};
-      if (access == Access::kRead && cell.write.block == 0)
+      if ((access == Access::kRead || atomic) && cell.write.block == 0)
         fail(std::string("a read of the shared ") + array.name + " before it was written", where);
-      races_.check(cell, access, false, array.name, where);
+      if (awaited_[i])
+        fail(std::string("an access to the shared ") + array.name + " before a copy has arrived",
+             where);
+      races_.check(cell, access, atomic, array.name, where);
     }
     return;
   }
   fail("an access to shared memory out of bounds", where);
+}
+
+void Memory::await(const void* p, size_t bytes, bool on) {
+  const auto begin = static_cast<size_t>(static_cast<const char*>(p) - arena_) / kGranule;
+  std::fill_n(awaited_.begin() + static_cast<int64_t>(begin), bytes / kGranule, on);
+}
+
+void Memory::begin_copy(void* to, const void* from, size_t bytes, const Where& where) {
+  shared(to, bytes, Access::kWrite, false, where);
+  const Unwatched unwatched;
+  await(to, bytes, true);
+  copies_[current.thread].push_back({to, from, bytes, where});
+}
+
+void Memory::end_copies() {
+  for (const Copy& copy : copies_[current.thread]) {
+    await(copy.to, copy.bytes, false);
+    shared(copy.to, copy.bytes, Access::kWrite, false, copy.where);
+    std::memcpy(copy.to, copy.from, copy.bytes);
+  }
+  copies_[current.thread].clear();
 }
 
 }  // namespace gankernels::emu

@@ -2,6 +2,7 @@
 // shared memory of the current block.
 #pragma once
 
+#include <array>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -24,7 +25,11 @@ class Memory {
   void global(const void* pointer, size_t bytes, size_t alignment, Access access, bool atomic,
               const Where& where);
   void* allocate(const void* identity, const char* name, size_t bytes);
-  void shared(const void* pointer, size_t bytes, Access access, const Where& where);
+  void shared(const void* pointer, size_t bytes, Access access, bool atomic, const Where& where);
+  // Asynchronous copies to shared memory, of the current thread: they take their place at once, and
+  // what they bring is there when the thread has waited for it.
+  void begin_copy(void* to, const void* from, size_t bytes, const Where& where);
+  void end_copies();
 
   void begin_block();
   size_t shared_bytes() const { return arena_used_; }
@@ -46,6 +51,7 @@ class Memory {
     size_t begin, end;
   };
 
+  void await(const void* p, size_t bytes, bool on);
   Buffer* find(uintptr_t p, size_t bytes);
   [[noreturn]] void out_of_bounds(uintptr_t p, size_t bytes, const char* verb,
                                   const Where& where) const;
@@ -57,6 +63,14 @@ class Memory {
   char* const arena_;
   std::vector<Cell> arena_cells_;
   std::vector<SharedArray> arrays_;
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+    Where where;
+  };
+  std::array<std::vector<Copy>, kMaxThreads> copies_;
+  std::vector<bool> awaited_;  // by granule: a copy has not arrived
   size_t arena_used_ = 0;
   std::string message_;
 };

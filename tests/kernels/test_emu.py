@@ -38,6 +38,9 @@ FAULTS = {
     "too many threads": "1025 threads, beyond the limits",
     "too many blocks": "2147483648 blocks .* beyond the limits",
     "float atomic": "atomic sum of floats",
+    "missing wait for a copy": "shared tile before a copy has arrived",
+    "missing barrier after a copy": "shared tile before (it was written|a copy has arrived)|race on tile",
+    "missing barrier before a shared atomic": "shared counts before it was written|race on counts",
 }
 
 
