@@ -8,6 +8,7 @@
 //   thread_id(), block_id()       in one dimension
 //   load, store                   global memory: one element, or N as a Vector<T, N> at its alignment
 //   shared_load<N>, shared_store  N elements of shared memory at their common alignment
+//   shared_view<T>(shared + i)    the same memory as an array of another type
 //   copy_async(shared + i, from)  an element of 4, 8 or 16 bytes from global to shared memory, which
 //                                 arrives at the thread's copy_wait(); for others after a barrier, too
 //   sync_threads(), shuffle_xor   a block's barrier; a full warp's exchange
@@ -82,6 +83,10 @@ DEVICE Vector<T, N> shared_load(const T* p) {
 template <class T, int N>
 DEVICE void shared_store(T* p, const Vector<T, N>& x) {
   *reinterpret_cast<Vector<T, N>*>(p) = x;
+}
+template <class U, class T>
+DEVICE U* shared_view(T* p) {
+  return reinterpret_cast<U*>(p);
 }
 // Before sm_80 a load and a store.
 template <class T>

@@ -1,5 +1,5 @@
-// What the host starts for affine resampling: one launch a pass, two for the transpose of the
-// filter, and no workspace.
+// What the host starts for affine resampling: the samples' records, and a pass
+// over the pixels.
 #include "affine_resample.cuh"
 #include "affine_resample_transpose.cuh"
 
@@ -27,47 +27,63 @@ int64_t blocks(const Resample& r, const Layout& tiled) {
   return r.batch * ((tiled.width + kTile - 1) / kTile) * ((tiled.height + kTile - 1) / kTile);
 }
 
+size_t record_size(const Resample& r) {
+  return r.dtype == DType::kFloat64 ? sizeof(Record<double>) : sizeof(Record<float>);
+}
+
+// Writes the records, then runs a kernel that reads them.
+template <class Acc, auto kernel, class Args>
+const char* run(const char* name, const Args& args, const Layout& tiled, void* workspace,
+                void* stream) {
+  const Resample& r = args.resample;
+  auto* records = static_cast<Record<Acc>*>(workspace);
+  if (const char* error = launch<prepare<Acc>>("prepare", (r.batch + kThreads - 1) / kThreads,
+                                               kThreads, stream, r, records))
+    return error;
+  return launch<kernel>(name, blocks(r, tiled), kThreads, stream, args,
+                        static_cast<const Record<Acc>*>(records));
+}
+
 }  // namespace
 
-int64_t workspace(const Forward&) {
-  return 0;
+int64_t workspace(const Forward& args) {
+  return args.resample.batch * static_cast<int64_t>(record_size(args.resample));
 }
-int64_t workspace(const Transpose&) {
-  return 0;
+int64_t workspace(const Transpose& args) {
+  return args.resample.batch * static_cast<int64_t>(record_size(args.resample));
 }
 
-const char* forward(const Forward& args, void*, void* stream) {
+const char* forward(const Forward& args, void* workspace, void* stream) {
   const Resample& r = args.resample;
   if (r.batch == 0 || r.channels == 0) return nullptr;
   Buffers buffers;
   add_constants(r, buffers);
   buffers.in("image", args.image, span(r, r.in), item_size(r.dtype));
   buffers.out("out", args.out, span(r, r.out), item_size(r.dtype));
+  buffers.scratch("records", workspace, r.batch, record_size(r));
   return visit_dtype(r.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t count = blocks(r, r.out);
+    using Acc = Accumulation<T>;
     if (r.filter == Filter::kSym6)
-      return launch<resample<T>>("resample", count, kThreads, stream, args);
-    return launch<resample_plainly<T>>("resample_plainly", count, kThreads, stream, args);
+      return run<Acc, resample<T>>("resample", args, r.out, workspace, stream);
+    return run<Acc, resample_plainly<T>>("resample_plainly", args, r.out, workspace, stream);
   });
 }
 
-const char* transpose(const Transpose& args, void*, void* stream) {
+const char* transpose(const Transpose& args, void* workspace, void* stream) {
   const Resample& r = args.resample;
   if (r.batch == 0 || r.channels == 0) return nullptr;
   Buffers buffers;
   add_constants(r, buffers);
   buffers.in("grad", args.grad, span(r, r.out), item_size(r.dtype));
   buffers.out("image", args.image, span(r, r.in), item_size(r.dtype));
+  buffers.scratch("records", workspace, r.batch, record_size(r));
   return visit_dtype(r.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t count = blocks(r, r.in);
-    if (r.filter == Filter::kSym6) {
-      if (const char* error = launch<gather<T>>("gather", count, kThreads, stream, args))
-        return error;
-      return launch<gather_slowly<T>>("gather_slowly", count, kThreads, stream, args);
-    }
-    return launch<gather_plainly<T>>("gather_plainly", count, kThreads, stream, args);
+    using Acc = Accumulation<T>;
+    if (r.filter == Filter::kSym6)
+      return run<Acc, gather<T>>("gather", args, r.in, workspace, stream);
+    return run<Acc, gather_plainly<T>>("gather_plainly", args, r.in, workspace, stream);
   });
 }
 

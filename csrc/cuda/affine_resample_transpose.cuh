@@ -1,198 +1,37 @@
-// The kernels of affine resampling's transpose, as gathers: affine_resample.cuh has what they share with
-// the forward pass.
+// The kernels of affine resampling's transpose. A block is a tile of 16 x 16 pixels of the image; a thread
+// is a pixel. Where several outputs give to one place, they are added up as integers, in fixed point: the
+// sum is the same in every order.
 #pragma once
 
 #include "affine_resample.cuh"
 
 namespace gankernels::affine_resample::cuda {
 
-// Copies of the image along an axis beyond which every lattice point is tested.
-constexpr int kCopies = 16;
-
-// The cotangent of an output pixel before the epilogue, of the channel at a place; 0 beyond the output.
-template <class T>
-DEVICE Accumulation<T> cotangent(const Transpose& args, int sample, int place, int y, int x) {
-  using Acc = Accumulation<T>;
-  const Resample& r = args.resample;
-  if (x < 0 || y < 0 || x >= width(r.out) || y >= height(r.out)) return 0;
-  if (!is_kept(r, sample, y, x)) return 0;
-  const Epilogue& e = r.epilogue;
-  const auto at = [&](int p) {
-    return static_cast<Acc>(widen(
-        load(static_cast<const T*>(args.grad) + offset_of(r.out, sample, e.channel(p), y, x))));
-  };
-  if (!e.matrix || place >= e.color_count) return at(place);
-  Acc sum = 0;
-  for (int i = 0; i < e.color_count; ++i)
-    sum += color_at<Acc>(e, sample, i, static_cast<int>(place)) * at(i);
-  return sum;
-}
-
-// The pixels, as if the image went on beyond its border, that an output may take along one axis.
-struct Extent {
-  int low, high;
-
-  // u = a hx + b hy + c over the whole lattice.
-  DEVICE static Extent of(double a, double b, double c, const Layout& out) {
-    const auto w = static_cast<double>(2 * width(out) + 4),
-               h = static_cast<double>(2 * height(out) + 4);
-    const double low = (a > 0 ? -5 * a : w * a) + (b > 0 ? -5 * b : h * b) + c;
-    const double high = (a > 0 ? w * a : -5 * a) + (b > 0 ? h * b : -5 * b) + c;
-    return {floor_to(low / 2) - 4, floor_to(high / 2) + 5};
-  }
-};
-
-// How the image is seen in the plane that reflection makes of it, along one axis: copies number `first`
-// to `last`, of which copy k shows it in [k (size - 1), (k + 1) (size - 1)], the odd ones mirrored.
-struct Copies {
-  int size, first, last;
-
-  DEVICE static Copies of(int size, Padding padding, const Extent& extent) {
-    if (padding != Padding::kReflection) return {size, 0, 0};
-    const int period = size > 1 ? size - 1 : 1;
-    return {size, below(extent.low, period), below(extent.high, period)};
-  }
-  DEVICE static int below(int a, int b) { return a / b - (a % b != 0 && a < 0); }
-  DEVICE int count() const { return last - first + 1; }
-
-  // The first pixel of copy k's tile, which begins at `begin` in the image.
-  DEVICE int first_raw(int k, int begin) const {
-    return size == 1 || k % 2 == 0 ? raw(k, begin) : raw(k, begin + kTile - 1);
-  }
-
-  // Where copy k shows pixel x; pixels on the mirrors belong to the even copies.
-  DEVICE int raw(int k, int x) const {
-    if (size == 1) return k;
-    return k % 2 == 0 ? k * (size - 1) + x : (k + 1) * (size - 1) - x;
-  }
-  DEVICE bool shows(int k, int x) const {
-    return size == 1 || k % 2 == 0 || (x > 0 && x < size - 1);
-  }
-};
-
-// The range of the output's lattice points that may reach nodes in [low, high] of both axes.
-struct Reach {
-  int low_x, high_x, low_y, high_y;
-  DEVICE bool empty() const { return low_x > high_x || low_y > high_y; }
-};
-
-// The inverse of a lattice's map, if there is a usable one.
-struct Inverse {
-  double a, b, d, e;
-  bool usable;
-
-  DEVICE static Inverse of(const Lattice& m) {
-    const double det = m.a * m.e - m.b * m.d;
-    const double norm = magnitude(m.a) + magnitude(m.b) + magnitude(m.d) + magnitude(m.e);
-    Inverse i{m.e / det, -m.b / det, -m.d / det, m.a / det, false};
-    i.usable = magnitude(det) > 1e-9 * norm * norm;
-    return i;
-  }
-
-  // One axis of the points that lie within `extent` nodes of (u, v), in [low, high].
-  DEVICE static void axis(double at, double extent, int low, int high, int* first, int* last) {
-    const double from = at - extent - 1e-6, to = at + extent + 1e-6;
-    const auto bottom = static_cast<double>(low), top = static_cast<double>(high);
-    // Only what lies between is counted by an int.
-    *first = from > top ? high + 1 : from > bottom ? floor_to(from) : low;
-    *last = to < bottom ? low - 1 : to < top ? floor_to(to) + 1 : high;
-  }
-  DEVICE Reach reach(const Lattice& m, double u, double v, double extent_u, double extent_v,
-                     const Reach& all) const {
-    const double x = a * (u - m.c) + b * (v - m.f), y = d * (u - m.c) + e * (v - m.f);
-    const double ex = magnitude(a) * extent_u + magnitude(b) * extent_v;
-    const double ey = magnitude(d) * extent_u + magnitude(e) * extent_v;
-    Reach r;
-    axis(x, ex, all.low_x, all.high_x, &r.low_x, &r.high_x);
-    axis(y, ey, all.low_y, all.high_y, &r.low_y, &r.high_y);
-    return r;
-  }
-};
-
-// The cotangent of S at a lattice point: the decimation transposed, of up to 36 output pixels.
-template <class T>
-DEVICE Accumulation<T> spread(const Transpose& args, int sample, int place, int hx, int hy) {
-  using Acc = Accumulation<T>;
-  Acc sum = 0;
-  // h = 2 i - 5 + j, so j has the parity of h + 5.
-  const int odd_x = (hx + 5) & 1, odd_y = (hy + 5) & 1;
-  const int x = (hx + 5 - odd_x) / 2, y = (hy + 5 - odd_y) / 2;
-  UNROLL(1)
-  for (int n = 0; n < 6; ++n) {
-    Acc line = 0;
-    UNROLL(1)
-    for (int k = 0; k < 6; ++k)
-      line += one_of<Acc>(k, odd_x) * cotangent<T>(args, sample, place, y - n, x - k);
-    sum += one_of<Acc>(n, odd_y) * line;
-  }
-  return sum;
-}
-
-// The same for a box of lattice points, into memory[0 ...). Box::u and v are lattice points here.
-template <class T>
-DEVICE void spread_box(const Transpose& args, const Box& box, int sample, int place,
-                       SharedArray<Accumulation<T>> memory) {
-  upsample<Accumulation<T>>(box, everywhere(), everywhere(), 1, memory,
-                            [&](int y, int x) { return cotangent<T>(args, sample, place, y, x); });
-}
-
-// What point (hx, hy) of the lattice gives to node (u, v).
-template <class Acc>
-DEVICE Acc tent(const Lattice& m, int hx, int hy, int u, int v) {
-  const auto x = static_cast<double>(hx), y = static_cast<double>(hy);
-  const double du = m.a * x + m.b * y + m.c - static_cast<double>(u);
-  const double dv = m.d * x + m.e * y + m.f - static_cast<double>(v);
-  const Acc wu = 1 - static_cast<Acc>(magnitude(du));
-  const Acc wv = 1 - static_cast<Acc>(magnitude(dv));
-  return wu > 0 && wv > 0 ? wu * wv : 0;
-}
-
-// All lattice points of the output.
+// All points of the output's lattice, and all its pixels.
 DEVICE Reach points_of(const Resample& r) {
   return {-5, 2 * width(r.out) + 4, -5, 2 * height(r.out) + 4};
 }
-
-// Whether the margins leave a node of the doubled plane, and a pixel.
-DEVICE bool has_node(const Resample& r, int u, int v) {
-  if (!r.margins) return true;
-  const Range x = range_of(r, 0), y = range_of(r, 1);
-  return u >= x.first && u <= x.last && v >= y.first && v <= y.last;
-}
-DEVICE bool has_pixel(const Resample& r, int x, int y) {
-  if (!r.margins) return true;
-  const Range across = range_of(r, 0), down = range_of(r, 1);
-  return x >= across.low && x <= across.high && y >= down.low && y <= down.high;
+DEVICE Reach pixels_of(const Resample& r) {
+  return {0, width(r.out) - 1, 0, height(r.out) - 1};
 }
 
-// What the transposes of a block share.
-struct Gathering {
-  Block block;
-  Lattice m;
-  Inverse inverse;
-  bool usable, copy, separable, few;
-  Copies across, down;
-
-  DEVICE static Gathering of(const Resample& r) {
-    const Block block = Block::of(r.in);
-    return of(r, block, lattice_of(r, block.sample));
-  }
-  DEVICE static Gathering of(const Resample& r, const Block& block, const Lattice& m) {
-    Gathering g;
-    g.block = block;
-    g.m = m;
-    g.inverse = Inverse::of(g.m);
-    g.usable = g.m.usable(r.out);
-    const Kind kind = g.m.kind(r);
-    g.copy = g.usable && kind == Kind::kCopy;
-    g.separable = g.usable && kind == Kind::kSeparable;
-    g.few = false;
-    if (!g.usable) return g;
-    g.across = Copies::of(width(r.in), r.padding, Extent::of(g.m.a, g.m.b, g.m.c, r.out));
-    g.down = Copies::of(height(r.in), r.padding, Extent::of(g.m.d, g.m.e, g.m.f, r.out));
-    g.few = g.inverse.usable && g.across.count() <= kCopies && g.down.count() <= kCopies;
-    return g;
-  }
-};
+// The cotangent of an output pixel before the epilogue, of the channel at a place.
+template <class T>
+DEVICE Accumulation<T> cotangent(const Transpose& args, const Cutout& cut, int sample, int place,
+                                 int y, int x) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  if (x < 0 || y < 0 || x >= width(r.out) || y >= height(r.out) || cut.clears(x, y)) return 0;
+  const Epilogue& e = r.epilogue;
+  const T* pixel = static_cast<const T*>(args.grad) + offset_of(r.out, sample, 0, y, x);
+  const auto at = [&](int p) {
+    return static_cast<Acc>(widen(load(pixel + e.channel(p) * r.out.channel_stride)));
+  };
+  if (!e.matrix || place >= e.color_count) return at(place);
+  Acc sum = 0;
+  for (int i = 0; i < e.color_count; ++i) sum += color_at<Acc>(e, sample, i, place) * at(i);
+  return sum;
+}
 
 template <class T>
 DEVICE void put(const Transpose& args, const Block& block, int place, Accumulation<T> value) {
@@ -203,12 +42,319 @@ DEVICE void put(const Transpose& args, const Block& block, int place, Accumulati
         narrow<T>(value));
 }
 
+template <class T>
+DEVICE void put_nothing(const Transpose& args, const Block& block) {
+  for (int place = 0; place < args.resample.channels; ++place)
+    put<T>(args, block, place, not_a_number<Accumulation<T>>());
+}
+
+// --- sums in fixed point
+
+// Bounds of a sum of |f[j]| over taps of one parity: what up-sampling makes of numbers of at most 1 along
+// an axis; and of the weights of a Window.
+constexpr double tap_sum(int first, int step) {
+  double sum = 0;
+  for (int j = first; j < kTaps; j += step) sum += kSymlet[j] < 0 ? -kSymlet[j] : kSymlet[j];
+  return sum;
+}
+constexpr double kSpread = std::max(tap_sum(0, 2), tap_sum(1, 2));
+
+// The largest of the block's numbers, for every thread; `odd` if one of them is so large that sums with
+// it may not be finite, or is not. A barrier comes last, but not first.
+template <class Acc>
+struct Largest {
+  Acc value;
+  bool odd;
+
+  // What is added up in fixed point is at least as large as this, lest its scale overflow: of smaller
+  // numbers the last bits are lost.
+  static constexpr Acc kLeast = sizeof(Acc) == 4 ? Acc(0x1p-90f) : Acc(0x1p-900);
+  static constexpr Acc kMost = sizeof(Acc) == 4 ? Acc(0x1p120f) : Acc(0x1p1000);
+
+  DEVICE static Largest none() { return {0, false}; }
+  DEVICE void take(Acc x) {
+    const Acc size = magnitude(x);
+    if (!(size <= kMost))
+      odd = true;
+    else if (size > value)
+      value = size;
+  }
+  DEVICE Largest of_block() const {
+    SHARED(Acc, warps, kWarps);
+    Acc most = odd ? std::numeric_limits<Acc>::infinity() : value;
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+      const Acc other = shuffle_xor(most, lanes);
+      most = other > most ? other : most;
+    }
+    if (thread_id() % kWarp == 0) warps[thread_id() / kWarp] = most;
+    sync_threads();
+    UNROLL(8)
+    for (int k = 0; k < kWarps; ++k) most = warps[k] > most ? warps[k] : most;
+    return {most, most > kMost};
+  }
+};
+
+// What numbers are added up in, in fixed point.
+template <class Acc>
+using Sum = std::conditional_t<sizeof(Acc) == 4, int, int64_t>;
+
+// Numbers of at most `largest`, of which sums of at most `count` fit Total.
+template <class Acc, class Total>
+struct Scale {
+  Acc to, back;
+
+  DEVICE static Scale of(Acc largest, Acc count) {
+    constexpr Acc kRoom = sizeof(Total) == 4 ? Acc(0x1p29f) : Acc(0x1p60f);
+    const Acc size = largest > Largest<Acc>::kLeast ? largest : Largest<Acc>::kLeast;
+    return {kRoom / count / size, size * (count / kRoom)};
+  }
+  DEVICE Total fixed(Acc x) const { return static_cast<Total>(std::floor(x * to + Acc(0.5))); }
+};
+
+// --- by the lattice
+
+// Nodes of a tile, and one more on either side: those of points next to it.
+constexpr int kNodes = kPoints + 2, kSumPitch = 53;
+
+// The planes of a channel, as those of the forward pass; where the half-made nodes were, the image's nodes
+// are added up.
+template <class Acc>
+constexpr int kTransposed =
+    Planes<Acc>::kHalf +
+    std::max(Planes<Acc>::kPixelPitch * Planes<Acc>::kHalfPitch, kNodes* kSumPitch);
+// Beside them, what tells which copies are reached, or a sweep's sums.
+constexpr int kBeside = 2 * kThreads;  // of int64_t
+static_assert(4 * kCopies * kCopies <= 2 * kBeside);
+
+// A box's cotangents of a channel to the beginning of `memory`.
+template <class T>
+DEVICE Largest<Accumulation<T>> fetch_cotangents(const Transpose& args, const Cutout& cut,
+                                                 const Box& box, const Lines& lines, int sample,
+                                                 int place, SharedArray<Accumulation<T>> memory) {
+  using Acc = Accumulation<T>;
+  auto largest = Largest<Acc>::none();
+  const int count = box.rows(), x = box.column() + lines.column;
+  UNROLL(1)
+  for (int row = lines.row; row < count; row += 4 * lines.step) {
+    Acc value[4];
+    UNROLL(4)
+    for (int k = 0; k < 4; ++k) {
+      const int own = row + k * lines.step;
+      value[k] = own < count ? cotangent<T>(args, cut, sample, place, box.row() + own, x) : Acc(0);
+    }
+    UNROLL(4)
+    for (int k = 0; k < 4; ++k) {
+      const int own = row + k * lines.step;
+      if (own >= count) continue;
+      memory[own * Planes<Acc>::kPixelPitch + lines.column] = value[k];
+      largest.take(value[k]);
+    }
+  }
+  return largest;
+}
+
+// What a point of the lattice gives to the four nodes around it: `at` is the first, in `nodes`.
+DEVICE void deposit(float x, const Scale<float, int>& scale, int64_t u, int64_t v, int at,
+                    SharedArray<int> nodes) {
+  // Shares of an integer, as integers: what one node does not get, the next one does.
+  const auto part = [](int twice, int64_t position) {
+    const auto share = static_cast<int>(LocalAxis<float>::fraction(position) >> 1);
+    return static_cast<int>((int64_t{twice} * share) >> 32);
+  };
+  const auto twice = static_cast<int>(std::floor(x * (2 * scale.to) + 0.5f));
+  const int below = part(twice, v), above = (twice >> 1) - below;
+  const int right = part(2 * above, u), right_below = part(2 * below, u);
+  atomic_add(nodes + at, above - right);
+  atomic_add(nodes + (at + 1), right);
+  atomic_add(nodes + (at + kSumPitch), below - right_below);
+  atomic_add(nodes + (at + kSumPitch + 1), right_below);
+}
+
+DEVICE void deposit(double x, const Scale<double, int64_t>& scale, double u, double v, int at,
+                    SharedArray<int64_t> nodes) {
+  const double su = LocalAxis<double>::share(u), sv = LocalAxis<double>::share(v);
+  const double below = sv * x, above = x - below;
+  atomic_add(nodes + at, scale.fixed(above - su * above));
+  atomic_add(nodes + (at + 1), scale.fixed(su * above));
+  atomic_add(nodes + (at + kSumPitch), scale.fixed(below - su * below));
+  atomic_add(nodes + (at + kSumPitch + 1), scale.fixed(su * below));
+}
+
+// A copy of the tile: its first pixel in the plane, and the node that the tile's nodes are counted from.
+struct TileCopy {
+  int x, y;
+  DEVICE int u() const { return 2 * x - 6; }
+  DEVICE int v() const { return 2 * y - 6; }
+};
+
+// Calls f(S, u, v, at) for every point of a box of the lattice that reaches the tile's nodes.
+template <class Acc, class F>
+DEVICE void for_each_point(const Record<Acc>& s, const Reach& part, const Box& box,
+                           const TileCopy& copy, SharedArray<Acc> memory, F&& f) {
+  const Lines lines = Lines::of(part.high_x - part.low_x + 1);
+  const int rows = part.high_y - part.low_y + 1;
+  if (lines.row >= rows) return;
+  const auto lu = LocalAxis<Acc>::of(s.u, part.low_x, part.low_y, copy.u());
+  const auto lv = LocalAxis<Acc>::of(s.v, part.low_x, part.low_y, copy.v());
+  auto u = lu.base + lu.a * lines.column + lu.b * lines.row;
+  auto v = lv.base + lv.a * lines.column + lv.b * lines.row;
+  int from = (part.low_y + lines.row - box.v) * kNodePitch<Acc> + part.low_x + lines.column - box.u;
+  UNROLL(1)
+  for (int row = lines.row; row < rows; row += lines.step) {
+    const int iu = LocalAxis<Acc>::whole(u), iv = LocalAxis<Acc>::whole(v);
+    if (static_cast<uint32_t>(iu) < kNodes - 1 && static_cast<uint32_t>(iv) < kNodes - 1)
+      f(static_cast<Acc>(memory[from]), u, v, iv * kSumPitch + iu);
+    u += lu.b * lines.step, v += lv.b * lines.step, from += lines.step * kNodePitch<Acc>;
+  }
+}
+
+// The thread's pixel of a tile's nodes: decimated. NaN where one of them is not finite. A barrier has to
+// come before.
+template <class Acc>
+DEVICE Acc decimate_sums(SharedArray<Sum<Acc>> nodes, SharedArray<Acc> memory, int x, int y,
+                         bool inside) {
+  using P = Planes<Acc>;
+  const int column = thread_id() % kTile;
+  for (int row = thread_id() / kTile; row < kPoints; row += kTile) {
+    const int from = (row + 1) * kSumPitch + 2 * column + 1;
+    Acc sum = 0;
+    UNROLL(12)
+    for (int j = 0; j < kTaps; ++j) sum += symlet<Acc>(j) * static_cast<Acc>(nodes[from + j]);
+    memory[row * P::kColumnPitch + column] = sum;
+  }
+  sync_threads();
+  return inside ? decimate_column<Acc>(memory, 0, 2 * y, x) : Acc(0);
+}
+
+// Zeros where margins leave no nodes of the tile.
+template <class Total>
+DEVICE void limit_sums(const Range& bx, const Range& by, const TileCopy& copy,
+                       SharedArray<Total> nodes) {
+  for (int k = thread_id(); k < kNodes * kNodes; k += kThreads) {
+    const int row = k / kNodes, column = k - row * kNodes;
+    if (!bx.has_node(copy.u() + column) || !by.has_node(copy.v() + row))
+      nodes[row * kSumPitch + column] = 0;
+  }
+  sync_threads();
+}
+
+template <class Total>
+DEVICE void clear_sums(SharedArray<Total> nodes) {
+  for (int k = thread_id(); k < kNodes * kSumPitch; k += kThreads) nodes[k] = 0;
+  sync_threads();
+}
+
+// The parts of a pixel that come by a copy of the tile, of every channel of a group: up-sampled, added to
+// nodes, decimated, a box of the lattice at a time.
+template <class T>
+DEVICE void gather_copy(const Transpose& args, const Record<Accumulation<T>>& s, const Block& block,
+                        const TileCopy& copy, const Reach& points, int x, int y, bool inside,
+                        int place, SharedArray<Accumulation<T>> memory, Accumulation<T>* value) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  const Range bx = range_of(r, 0), by = range_of(r, 1);
+  const auto nodes = shared_view<Sum<Acc>>(memory + Planes<Acc>::kHalf);
+  constexpr int kStep = kSide<Acc> - 8;  // a box may be higher by 8
+  UNROLL(1)
+  for (int low_y = points.low_y; low_y <= points.high_y; low_y += kStep) UNROLL(1)
+  for (int low_x = points.low_x; low_x <= points.high_x; low_x += kStep) {
+    const Reach part{low_x, least(low_x + kStep - 1, points.high_x), low_y,
+                     least(low_y + kStep - 1, points.high_y)};
+    const Box box = Box::around(part.low_x, part.high_x, part.low_y, part.high_y);
+    const BoxLines lines = BoxLines::of(box);
+    UNROLL(1)
+    for (int c = 0; c < group_size(r, place); ++c) {
+      sync_threads();  // what was here before has been read
+      const auto largest =
+          fetch_cotangents<T>(args, s.cut, box, lines.pixels, block.sample, place + c, memory)
+              .of_block();
+      if (largest.value == 0) continue;  // the same for all threads
+      upsample<1, Acc>(box, lines, memory);
+      clear_sums<Sum<Acc>>(nodes);
+      Acc own = 0;
+      if (largest.odd) {
+        // Which nodes are not finite.
+        for_each_point<Acc>(s, part, box, copy, memory, [&](Acc point, auto, auto, int at) {
+          if (magnitude(point) <= Largest<Acc>::kMost) return;
+          atomic_add(nodes + at, 1);
+          atomic_add(nodes + (at + 1), 1);
+          atomic_add(nodes + (at + kSumPitch), 1);
+          atomic_add(nodes + (at + kSumPitch + 1), 1);
+        });
+        sync_threads();
+        if (r.margins) limit_sums<Sum<Acc>>(bx, by, copy, nodes);
+        UNROLL(1)
+        for (int k = 0; inside && k < kTaps * kTaps; ++k)
+          if (nodes[(2 * y + 1 + k / kTaps) * kSumPitch + 2 * x + 1 + k % kTaps] != 0)
+            own = not_a_number<Acc>();
+        sync_threads();
+        clear_sums<Sum<Acc>>(nodes);
+      }
+      const auto scale = Scale<Acc, Sum<Acc>>::of(
+          largest.odd ? Largest<Acc>::kMost : largest.value * static_cast<Acc>(kSpread * kSpread),
+          s.reaching);
+      for_each_point<Acc>(s, part, box, copy, memory, [&](Acc point, auto u, auto v, int at) {
+        if (!largest.odd || magnitude(point) <= Largest<Acc>::kMost)
+          deposit(point, scale, u, v, at, nodes);
+      });
+      sync_threads();
+      if (r.margins) limit_sums<Sum<Acc>>(bx, by, copy, nodes);
+      own += 4 * scale.back * decimate_sums<Acc>(nodes, memory, x, y, inside);
+      UNROLL(4)
+      for (int k = 0; k < kGroup; ++k) value[k] += k == c ? own : Acc(0);
+    }
+  }
+}
+
+// The block's pixels: the sum over all copies of its tile that the output's lattice reaches.
+template <class T>
+DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>& s, const Block& block,
+                        SharedArray<Accumulation<T>> memory, SharedArray<int> reached) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  const Range bx = range_of(r, 0), by = range_of(r, 1);
+  const int across = s.across.count(), count = across * s.down.count();
+  const int k = thread_id(), row = k / across;
+  if (k < count) {
+    const TileCopy copy{s.across.first_raw(s.across.first + k - row * across, block.x0),
+                        s.down.first_raw(s.down.first + row, block.y0)};
+    const Acc half = Acc(kNodes - 1) / 2;
+    const Reach points = reach<Acc>(s, static_cast<Acc>(copy.u()) + half,
+                                    static_cast<Acc>(copy.v()) + half, half, points_of(r));
+    reached[4 * k] = points.low_x, reached[4 * k + 1] = points.high_x;
+    reached[4 * k + 2] = points.low_y, reached[4 * k + 3] = points.high_y;
+  }
+  sync_threads();
+  const int x = block.x(), y = block.y();
+  for (int place = 0; place < r.channels; place += kGroup) {
+    Acc value[kGroup] = {};
+    UNROLL(1)
+    for (int i = 0; i < count; ++i) {
+      const Reach points{reached[4 * i], reached[4 * i + 1], reached[4 * i + 2],
+                         reached[4 * i + 3]};
+      if (points.empty()) continue;  // the same for all threads
+      const int ky = s.down.first + i / across, kx = s.across.first + i % across;
+      const TileCopy copy{s.across.first_raw(kx, block.x0), s.down.first_raw(ky, block.y0)};
+      const int at_x = s.across.raw(kx, x), at_y = s.down.raw(ky, y);
+      const bool inside = x < width(r.in) && y < height(r.in) && s.across.shows(kx, x) &&
+                          s.down.shows(ky, y) && bx.has_pixel(at_x) && by.has_pixel(at_y);
+      gather_copy<T>(args, s, block, copy, points, at_x - copy.x, at_y - copy.y, inside, place,
+                     memory, value);
+    }
+    UNROLL(4)
+    for (int c = 0; c < kGroup; ++c)
+      if (c < group_size(r, place)) put<T>(args, block, place + c, value[c]);
+  }
+}
+
+// --- axis by axis
+
 // The outputs that may take the tile which begins at this pixel.
-DEVICE Reach outputs_of(const Resample& r, const Gathering& g, int begin_x, int begin_y) {
-  const double half = (kPoints - 1) / 2.0;
-  const Reach points = g.inverse.reach(g.m, 2 * static_cast<double>(begin_x) - 5 + half,
-                                       2 * static_cast<double>(begin_y) - 5 + half, half + 1,
-                                       half + 1, points_of(r));
+template <class Acc>
+DEVICE Reach outputs_of(const Resample& r, const Record<Acc>& s, const TileCopy& copy) {
+  const Acc half = Acc(kNodes - 1) / 2;
+  const Reach points = reach<Acc>(s, static_cast<Acc>(copy.u()) + half,
+                                  static_cast<Acc>(copy.v()) + half, half, points_of(r));
   // Output i takes the points 2 i - 5 to 2 i + 6.
   const auto last = [](int high, int size) { return least((high + 5) >> 1, size - 1); };
   const auto first = [](int low) { return low < 5 ? 0 : (low - 5) >> 1; };
@@ -217,298 +363,342 @@ DEVICE Reach outputs_of(const Resample& r, const Gathering& g, int begin_x, int 
           last(points.high_y, height(r.out))};
 }
 
-// The thread's pixel, of a channel: the sum over all copies of the block's tile, each by way of the
-// nodes that it is made into, and the lattice points that reach those, a box of them at a time. All
-// threads must call it.
-template <class T>
-DEVICE Accumulation<T> gather_tile(const Transpose& args, const Block& block, const Lattice& m,
-                                   const Inverse& inverse, const Copies& across, const Copies& down,
-                                   int place, SharedArray<Accumulation<T>> memory) {
-  using Acc = Accumulation<T>;
-  SHARED(Acc, nodes, kNodes);
-  const Resample& r = args.resample;
-  Acc sum = 0;
-  for (int ky = down.first; ky <= down.last; ++ky)
-    for (int kx = across.first; kx <= across.last; ++kx) {
-      // The tile's first pixel in this copy, and the nodes from its 5th before on.
-      const int begin_x = across.first_raw(kx, block.x0), begin_y = down.first_raw(ky, block.y0);
-      const int u0 = 2 * begin_x - 5, v0 = 2 * begin_y - 5;
-      const double half = (kPoints - 1) / 2.0;
-      const Reach near =
-          inverse.reach(m, static_cast<double>(u0) + half, static_cast<double>(v0) + half, half + 1,
-                        half + 1, points_of(r));
-      if (near.empty()) continue;  // the same for all threads
-      for (int k = thread_id(); k < kNodes; k += kThreads) nodes[k] = 0;
-      constexpr int kStep = kSide<Acc> - 4;  // a box may be wider by 4
-      for (int low_y = near.low_y; low_y <= near.high_y; low_y += kStep)
-        for (int low_x = near.low_x; low_x <= near.high_x; low_x += kStep) {
-          const Reach part{low_x, least(low_x + kStep - 1, near.high_x), low_y,
-                           least(low_y + kStep - 1, near.high_y)};
-          const Box box = Box::around(part.low_x, part.high_x, part.low_y, part.high_y);
-          spread_box<T>(args, box, block.sample, place, memory);
-          for (int k = thread_id(); k < kNodes; k += kThreads) {
-            const int u = u0 + k % kPoints, v = v0 + k / kPoints;
-            if (!has_node(r, u, v)) continue;
-            const Reach own =
-                inverse.reach(m, static_cast<double>(u), static_cast<double>(v), 1, 1, part);
-            Acc node = 0;
-            for (int hy = own.low_y; hy <= own.high_y; ++hy)
-              for (int hx = own.low_x; hx <= own.high_x; ++hx)
-                node += tent<Acc>(m, hx, hy, u, v) * memory[(hy - box.v) * box.width + hx - box.u];
-            nodes[k] = nodes[k] + node;
-          }
-          sync_threads();
-        }
-      for (int k = thread_id(); k < kPoints * kTile; k += kThreads) {
-        const int from = k / kTile * kPoints + 2 * (k % kTile);
-        Acc line = 0;
-        UNROLL(12)
-        for (int j = 0; j < kTaps; ++j) line += symlet<Acc>(j) * nodes[from + j];
-        memory[k] = line;
-      }
-      sync_threads();
-      const int x = block.x(), y = block.y();
-      const int at_x = across.raw(kx, x), at_y = down.raw(ky, y);
-      const bool inside = x < width(r.in) && y < height(r.in) && across.shows(kx, x) &&
-                          down.shows(ky, y) && has_pixel(r, at_x, at_y);
-      if (inside) {
-        const int from = 2 * (at_y - begin_y) * kTile + at_x - begin_x;
-        Acc own = 0;
-        UNROLL(12)
-        for (int j = 0; j < kTaps; ++j) own += symlet<Acc>(j) * memory[from + j * kTile];
-        sum += 4 * own;
-      }
-      sync_threads();
-    }
-  return sum;
-}
+// The planes of the separable transpose: weights along either axis, cotangents, lines of them; the taps;
+// and the sums of the threads' own pixels.
+template <class Acc>
+struct AxesPlanes {
+  static constexpr int kCotangents = 2 * kThreads, kLines = kCotangents + kTile * kPitch;
+  static constexpr int kTable = kLines + kTile * kPitch, kSums = kTable + kPadded;
+  static_assert(kSums + kGroup * kThreads <= kTransposed<Acc>);
+};
 
-// The tile where the map takes axes to axes: for every copy of it, a tile of outputs at a time, as the
-// product of their cotangents with the weights along either axis. All threads must call it.
+// What a tile of outputs, from (ox, oy) on, gives to a copy of the tile, of a group's channels: the
+// product of its cotangents with the weights along either axis. The pixel is at (x, y) of the copy.
 template <class T>
-DEVICE void gather_along_axes(const Transpose& args, const Gathering& g,
-                              SharedArray<Accumulation<T>> memory) {
+DEVICE void gather_outputs(const Transpose& args, const Record<Accumulation<T>>* record,
+                           const TileCopy& copy, int ox, int oy, int x, int y, bool inside,
+                           int sample, int place, SharedArray<Accumulation<T>> memory) {
   using Acc = Accumulation<T>;
-  SHARED(int, whole, 4 * kPoints);
-  SHARED(Acc, share, 4 * kPoints);
-  SHARED(Acc, taps, kPadded);
-  constexpr int kPlane = 2 * kThreads;  // behind the weights
-  constexpr int kLines = kPlane + kTile * kPitch, kSums = kLines + kTile * kPitch;
-  static_assert(kSums + kResults <= kMemory<Acc>);
-  const Resample& r = args.resample;
-  const Block& block = g.block;
-  const Positions<Acc> positions{whole, share};
-  const bool swapped = g.m.swapped();
-  const int x = block.x(), y = block.y();
+  using P = AxesPlanes<Acc>;
   const int column = thread_id() % kTile, row = thread_id() / kTile;
-  fill_taps<Acc>(taps);
-  for (int place = 0; place < r.channels; place += kGroup) {
-    const int count = group_size(r, place);
-    for (int c = 0; c < count; ++c) memory[kSums + c * kThreads + thread_id()] = 0;
-    for (int ky = g.down.first; ky <= g.down.last; ++ky)
-      for (int kx = g.across.first; kx <= g.across.last; ++kx) {
-        const int begin_x = g.across.first_raw(kx, block.x0);
-        const int begin_y = g.down.first_raw(ky, block.y0);
-        const Reach near = outputs_of(r, g, begin_x, begin_y);
-        const int at_x = g.across.raw(kx, x) - begin_x, at_y = g.down.raw(ky, y) - begin_y;
-        const bool inside =
-            x < width(r.in) && y < height(r.in) && g.across.shows(kx, x) && g.down.shows(ky, y);
-        for (int oy = near.low_y; oy <= near.high_y; oy += kTile)
-          for (int ox = near.low_x; ox <= near.high_x; ox += kTile) {
-            // The map is read again: kept since `outputs_of`, it would cost registers.
-            positions.fill(lattice_as_given(r, block.sample), 2 * ox - 5, 2 * oy - 5);
-            sync_threads();
-            // Of pixel `column` and output `row`, and the rest of both.
-            memory[thread_id()] =
-                weight_of<Acc>(positions, taps, 0, swapped, row, begin_x + column);
-            memory[kThreads + thread_id()] =
-                weight_of<Acc>(positions, taps, 1, swapped, row, begin_y + column);
-            UNROLL(1)
-            for (int c = 0; c < count; ++c) {
-              memory[kPlane + (swapped ? column * kPitch + row : row * kPitch + column)] =
-                  cotangent<T>(args, block.sample, place + c, oy + row, ox + column);
-              sync_threads();
-              Acc line = 0;
-              UNROLL(4)
-              for (int i = 0; i < kTile; ++i)
-                line += memory[i * kTile + column] * memory[kPlane + row * kPitch + i];
-              memory[kLines + row * kPitch + column] = line;
-              sync_threads();
-              if (!inside) continue;
-              Acc sum = memory[kSums + c * kThreads + thread_id()];
-              UNROLL(4)
-              for (int i = 0; i < kTile; ++i)
-                sum += memory[kThreads + i * kTile + at_y] * memory[kLines + i * kPitch + at_x];
-              memory[kSums + c * kThreads + thread_id()] = sum;
-            }
-          }
-      }
-    for (int c = 0; c < count; ++c)
-      put<T>(args, block, place + c, memory[kSums + c * kThreads + thread_id()]);
+  const Record<Acc> s = load(record);
+  const auto taps = shared_view<Acc>(memory + P::kTable);
+  // Of pixel `column` and output `row`.
+  const int hx = 2 * ox - 5, hy = 2 * oy - 5;
+  const Acc weight_x = weight_of<Acc>(s, taps, 0, hx, hy, row, copy.x + column);
+  const Acc weight_y = weight_of<Acc>(s, taps, 1, hx, hy, row, copy.y + column);
+  sync_threads();  // the tile before has taken its weights
+  memory[thread_id()] = weight_x;
+  memory[kThreads + thread_id()] = weight_y;
+  UNROLL(1)
+  for (int c = 0; c < group_size(args.resample, place); ++c) {
+    memory[P::kCotangents + (s.swapped ? column * kPitch + row : row * kPitch + column)] =
+        cotangent<T>(args, s.cut, sample, place + c, oy + row, ox + column);
+    sync_threads();
+    Acc line = 0;
+    UNROLL(4)
+    for (int i = 0; i < kTile; ++i)
+      line += memory[i * kTile + column] * memory[P::kCotangents + row * kPitch + i];
+    memory[P::kLines + row * kPitch + column] = line;
+    sync_threads();
+    if (!inside) continue;
+    const int own = P::kSums + c * kThreads + thread_id();
+    Acc sum = memory[own];
+    UNROLL(4)
+    for (int i = 0; i < kTile; ++i)
+      sum += memory[kThreads + i * kTile + y] * memory[P::kLines + i * kPitch + x];
+    memory[own] = sum;
   }
 }
 
-// The thread's pixel where the map has no usable inverse, or shows the image very often: every point of
-// the lattice is tested.
+// The tile where the map takes axes to axes: of every copy of it, a tile of outputs at a time.
 template <class T>
-DEVICE Accumulation<T> gather_all(const Transpose& args, const Lattice& m, const Reach& all,
-                                  int sample, int place, int y, int x) {
+DEVICE void gather_along_axes(const Transpose& args, const Record<Accumulation<T>>* record,
+                              const Block& block, SharedArray<Accumulation<T>> memory) {
   using Acc = Accumulation<T>;
+  using P = AxesPlanes<Acc>;
   const Resample& r = args.resample;
-  const Range bx = range_of(r, 0), by = range_of(r, 1);
-  Acc sum = 0;
-  for (int hy = all.low_y; hy <= all.high_y; ++hy)
-    for (int hx = all.low_x; hx <= all.high_x; ++hx) {
-      const auto px = static_cast<double>(hx), py = static_cast<double>(hy);
-      const double u = m.a * px + m.b * py + m.c;
-      const double v = m.d * px + m.e * py + m.f;
-      const int nu = floor_to(u), nv = floor_to(v);
-      const auto wx = Window<Acc>::of(nu, static_cast<Acc>(u - static_cast<double>(nu)), bx);
-      const auto wy = Window<Acc>::of(nv, static_cast<Acc>(v - static_cast<double>(nv)), by);
-      Acc weight_x = 0, weight_y = 0;
-      UNROLL(1)
-      for (int i = 0; i < 7; ++i) {
-        if (reflected(wx.first + i, width(r.in)) == x) weight_x += wx.weight(i);
-        if (reflected(wy.first + i, height(r.in)) == y) weight_y += wy.weight(i);
+  const int x = block.x(), y = block.y();
+  fill_taps<Acc>(shared_view<Acc>(memory + P::kTable));
+  sync_threads();
+  UNROLL(1)
+  for (int place = 0; place < r.channels; place += kGroup) {
+    for (int c = 0; c < kGroup; ++c) memory[P::kSums + c * kThreads + thread_id()] = 0;
+    const int across = load(&record->across).count();
+    const int copies = across * load(&record->down).count();
+    UNROLL(1)
+    for (int i = 0; i < copies; ++i) {
+      // The record is read again: kept, it would cost registers.
+      const Record<Acc> s = load(record);
+      const int ky = s.down.first + i / across, kx = s.across.first + i % across;
+      const TileCopy copy{s.across.first_raw(kx, block.x0), s.down.first_raw(ky, block.y0)};
+      const Reach near = outputs_of<Acc>(r, s, copy);
+      const int at_x = s.across.raw(kx, x) - copy.x, at_y = s.down.raw(ky, y) - copy.y;
+      const bool inside =
+          x < width(r.in) && y < height(r.in) && s.across.shows(kx, x) && s.down.shows(ky, y);
+      int ox = near.low_x, oy = near.low_y;
+      while (ox <= near.high_x && oy <= near.high_y) {
+        gather_outputs<T>(args, record, copy, ox, oy, at_x, at_y, inside, block.sample, place,
+                          memory);
+        ox += kTile;
+        if (ox > near.high_x) ox = near.low_x, oy += kTile;
       }
-      if (weight_x != 0 && weight_y != 0)
-        sum += weight_x * weight_y * spread<T>(args, sample, place, hx, hy);
     }
-  return sum;
+    for (int c = 0; c < group_size(r, place); ++c)
+      put<T>(args, block, place + c, memory[P::kSums + c * kThreads + thread_id()]);
+  }
 }
 
-// The thread's pixel of the plain filters and of copies, of the outputs within reach of where it is
-// seen. Where `everywhere`, of all outputs that show it anywhere.
-template <class T>
-DEVICE Accumulation<T> gather_plain(const Transpose& args, const Lattice& m, bool copy,
-                                    const Reach& reach, bool everywhere, int sample, int place,
-                                    int y, int x) {
-  using Acc = Accumulation<T>;
-  const Resample& r = args.resample;
-  const bool nearest = copy || r.filter == Filter::kNearest;
-  Acc sum = 0;
-  for (int oy = reach.low_y; oy <= reach.high_y; ++oy)
-    for (int ox = reach.low_x; ox <= reach.high_x; ++ox) {
-      const double u = position(m.a, m.b, m.c, ox, oy);
-      const double v = position(m.d, m.e, m.f, ox, oy);
-      const int column = nearest ? nearest_of(u) : floor_to(u);
-      const int row = nearest ? nearest_of(v) : floor_to(v);
-      const Acc su = static_cast<Acc>(u - static_cast<double>(column));
-      const Acc sv = static_cast<Acc>(v - static_cast<double>(row));
-      Acc weight = 0;
-      for (int k = 0; k < (nearest ? 1 : 4); ++k) {
-        const int i = k % 2, j = k / 2;
-        const int cx = everywhere ? padded(column + i, width(r.in), r.padding) : column + i;
-        const int cy = everywhere ? padded(row + j, height(r.in), r.padding) : row + j;
-        if (cx == x && cy == y) weight += nearest ? 1 : (i ? su : 1 - su) * (j ? sv : 1 - sv);
-      }
-      if (weight != 0) sum += weight * cotangent<T>(args, sample, place, oy, ox);
-    }
-  return sum;
-}
-
-// The same, copy by copy of the pixel.
-template <class T>
-DEVICE Accumulation<T> gather_copies(const Transpose& args, const Lattice& m,
-                                     const Inverse& inverse, bool few, bool copy,
-                                     const Copies& across, const Copies& down, const Reach& all,
-                                     int sample, int place, int y, int x) {
-  using Acc = Accumulation<T>;
-  const Resample& r = args.resample;
-  const bool edge = x == 0 || y == 0 || x == width(r.in) - 1 || y == height(r.in) - 1;
-  if (!few || (edge && r.padding == Padding::kBorder))
-    return gather_plain<T>(args, m, copy, all, true, sample, place, y, x);
-  const Reach points{2 * all.low_x, 2 * all.high_x, 2 * all.low_y, 2 * all.high_y};
-  Acc sum = 0;
-  for (int ky = down.first; ky <= down.last; ++ky)
-    for (int kx = across.first; kx <= across.last; ++kx) {
-      if (!across.shows(kx, x) || !down.shows(ky, y)) continue;
-      const int cx = across.raw(kx, x), cy = down.raw(ky, y);
-      Reach near = inverse.reach(m, 2.0 * static_cast<double>(cx), 2.0 * static_cast<double>(cy), 2,
-                                 2, points);
-      near = {(near.low_x + 1) >> 1, near.high_x >> 1, (near.low_y + 1) >> 1, near.high_y >> 1};
-      sum += gather_plain<T>(args, m, copy, near, false, sample, place, cy, cx);
-    }
-  return sum;
-}
+// --- copies and the plain filters
 
 // The thread's pixel where whole pixels were moved: each place that shows it has one output pixel.
 template <class T>
-DEVICE Accumulation<T> gather_moved(const Transpose& args, const Gathering& g, int place) {
-  const int a = static_cast<int>(g.m.a), b = static_cast<int>(g.m.b);
-  const int d = static_cast<int>(g.m.d), e = static_cast<int>(g.m.e);
-  const int c = floor_to(g.m.c / 2), f = floor_to(g.m.f / 2);
-  const int x = g.block.x(), y = g.block.y();
-  Accumulation<T> sum = 0;
-  for (int ky = g.down.first; ky <= g.down.last; ++ky)
-    for (int kx = g.across.first; kx <= g.across.last; ++kx) {
-      if (!g.across.shows(kx, x) || !g.down.shows(ky, y)) continue;
-      const int u = g.across.raw(kx, x) - c, v = g.down.raw(ky, y) - f;
-      // The map is its own inverse but for the order of its axes: each step is 1, -1 or 0.
-      sum += cotangent<T>(args, g.block.sample, place, b * u + e * v, a * u + d * v);
-    }
-  return sum;
+DEVICE void gather_moved(const Transpose& args, const Record<Accumulation<T>>& s,
+                         const Block& block) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  // The map is its own inverse but for the order of its axes: each step is 1, -1 or 0.
+  const auto u0 = s.u.at(0, 0), v0 = s.v.at(0, 0);
+  const int c = s.u.nearest(u0), f = s.v.nearest(v0);
+  const int a = s.u.nearest(s.u.at(2, 0)) - c, b = s.u.nearest(s.u.at(0, 2)) - c;
+  const int d = s.v.nearest(s.v.at(2, 0)) - f, e = s.v.nearest(s.v.at(0, 2)) - f;
+  const int x = block.x(), y = block.y();
+  for (int place = 0; place < r.channels; place += kGroup) {
+    Acc value[kGroup] = {};
+    for (int ky = s.down.first; ky <= s.down.last; ++ky)
+      for (int kx = s.across.first; kx <= s.across.last; ++kx) {
+        if (!s.across.shows(kx, x) || !s.down.shows(ky, y)) continue;
+        const int u = s.across.raw(kx, x) - c, v = s.down.raw(ky, y) - f;
+        UNROLL(4)
+        for (int k = 0; k < kGroup; ++k)
+          if (k < group_size(r, place))
+            value[k] +=
+                cotangent<T>(args, s.cut, block.sample, place + k, b * u + e * v, a * u + d * v);
+      }
+    UNROLL(4)
+    for (int k = 0; k < kGroup; ++k)
+      if (k < group_size(r, place)) put<T>(args, block, place + k, value[k]);
+  }
 }
+
+// The thread's pixel by a plain filter: of every copy of it, the outputs that may take it there.
+template <class T>
+DEVICE void gather_near(const Transpose& args, const Record<Accumulation<T>>& s,
+                        const Block& block) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  const bool nearest = r.filter == Filter::kNearest;
+  const int x = block.x(), y = block.y();
+  if (x >= width(r.in) || y >= height(r.in)) return;
+  const Reach all = pixels_of(r);
+  const Reach points{2 * all.low_x, 2 * all.high_x, 2 * all.low_y, 2 * all.high_y};
+  for (int place = 0; place < r.channels; place += kGroup) {
+    Acc value[kGroup] = {};
+    UNROLL(1)
+    for (int ky = s.down.first; ky <= s.down.last; ++ky) UNROLL(1)
+    for (int kx = s.across.first; kx <= s.across.last; ++kx) {
+      if (!s.across.shows(kx, x) || !s.down.shows(ky, y)) continue;
+      const int at_x = s.across.raw(kx, x), at_y = s.down.raw(ky, y);
+      const Reach near =
+          reach<Acc>(s, static_cast<Acc>(2 * at_x), static_cast<Acc>(2 * at_y), Acc(2), points);
+      UNROLL(1)
+      for (int oy = (near.low_y + 1) >> 1; oy <= near.high_y >> 1; ++oy) UNROLL(1)
+      for (int ox = (near.low_x + 1) >> 1; ox <= near.high_x >> 1; ++ox) {
+        const auto taps = Taps<Acc>::of(s, nearest, ox, oy);
+        const int i = at_x - taps.column, j = at_y - taps.row;
+        const int last = nearest ? 0 : 1;
+        if (i < 0 || j < 0 || i > last || j > last) continue;
+        const Acc weight = taps.weight(2 * j + i);
+        UNROLL(4)
+        for (int k = 0; k < kGroup; ++k)
+          if (k < group_size(r, place))
+            value[k] += weight * cotangent<T>(args, s.cut, block.sample, place + k, oy, ox);
+      }
+    }
+    UNROLL(4)
+    for (int k = 0; k < kGroup; ++k)
+      if (k < group_size(r, place)) put<T>(args, block, place + k, value[k]);
+  }
+}
+
+// --- all outputs
+
+// The pixels that take what is given to them by any output: where the map has no usable inverse, or shows
+// the image very often, or many positions to its border. Every block looks at the whole output, and adds
+// what is its own.
+template <class Acc>
+struct Sweep {
+  SharedArray<int64_t> sums;  // of the tile's pixels
+  SharedArray<int> odd;       // whether something that is not finite came
+  Block block;
+  int width, height;  // of the image
+  Scale<Acc, int64_t> scale;
+
+  // The place of a pixel of the image, or -1 if it is another tile's, or none.
+  DEVICE int place(int x, int y) const {
+    const int i = x - block.x0, j = y - block.y0;
+    return i < 0 || j < 0 || i >= kTile || j >= kTile ? -1 : j * kTile + i;
+  }
+  DEVICE void clear() const {
+    sync_threads();
+    sums[thread_id()] = 0;
+    odd[thread_id()] = 0;
+    sync_threads();
+  }
+  DEVICE void add(int place, Acc x) const {
+    if (magnitude(x) <= Largest<Acc>::kMost)
+      atomic_add(sums + place, scale.fixed(x));
+    else
+      atomic_or(odd + place, 1);
+  }
+  DEVICE Acc result() const {
+    sync_threads();
+    if (odd[thread_id()]) return not_a_number<Acc>();
+    return static_cast<Acc>(sums[thread_id()]) * scale.back;
+  }
+};
+
+// The largest cotangent of a channel; of numbers that are not finite, those do not count.
+template <class T>
+DEVICE Accumulation<T> largest_of(const Transpose& args, const Cutout& cut, int sample, int place) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  auto largest = Largest<Acc>::none();
+  for (int y = 0; y < height(r.out); ++y)
+    for (int x = thread_id(); x < width(r.out); x += kThreads)
+      largest.take(cotangent<T>(args, cut, sample, place, y, x));
+  largest.odd = false;
+  sync_threads();
+  return largest.of_block().value;
+}
+
+// By a plain filter, or copied.
+template <class T>
+DEVICE void sweep_pixels(const Transpose& args, const Record<Accumulation<T>>& s, int place,
+                         const Sweep<Accumulation<T>>& sweep) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  const bool nearest = r.filter == Filter::kNearest || s.kind == Kind::kCopy;
+  for (int y = 0; y < height(r.out); ++y)
+    for (int x = thread_id(); x < width(r.out); x += kThreads) {
+      const auto taps = Taps<Acc>::of(s, nearest, x, y);
+      UNROLL(1)
+      for (int k = 0; k < taps.count(); ++k) {
+        const int to = sweep.place(padded(taps.x(k), sweep.width, r.padding),
+                                   padded(taps.y(k), sweep.height, r.padding));
+        if (to >= 0)
+          sweep.add(to,
+                    taps.weight(k) * cotangent<T>(args, s.cut, sweep.block.sample, place, y, x));
+      }
+    }
+}
+
+// By the lattice, a box of it at a time: every point gives to its 49 pixels.
+template <class T>
+DEVICE void sweep_lattice(const Transpose& args, const Record<Accumulation<T>>& s, int place,
+                          const Sweep<Accumulation<T>>& sweep,
+                          SharedArray<Accumulation<T>> memory) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  const Range bx = range_of(r, 0), by = range_of(r, 1);
+  const Reach all = points_of(r);
+  constexpr int kStep = kSide<Acc> - 8;
+  UNROLL(1)
+  for (int low_y = all.low_y; low_y <= all.high_y; low_y += kStep) UNROLL(1)
+  for (int low_x = all.low_x; low_x <= all.high_x; low_x += kStep) {
+    const Box box = Box::around(low_x, least(low_x + kStep - 1, all.high_x), low_y,
+                                least(low_y + kStep - 1, all.high_y));
+    const BoxLines lines = BoxLines::of(box);
+    fetch_cotangents<T>(args, s.cut, box, lines.pixels, sweep.block.sample, place, memory);
+    sync_threads();
+    upsample<1, Acc>(box, lines, memory);
+    const int hx = box.u + lines.nodes.column;
+    const int high_x = least(low_x + kStep - 1, all.high_x);
+    const int high_y = least(low_y + kStep - 1, all.high_y);
+    UNROLL(1)
+    for (int row = lines.nodes.row; row < box.height; row += lines.nodes.step) {
+      const int hy = box.v + row;
+      if (hx < low_x || hx > high_x || hy < low_y || hy > high_y) continue;
+      const Acc point = memory[row * kNodePitch<Acc> + lines.nodes.column];
+      const auto wx = Window<Acc>::of(s.u.node(s.u.at(hx, hy)), bx);
+      const auto wy = Window<Acc>::of(s.v.node(s.v.at(hx, hy)), by);
+      UNROLL(1)
+      for (int j = 0; j < 7; ++j) {
+        const int y = reflected(wy.first + j, sweep.height);
+        if (y < sweep.block.y0 || y >= sweep.block.y0 + kTile) continue;
+        UNROLL(1)
+        for (int i = 0; i < 7; ++i) {
+          const int to = sweep.place(reflected(wx.first + i, sweep.width), y);
+          const Acc weight = wx.weight(i) * wy.weight(j);
+          if (to >= 0 && weight != 0) sweep.add(to, weight * point);
+        }
+      }
+    }
+    sync_threads();
+  }
+}
+
+template <class T, bool kLattice>
+DEVICE void gather_all(const Transpose& args, const Record<Accumulation<T>>& s, const Block& block,
+                       SharedArray<Accumulation<T>> memory, SharedArray<int64_t> beside) {
+  using Acc = Accumulation<T>;
+  const Resample& r = args.resample;
+  const Reach all = points_of(r);
+  // What a pixel is given at most: by every point, and by a point to each of its pixels.
+  const Acc count = static_cast<Acc>(all.high_x - all.low_x + 1) *
+                    static_cast<Acc>(all.high_y - all.low_y + 1) *
+                    static_cast<Acc>(16 * kSpread * kSpread * kSpread * kSpread);
+  for (int place = 0; place < r.channels; ++place) {
+    const Acc largest = largest_of<T>(args, s.cut, block.sample, place);
+    const Sweep<Acc> sweep{beside,       shared_view<int>(beside + kThreads),    block, width(r.in),
+                           height(r.in), Scale<Acc, int64_t>::of(largest, count)};
+    sweep.clear();
+    if constexpr (kLattice)
+      sweep_lattice<T>(args, s, place, sweep, memory);
+    else
+      sweep_pixels<T>(args, s, place, sweep);
+    put<T>(args, block, place, sweep.result());
+  }
+}
+
+// --- kernels
 
 // grad_image = R^T epilogue^T grad, of the filter. A block is a tile of the image. Reads what the tile's
 // copies are reached from, at unit scale some 4 elements an element, most of them from cache; writes 1.
 template <class T>
 KERNEL_FOR(kThreads, 2)
-gather(TABLE(Transpose) args) {
+gather(TABLE(Transpose) args, const Record<Accumulation<T>>* records) {
   using Acc = Accumulation<T>;
-  const Resample& r = args.resample;
-  // To bring far maps near would take registers that are needed here.
-  const Block block = Block::of(r.in);
-  const Gathering g = Gathering::of(r, block, lattice_as_given(r, block.sample));
-  if (g.usable && !g.copy && !g.few) return;  // gather_slowly has it
-  SHARED(Acc, memory, kMemory<Acc>);
-  if (g.separable) return gather_along_axes<T>(args, g, memory);
-  for (int place = 0; place < r.channels; ++place) {
-    Acc value = not_a_number<Acc>();
-    if (g.copy)
-      value = gather_moved<T>(args, g, place);
-    else if (g.usable)
-      value = gather_tile<T>(args, g.block, g.m, g.inverse, g.across, g.down, place, memory);
-    put<T>(args, g.block, place, value);
-  }
-}
-
-// The samples that `gather` leaves: far maps among them, and those that are not finite. Reads the whole
-// output for every element.
-template <class T>
-KERNEL_FOR(kThreads, 1)
-gather_slowly(TABLE(Transpose) args) {
-  const Resample& r = args.resample;
-  const Block block = Block::of(r.in);
-  const bool far = !lattice_as_given(r, block.sample).usable(r.out);
-  const Gathering g = Gathering::of(r);
-  if (!far && (g.copy || g.few)) return;
-  for (int place = 0; place < r.channels; ++place) {
-    Accumulation<T> value = not_a_number<Accumulation<T>>();
-    if (g.copy)
-      value = gather_moved<T>(args, g, place);
-    else if (g.usable)
-      value =
-          gather_all<T>(args, g.m, points_of(r), g.block.sample, place, g.block.y(), g.block.x());
-    put<T>(args, g.block, place, value);
-  }
+  const Block block = Block::of(args.resample.in);
+  const Record<Acc> s = load(records + block.sample);
+  if (!s.usable) return put_nothing<T>(args, block);
+  if (s.kind == Kind::kCopy && s.invertible) return gather_moved<T>(args, s, block);
+  SHARED(Acc, memory, kTransposed<Acc>);
+  SHARED(int64_t, beside, kBeside);
+  if (!s.invertible && s.kind == Kind::kCopy)
+    return gather_all<T, false>(args, s, block, memory, beside);
+  if (!s.invertible) return gather_all<T, true>(args, s, block, memory, beside);
+  if (s.kind == Kind::kSeparable)
+    return gather_along_axes<T>(args, records + block.sample, block, memory);
+  gather_tile<T>(args, s, block, memory, shared_view<int>(beside + 0));
 }
 
 // The same of the plain filters.
 template <class T>
 KERNEL_FOR(kThreads, 2)
-gather_plainly(TABLE(Transpose) args) {
+gather_plainly(TABLE(Transpose) args, const Record<Accumulation<T>>* records) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
-  const Gathering g = Gathering::of(r);
-  const int x = g.block.x(), y = g.block.y();
-  if (x >= width(r.in) || y >= height(r.in)) return;
-  const Reach pixels{0, width(r.out) - 1, 0, height(r.out) - 1};
-  for (int place = 0; place < r.channels; ++place)
-    put<T>(args, g.block, place,
-           g.usable ? gather_copies<T>(args, g.m, g.inverse, g.few, g.copy, g.across, g.down,
-                                       pixels, g.block.sample, place, y, x)
-                    : not_a_number<Acc>());
+  const Block block = Block::of(r.in);
+  const Record<Acc> s = load(records + block.sample);
+  if (!s.usable) return put_nothing<T>(args, block);
+  const bool edge = block.x0 == 0 || block.y0 == 0 || block.x0 + kTile >= width(r.in) ||
+                    block.y0 + kTile >= height(r.in);
+  SHARED(int64_t, beside, kBeside);
+  if (!s.invertible || (edge && r.padding == Padding::kBorder))
+    return gather_all<T, false>(args, s, block, shared_view<Acc>(beside + 0), beside);
+  if (s.kind == Kind::kCopy) return gather_moved<T>(args, s, block);
+  gather_near<T>(args, s, block);
 }
 
 }  // namespace gankernels::affine_resample::cuda

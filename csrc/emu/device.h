@@ -50,6 +50,8 @@ class Shared {
   Shared(const void* identity, const char* name, size_t count)
       : base_(static_cast<T*>(shared_memory(identity, name, count * sizeof(T)))) {}
 
+  explicit Shared(T* base) : base_(base) {}
+
   // The subscript operator cannot take the caller's place as a default argument; it is a converting
   // index instead.
   struct Index {
@@ -112,6 +114,10 @@ template <class Place, class T, int N>
 void shared_store(Place place, const Vector<T, N>& x, emu::Where where = emu::Where::current()) {
   emu::shared_access(place.p, N * sizeof(T), emu::Access::kWrite, where);
   *reinterpret_cast<Vector<T, N>*>(place.p) = x;
+}
+template <class U, class Place>
+SharedArray<U> shared_view(Place place) {
+  return SharedArray<U>(reinterpret_cast<U*>(place.p));
 }
 template <class Place, class T>
 void copy_async(Place to, const T* from, emu::Where where = emu::Where::current()) {

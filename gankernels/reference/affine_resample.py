@@ -59,15 +59,17 @@ def affine_resample(
 
     with torch.autocast(image.device.type, enabled=False):
         repeats = padding_mode == "reflection" and margins is None
-        lattice = _lattice(inverse_maps.double(), image.shape[2:], (height, width), repeats)
+        lattice, axes = _lattice(
+            inverse_maps.double(), image.shape[2:], (height, width), repeats, image.dtype
+        )
         points, fir = _points(filter, height, width, image.device)
-        x, y = (_positions(row, points) for row in lattice)
+        x, y = (_positions(axis, points) for axis in axes)
         resampled = gather(_taps(filter, x, y, image.shape[2:], margins, padding_mode), x.shape[1:])
         if fir is not None:
             resampled = _decimate(resampled, fir.to(resampled))
         if lossless_blits and margins is None:
             whole = _whole_pixels(*lattice)[:, None, None, None]
-            x, y = (_positions(row, _pixels(height, width, image.device)) for row in lattice)
+            x, y = (_positions(axis, _pixels(height, width, image.device)) for axis in axes)
             taps = _taps("nearest", x, y, image.shape[2:], None, padding_mode)
             resampled = torch.where(whole, gather(taps, x.shape[1:]), resampled)
         resampled = torch.where(_finite(inverse_maps), resampled, math.nan)
@@ -99,14 +101,14 @@ def affine_resample_transpose(
     with torch.autocast(grad.device.type, enabled=False):
         values = grad.to(dtype)
         repeats = padding_mode == "reflection" and margins is None
-        lattice = _lattice(inverse_maps.double(), size, (height, width), repeats)
+        lattice, axes = _lattice(inverse_maps.double(), size, (height, width), repeats, grad.dtype)
         points, fir = _points(filter, height, width, grad.device)
-        x, y = (_positions(row, points) for row in lattice)
+        x, y = (_positions(axis, points) for axis in axes)
         spread = values if fir is None else _decimate(values, fir.to(values), transpose=True)
         scattered = scatter(spread, _taps(filter, x, y, size, margins, padding_mode))
         if lossless_blits and margins is None:
             whole = _whole_pixels(*lattice)[:, None, None, None]
-            x, y = (_positions(row, _pixels(height, width, grad.device)) for row in lattice)
+            x, y = (_positions(axis, _pixels(height, width, grad.device)) for axis in axes)
             taps = _taps("nearest", x, y, size, None, padding_mode)
             scattered = torch.where(whole, scatter(values, taps), scattered)
         scattered = torch.where(_finite(inverse_maps), scattered, math.nan)
@@ -179,24 +181,51 @@ def batch_margins(inverse_maps: Tensor, height: int, width: int) -> Tensor:
 
 
 # Points are pairs (columns, rows) of half output pixels, counted from the center of pixel 0. A
-# lattice is (a, b, c), (d, e, f) of csrc/affine_resample.h, each (B,).
+# lattice is (a, b, c), (d, e, f) of csrc/affine_resample.h, each (B,). Its axes are what positions are
+# computed from, each (B, 3) with the number of fractional bits, (B,): integers in fixed point, or for
+# images in float64 the lattice itself.
+_Axis = tuple[Tensor, Tensor | None]
 
 
 def _lattice(
-    maps: Tensor, size: torch.Size, output_size: tuple[int, int], repeats: bool
-) -> tuple[Tensor, Tensor]:
+    maps: Tensor,
+    size: torch.Size,
+    output_size: tuple[int, int],
+    repeats: bool,
+    dtype: torch.dtype,
+) -> tuple[tuple[Tensor, Tensor], tuple[_Axis, _Axis]]:
     (height, width), (out_height, out_width) = size, output_size
     largest = maps.abs().amax((1, 2), keepdim=True)
     maps = torch.where(largest > _FARTHEST, maps * (_FARTHEST / largest), maps)
-    rows = []
+    rows: list[Tensor] = []
+    axes: list[_Axis] = []
     for k, extent in ((0, width), (1, height)):
         a, b, t = maps[:, k].unbind(1)
         offset = (extent - 1) + 2 * t - a * (out_width - 1) - b * (out_height - 1)
         row = torch.stack((a, b, offset), 1)
         reach = a.abs() * (2 * out_width + 10) + b.abs() * (2 * out_height + 10) + offset.abs()
-        near = _near(row, reach[:, None], extent, repeats)
-        rows.append(torch.where((reach >= _COUNTED)[:, None], near, row))
-    return rows[0], rows[1]
+        far = reach >= _COUNTED
+        rows.append(torch.where(far[:, None], _near(row, reach[:, None], extent, repeats), row))
+        fixed = _fixed(rows[k], t, far, extent, output_size)
+        axes.append((rows[k], None) if dtype == torch.float64 else fixed)
+    return (rows[0], rows[1]), (axes[0], axes[1])
+
+
+def _fixed(
+    row: Tensor, shift: Tensor, far: Tensor, extent: int, output_size: tuple[int, int]
+) -> _Axis:
+    """``Axis<float>`` of csrc/affine_resample.h: an axis in fixed point."""
+    height, width = output_size
+    row = row.nan_to_num(posinf=0.0, neginf=0.0)
+    a, b, c = row.unbind(1)
+    shift = shift.nan_to_num(posinf=0.0, neginf=0.0)
+    reach = torch.maximum(a.abs() * (2 * width + 10), b.abs() * (2 * height + 10))
+    largest = torch.maximum(reach, torch.where(far, c.abs(), (2 * shift).abs().clamp_min(extent)))
+    bits = 40 - sum((largest >= 2.0 ** (20 + k)).long() for k in range(8))
+    one = torch.ones_like(bits) << bits
+    a, b, c, shift = ((x * one + 0.5).floor().long() for x in (a, b, c, 2 * shift))
+    offset = (extent - 1) * one + shift - a * (width - 1) - b * (height - 1)
+    return torch.stack((a, b, torch.where(far, c, offset)), 1), bits
 
 
 def _near(row: Tensor, reach: Tensor, size: int, repeats: bool) -> Tensor:
@@ -225,10 +254,15 @@ def _pixels(height: int, width: int, device: torch.device) -> tuple[Tensor, Tens
     return columns, rows
 
 
-def _positions(row: Tensor, points: tuple[Tensor, Tensor]) -> Tensor:
+def _positions(axis: _Axis, points: tuple[Tensor, Tensor]) -> Tensor:
     """Where the points lie along one axis, in half input pixels, (B, rows, columns)."""
+    row, bits = axis
     a, b, c = row[:, :, None, None].unbind(1)
-    return a * points[0] + b * points[1][:, None] + c
+    columns, rows = (p.to(row.dtype) for p in points)
+    positions = a * columns + b * rows[:, None] + c
+    if bits is None:
+        return positions
+    return positions.double() / (torch.ones_like(bits) << bits)[:, None, None]
 
 
 def _whole_pixels(x: Tensor, y: Tensor) -> Tensor:
