@@ -25,21 +25,31 @@ def _cpu() -> torch.device:
     return torch.device("cpu")
 
 
-#: Where `make test` puts the emulated CUDA kernels.
-EMULATOR = Path(os.environ.get("GANKERNELS_EMU", ROOT / "build" / "emu")).resolve()
-_emulator: list[ModuleType] = []
+#: Where `make emu` and `make ptx` put the CUDA kernels for CPU tensors: compiled by g++ for the
+#: emulator, and as nvcc compiled them, its PTX translated.
+FOLDERS = {
+    "emu": Path(os.environ.get("GANKERNELS_EMU", ROOT / "build" / "emu")).resolve(),
+    "ptx": Path(os.environ.get("GANKERNELS_PTX", ROOT / "build" / "ptx")).resolve(),
+}
+_panels: dict[str, tuple[ModuleType, torch.library.Library]] = {}
+
+
+def panel_of(backend: str) -> ModuleType:
+    """The control panel of "emu" or "ptx"; ``torch.ops.gankernels_<backend>`` has the kernels."""
+    if backend not in _panels:
+        name, folder = f"gankernels_{backend}", FOLDERS[backend]
+        if not list(folder.glob(f"{name}*.so")):
+            pytest.fail(f"expected {name} in {folder}: run `make {backend}`")
+        sys.path.insert(0, str(folder))
+        library = torch.library.Library(name, "DEF")
+        _operator.define(library, _operator.DECLARED)
+        _panels[backend] = importlib.import_module(name), library
+    return _panels[backend][0]
 
 
 def emulator() -> ModuleType:
     """The emulator's control panel. Its kernels are in ``torch.ops.gankernels_emu``."""
-    if not _emulator:
-        if not list(EMULATOR.glob("gankernels_emu*.so")):
-            pytest.fail(f"expected gankernels_emu in {EMULATOR}: run `make emu`")
-        sys.path.insert(0, str(EMULATOR))
-        library = torch.library.Library("gankernels_emu", "DEF")
-        _operator.define(library, _operator.DECLARED)
-        _emulator.extend([importlib.import_module("gankernels_emu"), library])
-    return _emulator[0]
+    return panel_of("emu")
 
 
 def _emu() -> torch.device:
