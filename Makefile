@@ -70,9 +70,16 @@ emu: $(STAMPS)/installed
 	$(CMAKE) -S . -B build/emu -DGANKERNELS_EMU_MODULE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
 	$(CMAKE) --build build/emu --target gankernels_emu -j $(MAX_JOBS)
 
-# The same operators on what nvcc makes of the kernels, as a module beside the emulator's.
+# The same operators on what nvcc makes of the kernels: the module, the executor's own tests, the tests
+# of operators, but for the slow ones. PTX names others, as arguments of pytest.
+PTX ?= -m "not slow" tests/augment tests/spectral_norm tests/penalties
 ptx: $(STAMPS)/installed
 	$(BIN)/python tests/ptx/build.py
+	$(BIN)/python -m pytest -q tests/ptx
+	rm -f build/ptx/coverage.txt
+	GANKERNELS_PTX=build/ptx PTX_COVERAGE=$(CURDIR)/build/ptx/coverage.txt OMP_WAIT_POLICY=passive \
+	  $(BIN)/python -m pytest -q -n 2 --dist loadfile -k ptx $(PTX)
+	$(BIN)/python tests/ptx/coverage.py build/ptx/coverage.txt
 
 bench: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.report $(BENCH)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import os
 import re
 import subprocess
@@ -92,8 +93,16 @@ def embedded_ptx(obj: Path) -> bytes:
 class Builder:
     """Compiles into a folder; its methods are tasks that yield objects."""
 
-    def __init__(self, out: Path, arch: str = "90", fuse: bool = False, asan: bool = False) -> None:
+    def __init__(
+        self,
+        out: Path,
+        arch: str = "90",
+        fuse: bool = False,
+        asan: bool = False,
+        objects: Path | None = None,
+    ) -> None:
         self.out = out
+        self.objects = objects or out / "objects"  # of kernels, by their text
         self.sources = [x for x in CSRC.rglob("*") if x.is_file()]
         target = f"arch=compute_{arch},code=compute_{arch}"
         self.nvcc = [*find_nvcc(), *nvcc_flags(), f"-I{CSRC}", "-gencode", target]
@@ -101,7 +110,7 @@ class Builder:
         self.device = [*DEVICE, f"-ffp-contract={'fast' if fuse else 'off'}"]
         self.asan = ["-fsanitize=address", "--param=asan-stack=0"] if asan else []
         self.opcodes: Counter[str] = Counter()
-        out.mkdir(parents=True, exist_ok=True)
+        self.objects.mkdir(parents=True, exist_ok=True)
 
     def cxx(self, source: Path, flags: Iterable[object], inputs: Iterable[Path] = ()) -> Path:
         output = self.out / f"{source.stem}.{source.parent.name}.o"
@@ -117,9 +126,20 @@ class Builder:
             ptx.write_bytes(text)
         files, opcodes = translate.translate(ptx, self.out / f"{source.stem}.kernels")
         self.opcodes += opcodes
-        flags = [*self.device, *self.asan, f"-I{HERE}"]
         files.sort(key=lambda file: -file.stat().st_size)
-        return [lambda: obj, *(lambda x=x: self.cxx(x, flags, OWN) for x in files)]
+        return [lambda: obj, *(lambda x=x: self.kernel(x) for x in files)]
+
+    def kernel(self, source: Path) -> Path:
+        command = ["g++", *CXX, *self.device, *self.asan, f"-I{HERE}", "-c", source]
+        state = hashlib.sha256(" ".join(map(str, command[:-1])).encode())
+        for path in (source, *OWN):
+            state.update(path.read_bytes())
+        output = self.objects / f"{state.hexdigest()[:24]}.o"
+        if not output.exists():
+            partial = output.with_suffix(f".{os.getpid()}.{source.stem}")
+            run(*command, "-o", partial)
+            partial.replace(output)
+        return output
 
     def runtime(self) -> Path:
         return self.cxx(HERE / "runtime.cpp", ["-O2", "-Wall", *self.asan], OWN)
@@ -171,6 +191,8 @@ def build(builder: Builder, programs: bool, jobs: int) -> list[Path]:
             others = [lambda x=x: builder.binding(x) for x in (*sources, HERE / "panel.cpp")]
         tasks = [builder.runtime, *others, *(task for tasks in first for task in tasks)]
         objects = list(pool.map(lambda task: task(), tasks))
+        for old in set(builder.objects.iterdir()) - set(objects):
+            old.unlink()
         if not programs:
             return [builder.link(objects)]
         tests = sorted((ROOT / "tests/cpp").glob("test_emu_*.cpp"))

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 namespace ptx {
 
@@ -27,7 +28,9 @@ struct Word {
   u32 write_epoch, read_epoch;  // 0: never
   u16 writer, reader;
   u16 exists, many_readers;
+  u32 awaited;  // a copy that has not arrived
 };
+constexpr u16 kAtomically = 0xffff;  // the writer of words that atomics wrote
 
 struct Context {
   u32 tid, ntid, ctaid, nctaid;
@@ -77,7 +80,14 @@ struct Module {
 [[noreturn, gnu::cold]] void fault(const Context& c, const char* what, u64 address, u32 line);
 void bar_sync(Context& c, u32 id, u32 line);
 // Waits for the lanes of `mask`; sets *in_range to whether the lane that was read exists.
-u32 shfl_bfly(Context& c, u32 value, u32 lanes, u32 clamp, u32 mask, bool* in_range, u32 line);
+enum class Warp : u8 { kUp, kDown, kXor, kIndex, kBallot };
+u32 exchange(Context& c, Warp how, u32 value, u32 lanes, u32 clamp, u32 mask, bool* in_range,
+             u32 line);
+// An asynchronous copy arrives when its thread waits for all but the last `pending` groups, and with
+// ~0u for those that are in no group, too.
+void cp_async(Context& c, u64 to, u64 from, u32 bytes, u32 line);
+void cp_async_commit(Context& c);
+void cp_async_wait(Context& c, u32 pending, u32 line);
 
 // --- bits -------------------------------------------------------------------------------------------
 
@@ -153,7 +163,15 @@ inline auto mul_wide(T a, T b) {
 }
 template <class T>
 inline T mul_hi(T a, T b) {
-  return static_cast<T>(mul_wide(a, b) >> 32);
+  if constexpr (sizeof(T) == 4) return static_cast<T>(mul_wide(a, b) >> 32);
+  using Wide = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
+  return static_cast<T>(static_cast<Wide>(a) * static_cast<Wide>(b) >> 64);
+}
+// The upper (left) or lower half of b:a, shifted by the low bits of n, or by at most 32.
+inline u32 funnel(u32 a, u32 b, u32 n, bool left, bool clamp) {
+  n = clamp ? (n > 32 ? 32 : n) : n & 31;
+  const u64 both = u64{b} << 32 | a;
+  return static_cast<u32>(left ? both << n >> 32 : both >> n);
 }
 inline f32 fma(f32 a, f32 b, f32 c) {
   return __builtin_fmaf(a, b, c);
@@ -327,9 +345,12 @@ inline void st_global(const Context& c, u64 address, const Elements<T, N>& x, u3
   T* p = reinterpret_cast<T*>(address);
   for (int i = 0; i < N; ++i) p[i] = x.at[i];
 }
-inline u32 atom_global_add(const Context& c, u64 address, u32 x, u32 line) {
-  check_global<u32, 1>(c, address, line);
-  return __atomic_fetch_add(reinterpret_cast<u32*>(address), x, __ATOMIC_RELAXED);
+// f(what is there) is put there.
+template <class T, class F>
+inline T atom_global(const Context& c, u64 address, F f, u32 line) {
+  check_global<T, 1>(c, address, line);
+  T* p = reinterpret_cast<T*>(address);
+  return std::exchange(*p, f(*p));
 }
 
 template <class T, int N>
@@ -344,7 +365,7 @@ inline Elements<T, N> ld_param(const Context& c, u64 address, u32 line) {
 }
 
 template <class T, int N>
-inline u64 check_shared(const Context& c, u64 address, bool write, u32 line) {
+inline u64 check_shared(const Context& c, u64 address, bool write, u32 line, bool atomic = false) {
   constexpr u32 kSize = N * sizeof(T);
   static_assert(sizeof(T) >= 4, "races are looked for in words");
   const u64 offset = address - kSharedBase;
@@ -354,9 +375,10 @@ inline u64 check_shared(const Context& c, u64 address, bool write, u32 line) {
   for (u32 k = 0; k < kSize / 4; ++k) {
     Word& w = c.words[offset / 4 + k];
     if (!w.exists) fault(c, "access between the variables of shared memory", address, line);
-    if (!write && !w.write_epoch)
+    if (w.awaited) fault(c, "access to shared memory before a copy has arrived", address, line);
+    if ((!write || atomic) && !w.write_epoch)
       fault(c, "read of shared memory that was not written", address, line);
-    if (w.write_epoch == c.epoch && w.writer != c.tid)
+    if (w.write_epoch == c.epoch && w.writer != c.tid && !(atomic && w.writer == kAtomically))
       fault(c,
             write ? "race in shared memory: written by two threads"
                   : "race in shared memory: read after another thread's write",
@@ -365,7 +387,7 @@ inline u64 check_shared(const Context& c, u64 address, bool write, u32 line) {
     if (write) {
       if (read_now && (w.many_readers || w.reader != c.tid))
         fault(c, "race in shared memory: written after another thread's read", address, line);
-      w.write_epoch = c.epoch, w.writer = static_cast<u16>(c.tid);
+      w.write_epoch = c.epoch, w.writer = atomic ? kAtomically : static_cast<u16>(c.tid);
     } else {
       w.many_readers = read_now && (w.many_readers || w.reader != c.tid);
       w.read_epoch = c.epoch, w.reader = static_cast<u16>(c.tid);
@@ -384,6 +406,12 @@ template <class T, int N>
 inline void st_shared(const Context& c, u64 address, const Elements<T, N>& x, u32 line) {
   const u64 offset = check_shared<T, N>(c, address, true, line);
   std::memcpy(c.shared + offset, &x, sizeof x);
+}
+
+template <class T, class F>
+inline T atom_shared(const Context& c, u64 address, F f, u32 line) {
+  T* p = reinterpret_cast<T*>(c.shared + check_shared<T, 1>(c, address, true, line, true));
+  return std::exchange(*p, f(*p));
 }
 
 }  // namespace ptx

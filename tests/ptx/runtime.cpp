@@ -4,9 +4,11 @@
 #include "runtime.h"
 
 #include <cxxabi.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 #include <xmmintrin.h>
 
 #include <algorithm>
@@ -62,6 +64,11 @@ constexpr size_t kStack = 512 << 10, kGuard = 4096;
 
 enum class State : u8 { kReady, kAtBarrier, kAtShuffle, kDone };
 
+struct Copy {
+  u64 to, from;
+  u32 bytes;
+};
+
 struct Fiber {
   Context context;  // first: fault() is given it
   void* stack_pointer = nullptr;
@@ -70,6 +77,8 @@ struct Fiber {
   u32 line = 0, barrier = 0;
   u32 value = 0, lanes = 0, clamp = 0, mask = 0, received = 0;  // of a shuffle
   bool in_range = false;
+  Warp how = Warp::kXor;
+  std::vector<std::vector<Copy>> copies;  // by group; the last is open
 };
 
 struct Registered {
@@ -111,8 +120,9 @@ void to_scheduler() {
 
 void describe(const Context& c, const char* what, u64 address, u32 line) {
   char text[512];
-  std::snprintf(text, sizeof text, "%s, address 0x%llx, PTX line %u, block %u, thread %u, in ",
-                what, static_cast<unsigned long long>(address), line, c.ctaid, c.tid);
+  std::snprintf(text, sizeof text,
+                "%s, address 0x%llx, line %u of its PTX, block %u, thread %u, in ", what,
+                static_cast<unsigned long long>(address), line, c.ctaid, c.tid);
   error = text + full_name(kernel->name);
   failed = true;
 }
@@ -181,7 +191,8 @@ bool shuffle(u32 first, u32 count) {
       describe(f.context, "shuffle by a lane outside of its own mask", f.mask, f.line);
       return false;
     }
-    if (f.line != one->line || f.mask != one->mask || f.lanes != one->lanes) {
+    const bool same = f.lanes == one->lanes || one->how == Warp::kIndex;
+    if (f.line != one->line || f.mask != one->mask || !same) {
       describe(f.context, "lanes of one warp wait in different shuffles", one->line, f.line);
       return false;
     }
@@ -191,11 +202,20 @@ bool shuffle(u32 first, u32 count) {
   for (u32 i = 0; i < count; ++i) {
     if (!(waiting >> i & 1)) continue;
     Fiber& f = *fibers[first + i];
-    // PTX ISA, shfl.sync, mode bfly
-    const u32 segment = f.clamp >> 8 & 31, clamp = f.clamp & 31;
-    const u32 most = (i & segment) | (clamp & ~segment);
-    u32 source = i ^ (f.lanes & 31);
+    if (f.how == Warp::kBallot) {
+      f.received = 0;
+      for (u32 k = 0; k < count; ++k)
+        f.received |= (waiting >> k & 1) && fibers[first + k]->value ? 1u << k : 0;
+      continue;
+    }
+    // PTX ISA, shfl.sync
+    const u32 segment = f.clamp >> 8 & 31, clamp = f.clamp & 31, lanes = f.lanes & 31;
+    const u32 most = (i & segment) | (clamp & ~segment), least = i & segment;
+    u32 source = i ^ lanes;
     f.in_range = source <= most;
+    if (f.how == Warp::kUp) source = i - lanes, f.in_range = i >= lanes + most;
+    if (f.how == Warp::kDown) source = i + lanes, f.in_range = source <= most;
+    if (f.how == Warp::kIndex) source = least | (lanes & ~segment), f.in_range = source <= most;
     if (!f.in_range) source = i;
     if (!(f.mask >> source & 1)) {
       describe(f.context, "shuffle reads a lane outside of the mask", source, f.line);
@@ -217,7 +237,10 @@ void run_block(u32 threads, Launched& count) {
     const Variable& x = kernel->variables[v];
     for (u32 b = x.offset; b < x.offset + x.size; b += 4) words[b / 4].exists = 1;
   }
-  for (u32 t = 0; t < threads; ++t) reset(*fibers[t]);
+  for (u32 t = 0; t < threads; ++t) {
+    reset(*fibers[t]);
+    fibers[t]->copies.clear();
+  }
   u32 epoch = 1;
   for (;;) {
     for (u32 t = 0; t < threads; ++t) fibers[t]->context.epoch = epoch;
@@ -340,28 +363,78 @@ void bar_sync(Context&, u32 id, u32 line) {
   to_scheduler();
 }
 
-u32 shfl_bfly(Context&, u32 value, u32 lanes, u32 clamp, u32 mask, bool* in_range, u32 line) {
+u32 exchange(Context&, Warp how, u32 value, u32 lanes, u32 clamp, u32 mask, bool* in_range,
+             u32 line) {
   Fiber& f = *current;
-  f.value = value, f.lanes = lanes, f.clamp = clamp, f.mask = mask, f.line = line;
+  f.how = how, f.value = value, f.lanes = lanes, f.clamp = clamp, f.mask = mask, f.line = line;
   f.state = State::kAtShuffle;
   to_scheduler();
   *in_range = f.in_range;
   return f.received;
 }
 
-// At the end of the process: adds to the file $PTX_COVERAGE a line for every block of instructions.
+namespace {
+
+template <class T, int N>
+void copy(const Context& c, const Copy& x, bool arrived, u32 line) {
+  Word* words = &c.words[(x.to - kSharedBase) / 4];
+  if (arrived) {
+    for (u32 k = 0; k < x.bytes / 4; ++k) words[k].awaited = 0;
+    st_shared<T, N>(c, x.to, ld_global<T, N>(c, x.from, line), line);
+  } else {
+    check_global<T, N>(c, x.from, line);
+    check_shared<T, N>(c, x.to, true, line);
+    for (u32 k = 0; k < x.bytes / 4; ++k) words[k].awaited = 1;
+  }
+}
+void copy(const Context& c, const Copy& x, bool arrived, u32 line) {
+  if (x.bytes == 4) return copy<u32, 1>(c, x, arrived, line);
+  if (x.bytes == 8) return copy<u32, 2>(c, x, arrived, line);
+  if (x.bytes == 16) return copy<u32, 4>(c, x, arrived, line);
+  fault(c, "a copy of neither 4 nor 8 nor 16 bytes", x.to, line);
+}
+
+}  // namespace
+
+void cp_async(Context& c, u64 to, u64 from, u32 bytes, u32 line) {
+  auto& copies = current->copies;
+  if (copies.empty()) copies.emplace_back();
+  copies.back().push_back({to, from, bytes});
+  copy(c, copies.back().back(), false, line);
+}
+void cp_async_commit(Context&) {
+  if (current->copies.empty()) current->copies.emplace_back();
+  current->copies.emplace_back();
+}
+void cp_async_wait(Context& c, u32 pending, u32 line) {
+  auto& copies = current->copies;
+  while (copies.size() > pending + 1) {  // the last is not committed
+    for (const Copy& x : copies.front()) copy(c, x, true, line);
+    copies.erase(copies.begin());
+  }
+}
+
+// At the end of the process: adds to the file $PTX_COVERAGE a line for every block of instructions. In
+// one piece, as other processes may do the same.
 void write_coverage() {
   const char* path = std::getenv("PTX_COVERAGE");
-  FILE* file = path ? std::fopen(path, "a") : nullptr;
-  if (!file) return;
+  if (!path) return;
+  std::string text;
   for (const Registered& r : registered())
-    for (u32 k = 0; k < r.count; ++k)
-      for (u32 i = 0; i < r.kernels[k]->block_count; ++i) {
-        const Block& block = r.kernels[k]->blocks[i];
-        std::fprintf(file, "%s %u %u %d %s\n", r.file, block.line, block.instructions,
-                     ever()[r.kernels[k]][i] + r.kernels[k]->issues[i] > 0, r.kernels[k]->name);
+    for (u32 k = 0; k < r.count; ++k) {
+      const Kernel& kernel = *r.kernels[k];
+      for (u32 i = 0; i < kernel.block_count; ++i) {
+        const Block& block = kernel.blocks[i];
+        const bool executed = ever()[&kernel][i] + kernel.issues[i] > 0;
+        text += std::string(r.file) + " " + std::to_string(block.line) + " " +
+                std::to_string(block.instructions) + (executed ? " 1 " : " 0 ") + kernel.name +
+                "\n";
       }
-  std::fclose(file);
+    }
+  const int file = open(path, O_WRONLY | O_CREAT | O_APPEND, 0666);
+  if (file < 0 || write(file, text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    std::perror(path);
+  if (file >= 0) close(file);
 }
 
 Module::Module(u64 text_hash, const char* file, const Kernel* const* kernels, u32 count) {
@@ -436,6 +509,7 @@ struct Configuration {
 
 thread_local std::vector<Configuration> configurations;
 thread_local int last_error = 0;
+thread_local void* stream_used = nullptr;
 thread_local std::string last_text;
 
 int set_error(int code, const std::string& text) {
@@ -476,6 +550,14 @@ T read(const char* p) {
 }
 
 }  // namespace
+
+namespace ptx {
+
+void* last_stream() {
+  return stream_used;
+}
+
+}  // namespace ptx
 
 extern "C" {
 
@@ -527,7 +609,8 @@ int __cudaGetKernel(void** kernel, const void* host) {
 }
 
 int __cudaLaunchKernel(void* handle, Dim3 grid, Dim3 block, void** arguments, size_t shared,
-                       void*) {
+                       void* stream) {
+  stream_used = stream;
   auto* entry = static_cast<Entry*>(handle);
   if (!entry) return set_error(98, "invalid device function");
   if (!entry->kernel) {
@@ -554,7 +637,8 @@ int cudaLaunchKernel(const void* host, Dim3 grid, Dim3 block, void** arguments, 
   return code ? code : __cudaLaunchKernel(kernel, grid, block, arguments, shared, stream);
 }
 
-int cudaMemsetAsync(void* p, int value, size_t bytes, void*) {
+int cudaMemsetAsync(void* p, int value, size_t bytes, void* stream) {
+  stream_used = stream;
   ptx::count_fill();
   std::memset(p, value, bytes);
   return 0;
@@ -563,6 +647,9 @@ int cudaGetLastError() {
   const int code = last_error;
   last_error = 0;
   return code;
+}
+int cudaPeekAtLastError() {
+  return last_error;
 }
 const char* cudaGetErrorString(int code) {
   return code ? last_text.c_str() : "no error";

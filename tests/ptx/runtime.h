@@ -20,6 +20,7 @@ void reset_launched();
 // Warps' executions of every block of instructions, by kernel.
 std::map<std::string, std::vector<uint64_t>> issued();
 std::vector<std::string> kernel_names();
+void* last_stream();                                 // of a launch or a fill
 std::string short_name(const std::string& mangled);  // "products"
 std::string full_name(const std::string& mangled);
 

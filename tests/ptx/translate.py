@@ -17,6 +17,17 @@ SIZE = {"8": 1, "6": 2, "2": 4, "4": 8}  # by the last digit of a type
 GAP = 64  # bytes between the variables of shared memory, which no thread may touch
 MOST_PARAMETERS, MOST_SHARED = 32764, 48 * 1024  # bytes that a kernel may have
 SPECIAL = {"%tid.x": "c.tid", "%ntid.x": "c.ntid", "%ctaid.x": "c.ctaid", "%nctaid.x": "c.nctaid"}
+ROUNDING = {"rmi": "floor", "rni": "nearbyint", "rzi": "trunc", "rpi": "ceil"}
+#: What an atomic operation puts in place of x, given y.
+ATOMS = {
+    "add": "add(x, y)",
+    "min": "ptx::min(x, y)",
+    "max": "ptx::max(x, y)",
+    "exch": "y",
+    "and": "x & y",
+    "or": "x | y",
+    "xor": "x ^ y",
+}
 COMPARISONS = {
     "eq",
     "ne",
@@ -58,6 +69,7 @@ class Block:
 @dataclass
 class Kernel:
     name: str
+    first_line: int
     params: list[tuple[str, int, int, int]] = field(
         default_factory=list
     )  # name, offset, size, align
@@ -128,7 +140,7 @@ class Translator:
         m = re.fullmatch(r"\s*(?:\.visible )?\.entry ([$\w]+)\s*\((.*?)\)(.*)", text, re.S)
         if not m:
             raise UnknownError(text)
-        kernel = Kernel(m[1])
+        kernel = Kernel(m[1], self.start)
         for param in filter(None, (p.strip() for p in m[2].split(","))):
             p = re.fullmatch(r"\.param (?:\.align (\d+) )?\.(\w+) ([$\w]+)(?:\[(\d+)\])?", param)
             if not p:
@@ -171,7 +183,7 @@ class Translator:
 
     def block(self) -> None:
         self.emit(f"++c.visits[{len(self.kernel.blocks)}];")
-        self.kernel.blocks.append(Block(self.start))
+        self.kernel.blocks.append(Block(self.at))
 
     def statement(self, text: str) -> None:
         if not text:
@@ -232,6 +244,11 @@ class Translator:
             raise UnknownError(f"{k.name}: {k.declared} bytes of shared memory")
 
     # --- operands ---------------------------------------------------------------------------------
+
+    @property
+    def at(self) -> int:
+        """The line within the kernel: its C++ stays what it is when another kernel changes."""
+        return self.start - self.kernel.first_line + 1
 
     @staticmethod
     def label(name: str) -> str:
@@ -341,7 +358,7 @@ class Translator:
             kind = self.only(mods[1:], "s32 u32")
             return self.apply(f"mul_wide<{kind}>", kind, o, 2, kind[0] + "64")
         if mods[0] == "hi":
-            kind = self.only(mods[1:], "s32 u32")
+            kind = self.only(mods[1:], "s32 u32 s64 u64")
             return self.apply(f"mul_hi<{kind}>", kind, o, 2)
         if mods[0] == "lo":
             kind = self.only(mods[1:], "s16 u16 s32 u32 s64 u64")
@@ -351,11 +368,11 @@ class Translator:
         return self.arithmetic("mul", mods, o)
 
     def op_mad(self, mods, o):
-        if mods[0] != "lo":
-            raise UnknownError("modifiers")
-        kind = self.only(mods[1:], "s32 u32 s64 u64")
-        a, b, c = (self.operand(x, kind) for x in o[1:])
-        return self.assign(o[0], kind, f"add<{kind}>(mul<{kind}>({a}, {b}), {c})")
+        how, of = mods
+        kind = self.only([of], "s32 u32" if how == "wide" else "s32 u32 s64 u64")
+        function, wide = {"lo": ("mul", kind), "wide": ("mul_wide", kind[0] + "64")}[how]
+        a, b, c = self.operand(o[1], kind), self.operand(o[2], kind), self.operand(o[3], wide)
+        return self.assign(o[0], wide, f"add<{wide}>({function}<{kind}>({a}, {b}), {c})")
 
     def op_fma(self, mods, o):
         if mods[0] != "rn":
@@ -375,7 +392,7 @@ class Translator:
     def divide(self, mods, o, remainder):
         kind = self.only(mods, "s32 u32 s64 u64")
         a, b = (self.operand(x, kind) for x in o[1:])
-        return self.assign(o[0], kind, f"divide<{kind}>(c, {a}, {b}, {remainder}, {self.start})")
+        return self.assign(o[0], kind, f"divide<{kind}>(c, {a}, {b}, {remainder}, {self.at})")
 
     def op_rcp(self, mods, o):
         if mods[0] != "rn":
@@ -441,6 +458,23 @@ class Translator:
         ]
         return self.assign(o[0], kind, f"bfi<{kind}>({', '.join(values)})")
 
+    def op_shf(self, mods, o):
+        side, mode = (
+            {"l": "true", "r": "false"}[mods[0]],
+            {"wrap": "false", "clamp": "true"}[mods[1]],
+        )
+        self.only(mods[2:], "b32")
+        inputs = ", ".join(self.operand(x, "u32") for x in o[1:])
+        return self.assign(o[0], "u32", f"funnel({inputs}, {side}, {mode})")
+
+    def op_popc(self, mods, o):
+        kind = self.only(mods, "b32 b64")
+        return self.assign(o[0], "u32", f"u32(std::popcount({self.operand(o[1], kind)}))")
+
+    def op_clz(self, mods, o):
+        kind = self.only(mods, "b32 b64")
+        return self.assign(o[0], "u32", f"u32(std::countl_zero({self.operand(o[1], kind)}))")
+
     def op_prmt(self, mods, o):
         return self.apply("prmt", self.only(mods, "b32"), o, 3)
 
@@ -496,15 +530,14 @@ class Translator:
             return self.assign(o[0], d, f"{d}({a})")
         if float_to and not float_of and how == "rn":
             return self.assign(o[0], d, f"{d}({a})")
-        if float_of and not float_to and how == "rzi":
-            return self.assign(o[0], d, f"to_integer<{d}>({a})")
-        if float_of and to == of and how in ("rmi", "rni", "rzi", "rpi"):
-            function = {"rmi": "floor", "rni": "nearbyint", "rzi": "trunc", "rpi": "ceil"}[how]
-            return self.assign(o[0], d, f"std::{function}({a})")
+        if float_of and not float_to and how in ROUNDING:
+            return self.assign(o[0], d, f"to_integer<{d}>(std::{ROUNDING[how]}({a}))")
+        if float_of and to == of and how in ROUNDING:
+            return self.assign(o[0], d, f"std::{ROUNDING[how]}({a})")
         raise UnknownError("modifiers")
 
-    def op_cvta(self, mods, o):
-        if mods != ["to", "global", "u64"]:
+    def op_cvta(self, mods, o):  # addresses of one space are none of another
+        if mods not in (["to", "global", "u64"], ["to", "shared", "u64"], ["shared", "u64"]):
             raise UnknownError("modifiers")
         return self.assign(o[0], "u64", self.operand(o[1], "u64"))
 
@@ -516,8 +549,10 @@ class Translator:
         return space, count, TYPES[rest[0]]
 
     def op_ld(self, mods, o):
+        if mods[:2] == ["global", "nc"]:  # of memory that no thread of the launch writes
+            mods = ["global", *mods[2:]]
         space, count, kind = self.memory(mods, "param global shared")
-        value = f"ld_{space}<{kind}, {count}>(c, {self.address(o[1])}, {self.start})"
+        value = f"ld_{space}<{kind}, {count}>(c, {self.address(o[1])}, {self.at})"
         if count == 1:
             return self.assign(o[0], kind, f"{value}.at[0]")
         registers = [x.strip() for x in o[0][1:-1].split(",")]
@@ -533,35 +568,60 @@ class Translator:
         if len(registers) != count:
             raise UnknownError("number of operands")
         values = ", ".join(self.operand(r, kind) for r in registers)
-        return (
-            f"st_{space}<{kind}, {count}>(c, {self.address(o[0])}, {{{{{values}}}}}, {self.start});"
-        )
+        return f"st_{space}<{kind}, {count}>(c, {self.address(o[0])}, {{{{{values}}}}}, {self.at});"
 
     def op_atom(self, mods, o):
-        if mods != ["global", "add", "u32"]:
-            raise UnknownError("modifiers")
-        value = self.operand(o[2], "u32")
-        return self.assign(
-            o[0], "u32", f"atom_global_add(c, {self.address(o[1])}, {value}, {self.start})"
-        )
+        space, operation, of = mods
+        kind = TYPES[of]
+        if space not in ("global", "shared") or of[0] == "f" or len(o) != 3:
+            raise UnknownError("modifiers")  # a sum of floats depends on the order
+        result = f"[&](auto x) {{ const {kind} y = {self.operand(o[2], kind)}; "
+        result += f"return static_cast<{kind}>({ATOMS[operation]}); }}"
+        address = self.address(o[1])
+        value = f"atom_{space}<{kind}>(c, {address}, {result}, {self.at})"
+        return self.assign(o[0], kind, value)
+
+    def op_red(self, mods, o):
+        return self.op_atom(mods, ["_", *o])
 
     def op_shfl(self, mods, o):
-        if mods != ["sync", "bfly", "b32"]:
+        ways = {"up": "kUp", "down": "kDown", "bfly": "kXor", "idx": "kIndex"}
+        if len(mods) != 3 or mods[0] != "sync" or mods[2] != "b32":
             raise UnknownError("modifiers")
         d, _, valid = o[0].partition("|")
-        a, lanes, clamp, mask = (self.operand(x, "u32") for x in o[1:])
-        return (
-            "bool valid; "
-            + self.assign(
-                d, "u32", f"shfl_bfly(c, {a}, {lanes}, {clamp}, {mask}, &valid, {self.start})"
-            )
-            + (" " + self.assign(valid, "bool", "valid") if valid else "")
-        )
+        inputs = ", ".join(self.operand(x, "u32") for x in o[1:])
+        value = f"exchange(c, Warp::{ways[mods[1]]}, {inputs}, &valid, {self.at})"
+        code = "bool valid; " + self.assign(d, "u32", value)
+        return code + (" " + self.assign(valid, "bool", "valid") if valid else "")
+
+    def op_vote(self, mods, o):
+        whether, mask = self.operand(o[1], "bool"), self.operand(o[2], "u32")
+        value = f"exchange(c, Warp::kBallot, {whether}, 0, 0, {mask}, &valid, {self.at})"
+        if mods == ["sync", "ballot", "b32"]:
+            return "bool valid; " + self.assign(o[0], "u32", value)
+        if mods == ["sync", "any", "pred"]:
+            return "bool valid; " + self.assign(o[0], "bool", f"{value} != 0")
+        if mods == ["sync", "all", "pred"]:
+            return "bool valid; " + self.assign(o[0], "bool", f"{value} == {mask}")
+        raise UnknownError("modifiers")
+
+    def op_cp(self, mods, o):
+        what = ".".join(mods)
+        if what in ("async.ca.shared.global", "async.cg.shared.global") and len(o) == 3:
+            to, source = self.address(o[0]), self.address(o[1])
+            return f"cp_async(c, {to}, {source}, {int(o[2])}, {self.at});"
+        if what == "async.commit_group":
+            return "cp_async_commit(c);"
+        if what == "async.wait_all":
+            return f"cp_async_wait(c, ~0u, {self.at});"
+        if what == "async.wait_group":
+            return f"cp_async_wait(c, {int(o[0])}, {self.at});"
+        raise UnknownError("modifiers")
 
     def op_bar(self, mods, o):
         if mods != ["sync"] or len(o) != 1:
             raise UnknownError("modifiers")
-        return f"bar_sync(c, {self.operand(o[0], 'u32')}, {self.start});"
+        return f"bar_sync(c, {self.operand(o[0], 'u32')}, {self.at});"
 
     def op_membar(self, mods, o):
         if mods != ["gl"] or o:

@@ -1,4 +1,4 @@
-"""What the kernels of an operator run on: the processor, the emulator, a GPU."""
+"""What the kernels of an operator run on: the processor, the emulator, nvcc's PTX, a GPU."""
 
 import contextlib
 import importlib
@@ -53,7 +53,12 @@ def emulator() -> ModuleType:
 
 
 def _emu() -> torch.device:
-    emulator()
+    panel_of("emu")
+    return torch.device("cpu")
+
+
+def _ptx() -> torch.device:
+    panel_of("ptx")
     return torch.device("cpu")
 
 
@@ -67,8 +72,13 @@ def _cuda() -> torch.device:
 
 
 #: What the kernels of an operator run on: a function that prepares it and returns the device of its
-#: tensors, or skips. "emu" are the CUDA kernels, emulated, on CPU tensors.
+#: tensors, or skips. "emu" are the CUDA kernels, emulated, on CPU tensors; "ptx", which `make ptx`
+#: asks for by GANKERNELS_PTX, what nvcc made of them.
 BACKENDS: dict[str, Callable[[], torch.device]] = {"cpu": _cpu, "emu": _emu, "cuda": _cuda}
+if "GANKERNELS_PTX" in os.environ:
+    BACKENDS["ptx"] = _ptx
+#: Those that take long, a thread of a GPU after the other.
+EMULATED = ("emu", "ptx")
 _current = "cpu"
 
 
@@ -77,10 +87,10 @@ def use(name: str, test: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch
     """Run the operators on a backend within a block of the test of this id."""
     global _current
     device = BACKENDS[name]()
-    if name == "emu":
-        panel = emulator()
+    if name in EMULATED:
+        panel = panel_of(name)
         panel.set_order(panel.Order.random, zlib.crc32(test.encode()))
-        monkeypatch.setattr(_operator, "kernels", torch.ops.gankernels_emu)
+        monkeypatch.setattr(_operator, "kernels", getattr(torch.ops, f"gankernels_{name}"))
     _current = name
     try:
         yield device
@@ -104,7 +114,7 @@ ORDERS_OF_THREADS = ("descending", "switching")
 
 def instruction_sets() -> list[str]:
     """Those of the CPU kernels that this processor has; orders of threads on the emulator."""
-    if _current == "emu":
+    if _current in EMULATED:
         return list(ORDERS_OF_THREADS)
     if _current == "cuda":
         return ["cuda"]
@@ -115,8 +125,9 @@ def instruction_sets() -> list[str]:
 
 def choose_isa(name: str) -> None:
     """Choose one of :func:`instruction_sets`."""
-    if _current == "emu":
-        emulator().set_order(getattr(emulator().Order, name), 1)
+    if _current in EMULATED:
+        panel = panel_of(_current)
+        panel.set_order(getattr(panel.Order, name), 1)
     elif _current == "cpu":
         from gankernels import _C
 
