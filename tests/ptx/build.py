@@ -107,7 +107,9 @@ class Builder:
         target = f"arch=compute_{arch},code=compute_{arch}"
         self.nvcc = [*find_nvcc(), *nvcc_flags(), f"-I{CSRC}", "-gencode", target]
         self.nvcc += ["-Xfatbin", "--compress-mode=none", "-Xcompiler=-fPIC"]
-        self.device = [*DEVICE, f"-ffp-contract={'fast' if fuse else 'off'}"]
+        # g++ contracts among its expensive optimizations only.
+        fused = ["-ffp-contract=fast", "-fexpensive-optimizations"]
+        self.device = [*DEVICE, *(fused if fuse else ["-ffp-contract=off"])]
         self.asan = ["-fsanitize=address", "--param=asan-stack=0"] if asan else []
         self.opcodes: Counter[str] = Counter()
         self.objects.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """What of nvcc's PTX the tests executed: ``python tests/ptx/coverage.py FILE [--missing]``.
 
-FILE is what processes with ``PTX_COVERAGE=FILE`` left. The exit status is 1 where less than LEAST of
-a kernel's instructions ran and EXPLAINED does not say why.
+FILE is what processes with ``PTX_COVERAGE=FILE`` left. The exit status is 1 where less than LEAST
+of a kernel's instructions ran and EXPLAINED does not say why.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ MUTANTS: list[tuple[str, str] | tuple[str, str, int]] = [
     ("__launch_bounds__(threads, blocks)", "__launch_bounds__(threads)"),
     ("__launch_bounds__(threads, blocks)", "__launch_bounds__(2 * threads, blocks)"),
     ("KERNEL_FOR(threads, 3)", "KERNEL_FOR(threads, 1)"),
-    ("const __grid_constant__ T", "const T"),
     ("#define PRAGMA(text) _Pragma(#text)", "#define PRAGMA(text)"),
     ("PRAGMA(unroll n)", "PRAGMA(unroll)"),
     ("__shared__ __align__(32) T name[n]", "__shared__ T name[n]"),
@@ -97,6 +96,7 @@ MUTANTS: list[tuple[str, str] | tuple[str, str, int]] = [
 EXEMPT = {
     r"#(include|if|else|endif).*": "asks who compiles",
     r"#define DEVICE .*": "all functions are inlined with it and without",
+    r"#define TABLE.*": "nvcc reads a constant argument where it lies without __grid_constant__, too",
     r"(template|using|class|namespace|public:|inline|DEVICE|const char\* launch).*": "declares",
     r"const Arguments&\.\.\. arguments\) \{|void\* stream.*|arguments\.\.\.\);": "declares",
     r"void (in|out|scratch)\(.*\) \{\}": "known to the emulator only",

@@ -72,6 +72,19 @@ __global__ void arithmetic(const __grid_constant__ Numbers n, long long* out) {
   ++k;  // 38
 }
 
+// a*b + c, where ptxas may contract and where it must not.
+__global__ void products_and_sums(float a, float c, float* out) {
+  asm("{ .reg .f32 %%ab; mul.f32 %%ab, %1, %1; add.f32 %0, %%ab, %2; }"
+      : "=f"(out[0])
+      : "f"(a), "f"(c));
+  asm("{ .reg .f32 %%ab; mul.rn.f32 %%ab, %1, %1; add.f32 %0, %%ab, %2; }"
+      : "=f"(out[1])
+      : "f"(a), "f"(c));
+  asm("{ .reg .f32 %%ab; mul.f32 %%ab, %1, %1; add.rn.f32 %0, %%ab, %2; }"
+      : "=f"(out[2])
+      : "f"(a), "f"(c));
+}
+
 __global__ void shuffles(int* out) {
   int x = threadIdx.x;
   for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
@@ -270,6 +283,12 @@ int main() {
     std::snprintf(what, sizeof what, "arithmetic %d", k);
     expect(out[k] == expected[k], what, out[k]);
   }
+
+  float sums[3];
+  products_and_sums<<<1, 1>>>(tiny, -(1.0f + 0x1p-11f), sums);
+  expect(sums[0] == 0 || sums[0] == 0x1p-24f, "contracted or not", 0);
+  expect(sums[1] == 0 && sums[2] == 0, "never contracted", 0);
+  std::printf("%s\n", sums[0] == 0 ? "not contracted" : "contracted");
 
   int lanes[64];
   shuffles<<<1, 64>>>(lanes);

@@ -8,16 +8,20 @@ from ptx import build, mutate_platform
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["selftest", "platform"])
-def test_program(name, tmp_path):
+@pytest.mark.parametrize(
+    "name, fuse", [("selftest", False), ("selftest", True), ("platform", True)]
+)
+def test_program(name, fuse, tmp_path):
     """Instructions, faults that must be reported; every line of nvcc's branch of platform.h."""
-    builder = build.Builder(tmp_path)
+    builder = build.Builder(tmp_path, fuse=fuse)
     builder.nvcc.append(f"-I{build.HERE}")
     objects = [task() for task in builder.kernels(build.HERE / f"{name}.cu")]
     build.run("g++", *objects, builder.runtime(), "-o", tmp_path / name)
     done = subprocess.run([tmp_path / name], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert " 0 failed" in done.stdout
+    if name == "selftest":
+        assert ("not contracted" not in done.stdout) == fuse
 
 
 def test_every_line_of_the_dialect_has_a_mutant():
