@@ -14,6 +14,7 @@
 #   make fuzz      the fuzzers alone, with new cases and for longer   (make fuzz FUZZ_SECONDS=3600)
 #   make aarch64   the CPU kernels on AArch64: cross-compiled, their C++ tests and fuzzers run under
 #                  qemu. Missing packages are installed if that is possible: as root, by apt-get
+#   make ptx       the CUDA kernels as nvcc compiles them, its PTX run by the processor: tests/ptx
 #   make coverage  how much of the CUDA kernels the emulated C++ tests execute
 #   make cuda-report   compile the CUDA kernels for every architecture; write docs/cuda-report.md and
 #                  tests/kernels/cuda_report.json, which tests compare with
@@ -37,11 +38,11 @@ STAMPS := .venv/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILT_FROM := setup.py pyproject.toml $(wildcard build_support/*.py) \
     $(shell find csrc -name '*.h' -o -name '*.inc' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
-CXX_SOURCES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.inc' -o -name '*.cuh' \
+CXX_SOURCES = $(shell find csrc tests/cpp tests/ptx -name '*.h' -o -name '*.inc' -o -name '*.cuh' \
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-fast test-torch emu bench lint format sanitize fuzz aarch64 coverage cuda-report \
+.PHONY: help test test-fast test-torch emu ptx bench lint format sanitize fuzz aarch64 coverage cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
 
@@ -68,6 +69,17 @@ test-torch: $(STAMPS)/installed
 emu: $(STAMPS)/installed
 	$(CMAKE) -S . -B build/emu -DGANKERNELS_EMU_MODULE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
 	$(CMAKE) --build build/emu --target gankernels_emu -j $(MAX_JOBS)
+
+# The same operators on what nvcc makes of the kernels: the module, the executor's own tests, the tests
+# of operators, but for the slow ones. PTX names others, as arguments of pytest.
+PTX ?= -m "not slow" tests/augment tests/spectral_norm tests/penalties
+ptx: $(STAMPS)/installed
+	$(BIN)/python tests/ptx/build.py
+	$(BIN)/python -m pytest -q tests/ptx
+	rm -f build/ptx/coverage.txt
+	GANKERNELS_PTX=build/ptx PTX_COVERAGE=$(CURDIR)/build/ptx/coverage.txt OMP_WAIT_POLICY=passive \
+	  $(BIN)/python -m pytest -q -n 2 --dist loadfile -k ptx $(PTX)
+	$(BIN)/python tests/ptx/coverage.py build/ptx/coverage.txt
 
 bench: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.report $(BENCH)

@@ -55,18 +55,22 @@ void shared_access(const void* p, size_t bytes, Access access, Where where) {
   Engine& engine = Engine::get();
   engine.begin_access();
   engine.memory.shared(p, bytes, access, false, where);
+  if (engine.tally.profiling)
+    engine.tally.profile_shared(p, bytes, access == Access::kRead ? "read" : "write", false, where);
 }
 void shared_atomic_access(const void* p, size_t bytes, bool floating, Where where) {
   Engine& engine = Engine::get();
   if (floating) fail("an atomic sum of floats, which depends on the order", where);
   engine.begin_access();
   engine.memory.shared(p, bytes, Access::kWrite, true, where);
+  if (engine.tally.profiling) engine.tally.profile_shared(p, bytes, "atomic", true, where);
 }
 void copy_async(void* to, const void* from, size_t bytes, Where where) {
   Engine& engine = Engine::get();
   engine.begin_access();
   engine.memory.global(from, bytes, bytes, Access::kRead, false, where);
   engine.memory.begin_copy(to, from, bytes, where);
+  if (engine.tally.profiling) engine.tally.profile_shared(to, bytes, "copy", false, where);
 }
 void copy_wait(Where) {
   Engine& engine = Engine::get();

@@ -66,11 +66,20 @@ struct Site {
   int64_t accesses = 0, bytes = 0, sectors = 0;
 };
 
+// The same to shared memory: into how many turns the accesses of a warp's lanes fall, because they ask
+// a bank for different words. One is best; of 8 and 16 bytes, of each half and quarter of the warp.
+struct BankSite {
+  std::string kernel, where;
+  int64_t accesses = 0, max_ways = 0;
+  double mean_ways = 0;
+};
+
 struct Counters {
   std::map<std::string, int64_t> launches;
   std::map<std::string, Traffic> buffers;
   std::map<std::string, int64_t> shared;  // the most bytes of a block, by kernel
   std::vector<Site> sites;                // while profiling
+  std::vector<BankSite> banks;            // while profiling
   int64_t threads = 0, barriers = 0;      // barriers: of threads
 };
 

@@ -221,6 +221,38 @@ void shared_atomic(const Data& d) {
 
 void nothing(const Data&) {}
 
+// --- banks: no fault, but slow --------------------------------------------------------------------
+
+template <int N>
+void strided_vectors(int stride) {
+  SHARED(float, tile, 32 * 32 + N);
+  shared_store(tile + thread_id() * stride, Vector<float, N>{});
+  sync_threads();
+  (void)shared_load<N>(tile + thread_id() * stride);
+}
+
+void strided(int stride) {
+  SHARED(int, tile, 32 * 33);
+  for (int i = thread_id(); i < 32 * 33; i += 32) tile[i] = 0;
+  sync_threads();
+  (void)static_cast<int>(tile[thread_id() * stride]);
+  sync_threads();
+  atomic_add(tile + thread_id() * stride, 1);
+}
+
+// Half of the lanes come to the read twice, with a barrier between.
+void unequal_lanes() {
+  SHARED(int, tile, 64);
+  tile[thread_id()] = 0;
+  tile[thread_id() + 32] = 0;
+  sync_threads();
+  for (int step = 0; step < 2; ++step) {
+    if (step == 1 || thread_id() % 2 == 1)
+      (void)static_cast<int>(tile[step == 0 ? 32 : thread_id()]);
+    sync_threads();
+  }
+}
+
 struct Fault {
   void (*kernel)(const Data&);
   int64_t blocks = 1;
@@ -287,6 +319,18 @@ const char* run_fault(const std::string& name, bool planted) {
   return run("planted fault", launch ? fault.planted_blocks : fault.blocks,
              launch ? static_cast<int>(fault.planted_threads) : fault.threads,
              [&] { fault.kernel(data); });
+}
+
+void run_strided(int stride, int words) {
+  const Buffers buffers;
+  const char* error = run("strided", 1, 32, [&] {
+    if (words == 1) strided(stride);
+    if (words == 2) strided_vectors<2>(stride);
+    if (words == 4) strided_vectors<4>(stride);
+    if (words == 8) strided_vectors<8>(stride);
+    if (words == 0) unequal_lanes();
+  });
+  if (error) throw std::runtime_error(error);
 }
 
 double speed(int64_t blocks, int threads, int barriers) {

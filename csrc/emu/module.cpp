@@ -36,6 +36,10 @@ py::dict counters() {
       c.buffers, [](const auto& b) { return Row{b.first, {b.second.read, b.second.written}}; });
   result["sites"] = table(
       c.sites, [](const emu::Site& s) { return Row{s.where, {s.accesses, s.bytes, s.sectors}}; });
+  std::map<std::string, py::dict> banks;
+  for (const emu::BankSite& s : c.banks)
+    banks[s.kernel][py::str(s.where)] = py::make_tuple(s.accesses, s.mean_ways, s.max_ways);
+  result["banks"] = banks;
   return result;
 }
 
@@ -51,10 +55,13 @@ PYBIND11_MODULE(gankernels_emu, m) {
       .value("switching", emu::Order::kSwitching);
   m.def("set_order", &emu::set_order, py::arg("order"), py::arg("seed") = 1,
         "The order of threads and blocks.");
-  m.def("set_profiling", &emu::set_profiling, py::arg("on"), "Count 32-byte sectors; slow.");
+  m.def("set_profiling", &emu::set_profiling, py::arg("on"),
+        "Count 32-byte sectors and bank conflicts; slow.");
   m.def("counters", &counters,
         "launches and shared: {kernel: number}; buffers: {name: bytes read, bytes written}; sites: "
-        "{place in the source: accesses of warps, bytes, sectors}, while profiling.");
+        "{place in the source: accesses of warps, bytes, sectors} and banks: {kernel: {place: "
+        "accesses "
+        "of warps to shared memory, mean and most turns that they take}}, while profiling.");
   m.def("reset_counters", &emu::reset_counters);
   m.def("faults", &emu::fault_names, "The kernels with a planted fault.");
   m.def(
@@ -65,6 +72,8 @@ PYBIND11_MODULE(gankernels_emu, m) {
       },
       py::arg("name"), py::arg("planted"),
       "Runs such a kernel, with its fault or without; returns what the emulator found, or None.");
+  m.def("run_strided", &emu::run_strided, py::arg("stride"), py::arg("words"),
+        "A warp's accesses to shared memory: vectors of so many words, so many words apart.");
   m.def("speed", &emu::speed, py::arg("blocks"), py::arg("threads"), py::arg("barriers"),
         "Seconds that a kernel takes that does nothing but wait at barriers.");
 }

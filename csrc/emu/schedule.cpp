@@ -164,6 +164,7 @@ void Schedule::barrier(const Where& where) {
   self.where = where;
   ++waiting_;
   ++tally_.counts.barriers;
+  tally_.pass();
   races_.flush();
   char* sync = &block_sync_[races_.epoch() & 1];
   tsan_release(sync);
@@ -204,6 +205,7 @@ uint64_t Schedule::warp_operation(uint32_t mask, uint64_t value, int xor_lanes, 
   Warp& warp = warps_[number];
   Thread& self = threads_[current.thread];
   check_lanes(warp, mask, xor_lanes, exchanging, where);
+  tally_.pass();
   if (warp.arrived == 0) warp.mask = mask, warp.exchanging = exchanging, warp.where = where;
   warp.arrived |= 1u << lane;
   warp.values[lane] = value;

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from support.backends import current_backend, emulator, instruction_sets
+from support.backends import EMULATED, current_backend, emulator, instruction_sets
 from support.tensors import DTYPES, assert_near, drawer, dtype_name
 
 from benchmarks.published import stylegan2_ada as _ada
@@ -89,7 +89,7 @@ def check(x, maps, factor=1.0, **options):
 @pytest.mark.parametrize("name", MAPS)
 def test_values(backend, name, size, dtype):
     large = size in (SIZES[0], SIZES[-1]) and (dtype == torch.float64 or size == SIZES[-1])
-    if current_backend() == "emu" and large and name not in ("flip", "turned"):
+    if current_backend() in EMULATED and large and name not in ("flip", "turned"):
         pytest.skip("takes the emulator long")
     x = drawer(1, dtype, backend)(2, 3, *size)
     maps = maps_of(name, backend)

@@ -85,6 +85,67 @@ def test_an_error_reaches_python_and_the_engine_goes_on(panel, monkeypatch):
     assert torch.isfinite(packed).all()
 
 
+# --- bank conflicts -------------------------------------------------------------------------------
+
+
+def ways_of(panel, stride, words):
+    """By verb: accesses of warps, the mean and the most turns."""
+    panel.reset_counters()
+    panel.set_profiling(True)
+    panel.run_strided(stride, words)
+    panel.set_profiling(False)
+    sites = panel.counters()["banks"]["strided"]
+    assert all("faults.cpp:" in site for site in sites)
+    return {site.split()[0]: ways for site, ways in sites.items()}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "stride, words, ways",
+    [
+        (1, 1, 1),
+        (2, 1, 2),
+        (3, 1, 1),
+        (16, 1, 16),
+        (32, 1, 32),
+        (31, 1, 1),
+        (0, 1, 1),  # the same word for all
+        (2, 2, 1),
+        (4, 2, 2),
+        (16, 2, 8),
+        (32, 2, 16),  # halves of a warp
+        (4, 4, 1),
+        (8, 4, 2),
+        (12, 4, 1),
+        (32, 4, 8),  # quarters
+        (8, 8, 2),  # two pieces of 16 bytes
+    ],
+)
+def test_bank_conflicts(panel, order, stride, words, ways):
+    panel.set_order(getattr(panel.Order, order), 1)
+    found = ways_of(panel, stride, words)
+    assert found["read"] == (1, ways, ways)
+    if words == 1:
+        assert found["atomic"] == ((1, ways, ways) if stride else (1, 32, 32))
+        assert found["write"] == (33, 1, 1)
+    else:
+        assert found["write"] == (1, ways, ways)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_accesses_on_two_sides_of_a_barrier_are_not_one(panel, order):
+    panel.set_order(getattr(panel.Order, order), 1)
+    assert ways_of(panel, 0, 0)["read"] == (2, 1, 1)
+
+
+def test_bank_conflicts_are_off_and_forgotten(panel):
+    panel.run_strided(2, 1)
+    assert panel.counters()["banks"] == {}
+    assert ways_of(panel, 2, 1)["read"] == (1, 2, 2)
+    panel.reset_counters()
+    assert panel.counters()["banks"] == {}
+
+
 # --- how fast it is -------------------------------------------------------------------------------
 
 

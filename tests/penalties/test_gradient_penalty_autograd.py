@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.backends import current_backend, instruction_sets, native_ops
+from support.backends import EMULATED, current_backend, instruction_sets, native_ops
 from support.tensors import DTYPES, assert_near, drawer, dtype_name
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -37,7 +37,7 @@ def test_gradcheck(backend, options, weighted):
 
     inputs = [*grads, sample_weight] if weighted else grads
     # The emulated threads of numerical differences take their time.
-    fast = current_backend() == "emu"
+    fast = current_backend() in EMULATED
     assert gradcheck(f, inputs, fast_mode=fast)
     assert gradgradcheck(f, inputs, fast_mode=fast)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.backends import current_backend, instruction_sets, native_ops
+from support.backends import EMULATED, current_backend, instruction_sets, native_ops
 from support.tensors import DTYPES, TOLERANCE, assert_near, drawer, dtype_name
 from support.weights import LAYOUTS
 from torch.autograd import gradcheck, gradgradcheck
@@ -113,7 +113,7 @@ def test_numerical_derivatives_of_the_whole_step(backend, retain):
         out, s = ops.spectral_norm(w, list(u), list(v), 30, retain=retain)
         return (*out, s)
 
-    fast = current_backend() == "emu"
+    fast = current_backend() in EMULATED
     assert gradcheck(function, weights, atol=1e-5, rtol=1e-3, fast_mode=fast)
 
 

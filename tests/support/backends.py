@@ -1,4 +1,4 @@
-"""What the kernels of an operator run on: the processor, the emulator, a GPU."""
+"""What the kernels of an operator run on: the processor, the emulator, nvcc's PTX, a GPU."""
 
 import contextlib
 import importlib
@@ -25,25 +25,40 @@ def _cpu() -> torch.device:
     return torch.device("cpu")
 
 
-#: Where `make test` puts the emulated CUDA kernels.
-EMULATOR = Path(os.environ.get("GANKERNELS_EMU", ROOT / "build" / "emu")).resolve()
-_emulator: list[ModuleType] = []
+#: Where `make emu` and `make ptx` put the CUDA kernels for CPU tensors: compiled by g++ for the
+#: emulator, and as nvcc compiled them, its PTX translated.
+FOLDERS = {
+    "emu": Path(os.environ.get("GANKERNELS_EMU", ROOT / "build" / "emu")).resolve(),
+    "ptx": Path(os.environ.get("GANKERNELS_PTX", ROOT / "build" / "ptx")).resolve(),
+}
+_panels: dict[str, tuple[ModuleType, torch.library.Library]] = {}
+
+
+def panel_of(backend: str) -> ModuleType:
+    """The control panel of "emu" or "ptx"; ``torch.ops.gankernels_<backend>`` has the kernels."""
+    if backend not in _panels:
+        name, folder = f"gankernels_{backend}", FOLDERS[backend]
+        if not list(folder.glob(f"{name}*.so")):
+            pytest.fail(f"expected {name} in {folder}: run `make {backend}`")
+        sys.path.insert(0, str(folder))
+        library = torch.library.Library(name, "DEF")
+        _operator.define(library, _operator.DECLARED)
+        _panels[backend] = importlib.import_module(name), library
+    return _panels[backend][0]
 
 
 def emulator() -> ModuleType:
     """The emulator's control panel. Its kernels are in ``torch.ops.gankernels_emu``."""
-    if not _emulator:
-        if not list(EMULATOR.glob("gankernels_emu*.so")):
-            pytest.fail(f"expected gankernels_emu in {EMULATOR}: run `make emu`")
-        sys.path.insert(0, str(EMULATOR))
-        library = torch.library.Library("gankernels_emu", "DEF")
-        _operator.define(library, _operator.DECLARED)
-        _emulator.extend([importlib.import_module("gankernels_emu"), library])
-    return _emulator[0]
+    return panel_of("emu")
 
 
 def _emu() -> torch.device:
-    emulator()
+    panel_of("emu")
+    return torch.device("cpu")
+
+
+def _ptx() -> torch.device:
+    panel_of("ptx")
     return torch.device("cpu")
 
 
@@ -57,8 +72,13 @@ def _cuda() -> torch.device:
 
 
 #: What the kernels of an operator run on: a function that prepares it and returns the device of its
-#: tensors, or skips. "emu" are the CUDA kernels, emulated, on CPU tensors.
+#: tensors, or skips. "emu" are the CUDA kernels, emulated, on CPU tensors; "ptx", which `make ptx`
+#: asks for by GANKERNELS_PTX, what nvcc made of them.
 BACKENDS: dict[str, Callable[[], torch.device]] = {"cpu": _cpu, "emu": _emu, "cuda": _cuda}
+if "GANKERNELS_PTX" in os.environ:
+    BACKENDS["ptx"] = _ptx
+#: Those that take long, a thread of a GPU after the other.
+EMULATED = ("emu", "ptx")
 _current = "cpu"
 
 
@@ -67,10 +87,10 @@ def use(name: str, test: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch
     """Run the operators on a backend within a block of the test of this id."""
     global _current
     device = BACKENDS[name]()
-    if name == "emu":
-        panel = emulator()
+    if name in EMULATED:
+        panel = panel_of(name)
         panel.set_order(panel.Order.random, zlib.crc32(test.encode()))
-        monkeypatch.setattr(_operator, "kernels", torch.ops.gankernels_emu)
+        monkeypatch.setattr(_operator, "kernels", getattr(torch.ops, f"gankernels_{name}"))
     _current = name
     try:
         yield device
@@ -94,7 +114,7 @@ ORDERS_OF_THREADS = ("descending", "switching")
 
 def instruction_sets() -> list[str]:
     """Those of the CPU kernels that this processor has; orders of threads on the emulator."""
-    if _current == "emu":
+    if _current in EMULATED:
         return list(ORDERS_OF_THREADS)
     if _current == "cuda":
         return ["cuda"]
@@ -105,8 +125,9 @@ def instruction_sets() -> list[str]:
 
 def choose_isa(name: str) -> None:
     """Choose one of :func:`instruction_sets`."""
-    if _current == "emu":
-        emulator().set_order(getattr(emulator().Order, name), 1)
+    if _current in EMULATED:
+        panel = panel_of(_current)
+        panel.set_order(getattr(panel.Order, name), 1)
     elif _current == "cpu":
         from gankernels import _C
 

@@ -1,0 +1,70 @@
+"""What of nvcc's PTX the tests executed: ``python tests/ptx/coverage.py FILE [--missing]``.
+
+FILE is what processes with ``PTX_COVERAGE=FILE`` left. The exit status is 1 where less than LEAST
+of a kernel's instructions ran and EXPLAINED does not say why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+LEAST = 0.95
+#: Kernels, of which less may run, and why.
+EXPLAINED: dict[str, tuple[float, str]] = {}
+
+
+def read(path: Path) -> dict[str, dict[int, tuple[int, bool]]]:
+    """By kernel: a block's line, its instructions, and whether any process executed it."""
+    found: dict[str, dict[int, tuple[int, bool]]] = defaultdict(dict)
+    for row in path.read_text().splitlines():
+        _, line, instructions, executed, kernel = row.split()
+        before = found[kernel].get(int(line), (0, False))[1]
+        found[kernel][int(line)] = int(instructions), before or executed == "1"
+    return found
+
+
+def names(mangled: list[str]) -> list[str]:
+    done = subprocess.run(["c++filt"], input="\n".join(mangled), capture_output=True, text=True)
+    found = []
+    for name in done.stdout.splitlines():
+        name = name.removeprefix("void ")
+        name = name[: name.rindex(">(") + 1] if ">(" in name else name.partition("(")[0]
+        found.append(re.sub(r"\b(\w+::)+", "", name))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--missing", action="store_true", help="lines of the kernels' PTX, too")
+    args = parser.parse_args()
+    kernels = read(args.file)
+    total = executed = 0
+    failed = []
+    readable = zip(kernels, names(list(kernels)), strict=True)
+    for mangled, name in sorted(readable, key=lambda pair: pair[1]):
+        blocks = kernels[mangled]
+        size = sum(n for n, _ in blocks.values())
+        hit = sum(n for n, ran in blocks.values() if ran)
+        total, executed = total + size, executed + hit
+        expected = next((x for x in EXPLAINED.items() if re.match(x[0], name)), None)
+        least, why = expected[1] if expected else (LEAST, "")
+        if hit < least * size:
+            failed.append(name)
+        print(f"{hit:6} of {size:6}  {100 * hit / size:5.1f} %  {name}  {why}")
+        if args.missing:
+            for line, (n, ran) in sorted(blocks.items()):
+                if not ran:
+                    print(f"        line {line}: {n} instructions")
+    print(f"{executed} of {total} instructions, {100 * executed / total:.1f} %")
+    if failed:
+        sys.exit(f"less than expected: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

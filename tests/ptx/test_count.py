@@ -1,0 +1,38 @@
+"""What is counted of kernels whose work is known."""
+
+import pytest
+import torch
+from ptx import count
+from support.backends import BACKENDS, panel_of
+
+
+@pytest.fixture
+def panel():
+    if "ptx" not in BACKENDS:
+        pytest.skip("GANKERNELS_PTX names no folder: make ptx")
+    return panel_of("ptx")
+
+
+@pytest.mark.parametrize("backend", ["ptx"] if "ptx" in BACKENDS else [], indirect=True)
+def test_counts(panel, backend):
+    """A penalty's backward reads and writes 16 bytes at a time, and computes in float."""
+    torch.manual_seed(0)
+    found, elements = count.measure(panel, lambda: count.penalty_backward(16, 3, 64, 64))
+    kernels = {name: x for name, x in found.items() if name == "backward<float>"}
+    assert len(kernels) == 1
+    backward = kernels["backward<float>"]
+    assert backward.kinds["global stores"] * 4 == elements
+    # Of every 16 bytes, and of every thread's factor: norm and cotangent.
+    assert elements / 4 < backward.kinds["global loads"] <= elements
+    assert backward.double == 0
+    assert elements < backward.instructions < 100 * elements
+    assert backward.ptx == sum(backward.opcodes.values())
+
+
+@pytest.mark.parametrize("backend", ["ptx"] if "ptx" in BACKENDS else [], indirect=True)
+def test_counts_begin_anew(panel, backend):
+    found, _ = count.measure(panel, lambda: count.penalty(2, 3, 8, 8))
+    again, _ = count.measure(panel, lambda: count.penalty(2, 3, 8, 8))
+    assert found == again
+    panel.reset_counters()
+    assert count.counts(panel) == {}
