@@ -70,12 +70,11 @@ emu: $(STAMPS)/installed
 	$(CMAKE) -S . -B build/emu -DGANKERNELS_EMU_MODULE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
 	$(CMAKE) --build build/emu --target gankernels_emu -j $(MAX_JOBS)
 
-# The same operators on what nvcc makes of the kernels: the module, the executor's own tests, the tests
-# of operators, but for the slow ones. PTX names others, as arguments of pytest.
-PTX ?= -m "not slow" tests/augment tests/spectral_norm tests/penalties
+# The same operators on what nvcc makes of the kernels: the module, the tests of operators but for the
+# slow ones, large sizes, and what of the PTX they executed. PTX names other tests.
+PTX ?= -m "not slow" tests/augment tests/spectral_norm tests/penalties tests/ptx
 ptx: $(STAMPS)/installed
 	$(BIN)/python tests/ptx/build.py
-	$(BIN)/python -m pytest -q tests/ptx
 	rm -f build/ptx/coverage.txt
 	GANKERNELS_PTX=build/ptx PTX_COVERAGE=$(CURDIR)/build/ptx/coverage.txt OMP_WAIT_POLICY=passive \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadfile -k ptx $(PTX)

@@ -9,6 +9,10 @@ from support import backends
 from gankernels import _library
 
 
+def pytest_sessionfinish() -> None:
+    backends.write_coverage()
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """The same numbers in every run: what fails, fails every time."""

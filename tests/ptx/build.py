@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,7 @@ class Builder:
         self.device = [*DEVICE, *(fused if fuse else ["-ffp-contract=off"])]
         self.asan = ["-fsanitize=address", "--param=asan-stack=0"] if asan else []
         self.opcodes: Counter[str] = Counter()
+        self.lock = threading.Lock()
         self.objects.mkdir(parents=True, exist_ok=True)
 
     def cxx(self, source: Path, flags: Iterable[object], inputs: Iterable[Path] = ()) -> Path:
@@ -132,14 +134,26 @@ class Builder:
         return [lambda: obj, *(lambda x=x: self.kernel(x) for x in files)]
 
     def kernel(self, source: Path) -> Path:
-        command = ["g++", *CXX, *self.device, *self.asan, f"-I{HERE}", "-c", source]
-        state = hashlib.sha256(" ".join(map(str, command[:-1])).encode())
-        for path in (source, *OWN):
+        flags = [f"-I{self.header().parent}", f"-I{HERE}", "-c", source]
+        return self.cached(self.objects / "{}.o", [source, *OWN], flags)
+
+    def header(self) -> Path:
+        """ptx.h, compiled."""
+        with self.lock:
+            flags = ["-w", "-x", "c++-header", HERE / "ptx.h"]
+            return self.cached(self.objects / "{}" / "ptx.h.gch", OWN, flags)
+
+    def cached(self, output: Path, inputs: Iterable[Path], flags: Iterable[object]) -> Path:
+        """What g++ makes of inputs: named by their content, so that it is made once."""
+        command = ["g++", *CXX, *self.device, *self.asan]
+        state = hashlib.sha256(" ".join(command).encode())
+        for path in inputs:
             state.update(path.read_bytes())
-        output = self.objects / f"{state.hexdigest()[:24]}.o"
+        output = Path(str(output).format(state.hexdigest()[:24]))
         if not output.exists():
-            partial = output.with_suffix(f".{os.getpid()}.{source.stem}")
-            run(*command, "-o", partial)
+            output.parent.mkdir(exist_ok=True)
+            partial = output.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+            run(*command, *flags, "-o", partial)
             partial.replace(output)
         return output
 
@@ -193,7 +207,7 @@ def build(builder: Builder, programs: bool, jobs: int) -> list[Path]:
             others = [lambda x=x: builder.binding(x) for x in (*sources, HERE / "panel.cpp")]
         tasks = [builder.runtime, *others, *(task for tasks in first for task in tasks)]
         objects = list(pool.map(lambda task: task(), tasks))
-        for old in set(builder.objects.iterdir()) - set(objects):
+        for old in set(builder.objects.glob("*.o")) - set(objects):
             old.unlink()
         if not programs:
             return [builder.link(objects)]

@@ -96,7 +96,7 @@ MUTANTS: list[tuple[str, str] | tuple[str, str, int]] = [
 EXEMPT = {
     r"#(include|if|else|endif).*": "asks who compiles",
     r"#define DEVICE .*": "all functions are inlined with it and without",
-    r"#define TABLE.*": "nvcc reads a constant argument where it lies without __grid_constant__, too",
+    r"#define TABLE.*": "nvcc reads constant arguments where they lie without the attribute, too",
     r"(template|using|class|namespace|public:|inline|DEVICE|const char\* launch).*": "declares",
     r"const Arguments&\.\.\. arguments\) \{|void\* stream.*|arguments\.\.\.\);": "declares",
     r"void (in|out|scratch)\(.*\) \{\}": "known to the emulator only",

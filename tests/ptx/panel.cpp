@@ -67,6 +67,7 @@ PYBIND11_MODULE(gankernels_ptx, m) {
   m.def("reset_counters", &ptx::reset_launched);
   m.def("coverage", &coverage);
   m.def("issued", &ptx::issued);
+  m.def("write_coverage", &ptx::write_coverage);
   m.def("faults", [] { return std::vector<std::string>(); });
   m.def(
       "run_fault", [](const std::string&, bool) { absent(); }, py::arg("name"), py::arg("planted"));

@@ -414,8 +414,7 @@ void cp_async_wait(Context& c, u32 pending, u32 line) {
   }
 }
 
-// At the end of the process: adds to the file $PTX_COVERAGE a line for every block of instructions. In
-// one piece, as other processes may do the same.
+// In one piece, as other processes may do the same.
 void write_coverage() {
   const char* path = std::getenv("PTX_COVERAGE");
   if (!path) return;

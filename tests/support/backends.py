@@ -47,6 +47,12 @@ def panel_of(backend: str) -> ModuleType:
     return _panels[backend][0]
 
 
+def write_coverage() -> None:
+    """What of nvcc's PTX this process executed, to the file that PTX_COVERAGE names, if any."""
+    if "ptx" in _panels:
+        panel_of("ptx").write_coverage()
+
+
 def emulator() -> ModuleType:
     """The emulator's control panel. Its kernels are in ``torch.ops.gankernels_emu``."""
     return panel_of("emu")
