@@ -40,6 +40,7 @@ MUTANTS: list[tuple[str, str] | tuple[str, str, int]] = [
     ("*p = x;", ""),
     ("*reinterpret_cast<Vector<T, N>*>(p) = x;", "*p = x.at[0];", 1),
     ("*reinterpret_cast<Vector<T, N>*>(p) = x;", "*p = x.at[0];", 2),
+    ("return reinterpret_cast<U*>(p);", "return reinterpret_cast<U*>(p) + 1;"),
     ('asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"', 'asm volatile("// %0 %1 %2"'),
     ("__cvta_generic_to_shared(to)", "__cvta_generic_to_shared(to + 1)"),
     ('"l"(from)', '"l"(from + 1)'),

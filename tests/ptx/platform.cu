@@ -79,6 +79,14 @@ exchanged(const T* in, T* out) {
   store(out + thread_id(), shuffle_xor(load(in + thread_id()), 5));
 }
 
+// The upper words of numbers of 8 bytes.
+KERNEL(kThreads) viewed(const int64_t* in, int* out) {
+  SHARED(int64_t, tile, kThreads);
+  tile[thread_id()] = load(in + thread_id());
+  sync_threads();
+  store(out + thread_id(), shared_view<int>(tile + 1)[(2 * thread_id() + 1) % (2 * kThreads - 2)]);
+}
+
 // The last block to take a ticket adds up what all have stored.
 KERNEL(kThreads) ticket(int* tickets, int64_t* sums, int64_t* out) {
   SHARED(int, last, 1);
@@ -190,6 +198,14 @@ void test_tables() {
   }
 }
 
+void test_views() {
+  int64_t in[kThreads];
+  int out[kThreads];
+  for (int t = 0; t < kThreads; ++t) in[t] = int64_t{t * t} << 32;
+  none(launch<viewed>("viewed", 1, kThreads, nullptr, &in[0], &out[0]), "viewed");
+  for (int t = 0; t < kThreads - 1; ++t) expect(out[t] == (t + 1) * (t + 1), "viewed", t);
+}
+
 void test_tickets() {
   int tickets[2] = {99, 98}, marker = 0;
   int64_t sums[kBlocks], out = 0;
@@ -229,6 +245,7 @@ int test() {
   test_exchange<float>("exchange of float");
   test_exchange<double>("exchange of double");
   test_exchange<int>("exchange of int");
+  test_views();
   test_tickets();
   const double inf = HUGE_VAL;
   const float inf_ = HUGE_VALF, fnan = NAN;
