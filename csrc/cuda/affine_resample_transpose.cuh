@@ -123,8 +123,7 @@ constexpr int kTransposed =
     Planes<Acc>::kHalf +
     std::max(Planes<Acc>::kPixelPitch * Planes<Acc>::kHalfPitch, kNodes* kSumPitch);
 // Beside them, what tells which copies are reached, or a sweep's sums.
-constexpr int kBeside = 2 * kThreads;  // of int64_t
-static_assert(4 * kCopies * kCopies <= 2 * kBeside);
+constexpr int kBeside = std::max(2 * kCopies * kCopies, kThreads + kThreads / 2);  // of int64_t
 
 // A box's cotangents of a channel to the beginning of `memory`.
 template <class T>
@@ -228,8 +227,8 @@ DEVICE Acc decimate_sums(SharedArray<Sum<Acc>> nodes, SharedArray<Acc> memory, i
 
 // Zeros where margins leave no nodes of the tile.
 template <class Total>
-DEVICE void limit_sums(const Range& bx, const Range& by, const TileCopy& copy,
-                       SharedArray<Total> nodes) {
+DEVICE void limit_sums(const Resample& r, const TileCopy& copy, SharedArray<Total> nodes) {
+  const Range bx = range_of(r, 0), by = range_of(r, 1);
   for (int k = thread_id(); k < kNodes * kNodes; k += kThreads) {
     const int row = k / kNodes, column = k - row * kNodes;
     if (!bx.has_node(copy.u() + column) || !by.has_node(copy.v() + row))
@@ -244,74 +243,98 @@ DEVICE void clear_sums(SharedArray<Total> nodes) {
   sync_threads();
 }
 
-// The parts of a pixel that come by a copy of the tile, of every channel of a group: up-sampled, added to
-// nodes, decimated, a box of the lattice at a time.
+// Whether one of the nodes of a pixel is not finite, where `odd` cotangents may make such. Leaves the
+// nodes zero.
+template <class Acc>
+DEVICE bool is_odd(const Resample& r, const Record<Acc>& s, const Reach& part, const Box& box,
+                   const TileCopy& copy, int x, int y, bool inside, SharedArray<Acc> memory,
+                   SharedArray<Sum<Acc>> nodes) {
+  for_each_point<Acc>(s, part, box, copy, memory, [&](Acc point, auto, auto, int at) {
+    if (magnitude(point) <= Largest<Acc>::kMost) return;
+    atomic_add(nodes + at, 1);
+    atomic_add(nodes + (at + 1), 1);
+    atomic_add(nodes + (at + kSumPitch), 1);
+    atomic_add(nodes + (at + kSumPitch + 1), 1);
+  });
+  sync_threads();
+  if (r.margins) limit_sums<Sum<Acc>>(r, copy, nodes);
+  bool odd = false;
+  UNROLL(1)
+  for (int k = 0; inside && k < kTaps * kTaps; ++k)
+    odd |= nodes[(2 * y + 1 + k / kTaps) * kSumPitch + 2 * x + 1 + k % kTaps] != 0;
+  sync_threads();
+  clear_sums<Sum<Acc>>(nodes);
+  return odd;
+}
+
+// What a pixel of a copy of the tile gets of a part of the lattice, in one channel: up-sampled, added to
+// nodes, decimated.
 template <class T>
-DEVICE void gather_copy(const Transpose& args, const Record<Accumulation<T>>& s, const Block& block,
-                        const TileCopy& copy, const Reach& points, int x, int y, bool inside,
-                        int place, SharedArray<Accumulation<T>> memory, Accumulation<T>* value) {
+DEVICE Accumulation<T> gather_part(const Transpose& args, const Record<Accumulation<T>>* record,
+                                   const TileCopy& copy, const Reach& part, int x, int y,
+                                   bool inside, int sample, int place,
+                                   SharedArray<Accumulation<T>> memory) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
-  const Range bx = range_of(r, 0), by = range_of(r, 1);
   const auto nodes = shared_view<Sum<Acc>>(memory + Planes<Acc>::kHalf);
+  const Box box = Box::around(part.low_x, part.high_x, part.low_y, part.high_y);
+  const BoxLines lines = BoxLines::of(box);
+  sync_threads();  // what was here before has been read
+  const auto largest =
+      fetch_cotangents<T>(args, load(&record->cut), box, lines.pixels, sample, place, memory)
+          .of_block();
+  if (largest.value == 0) return 0;  // the same for all threads
+  upsample<1, Acc>(box, lines, memory);
+  clear_sums<Sum<Acc>>(nodes);
+  const Record<Acc> s = load(record);
+  Acc own = 0;
+  if (largest.odd && is_odd<Acc>(r, s, part, box, copy, x, y, inside, memory, nodes))
+    own = not_a_number<Acc>();
+  const auto scale = Scale<Acc, Sum<Acc>>::of(
+      largest.odd ? Largest<Acc>::kMost : largest.value * static_cast<Acc>(kSpread * kSpread),
+      s.reaching);
+  for_each_point<Acc>(s, part, box, copy, memory, [&](Acc point, auto u, auto v, int at) {
+    if (!largest.odd || magnitude(point) <= Largest<Acc>::kMost)
+      deposit(point, scale, u, v, at, nodes);
+  });
+  sync_threads();
+  if (r.margins) limit_sums<Sum<Acc>>(r, copy, nodes);
+  return own + 4 * scale.back * decimate_sums<Acc>(nodes, memory, x, y, inside);
+}
+
+// The parts of a pixel that come by a copy of the tile, of every channel of a group, a box of the lattice
+// at a time.
+template <class T>
+DEVICE void gather_copy(const Transpose& args, const Record<Accumulation<T>>* record,
+                        const TileCopy& copy, const Reach& points, int x, int y, bool inside,
+                        int sample, int place, SharedArray<Accumulation<T>> memory,
+                        Accumulation<T>* value) {
+  using Acc = Accumulation<T>;
   constexpr int kStep = kSide<Acc> - 8;  // a box may be higher by 8
-  UNROLL(1)
-  for (int low_y = points.low_y; low_y <= points.high_y; low_y += kStep) UNROLL(1)
-  for (int low_x = points.low_x; low_x <= points.high_x; low_x += kStep) {
+  int low_x = points.low_x, low_y = points.low_y;
+  while (low_y <= points.high_y) {
     const Reach part{low_x, least(low_x + kStep - 1, points.high_x), low_y,
                      least(low_y + kStep - 1, points.high_y)};
-    const Box box = Box::around(part.low_x, part.high_x, part.low_y, part.high_y);
-    const BoxLines lines = BoxLines::of(box);
     UNROLL(1)
-    for (int c = 0; c < group_size(r, place); ++c) {
-      sync_threads();  // what was here before has been read
-      const auto largest =
-          fetch_cotangents<T>(args, s.cut, box, lines.pixels, block.sample, place + c, memory)
-              .of_block();
-      if (largest.value == 0) continue;  // the same for all threads
-      upsample<1, Acc>(box, lines, memory);
-      clear_sums<Sum<Acc>>(nodes);
-      Acc own = 0;
-      if (largest.odd) {
-        // Which nodes are not finite.
-        for_each_point<Acc>(s, part, box, copy, memory, [&](Acc point, auto, auto, int at) {
-          if (magnitude(point) <= Largest<Acc>::kMost) return;
-          atomic_add(nodes + at, 1);
-          atomic_add(nodes + (at + 1), 1);
-          atomic_add(nodes + (at + kSumPitch), 1);
-          atomic_add(nodes + (at + kSumPitch + 1), 1);
-        });
-        sync_threads();
-        if (r.margins) limit_sums<Sum<Acc>>(bx, by, copy, nodes);
-        UNROLL(1)
-        for (int k = 0; inside && k < kTaps * kTaps; ++k)
-          if (nodes[(2 * y + 1 + k / kTaps) * kSumPitch + 2 * x + 1 + k % kTaps] != 0)
-            own = not_a_number<Acc>();
-        sync_threads();
-        clear_sums<Sum<Acc>>(nodes);
-      }
-      const auto scale = Scale<Acc, Sum<Acc>>::of(
-          largest.odd ? Largest<Acc>::kMost : largest.value * static_cast<Acc>(kSpread * kSpread),
-          s.reaching);
-      for_each_point<Acc>(s, part, box, copy, memory, [&](Acc point, auto u, auto v, int at) {
-        if (!largest.odd || magnitude(point) <= Largest<Acc>::kMost)
-          deposit(point, scale, u, v, at, nodes);
-      });
-      sync_threads();
-      if (r.margins) limit_sums<Sum<Acc>>(bx, by, copy, nodes);
-      own += 4 * scale.back * decimate_sums<Acc>(nodes, memory, x, y, inside);
+    for (int c = 0; c < group_size(args.resample, place); ++c) {
+      const Acc own =
+          gather_part<T>(args, record, copy, part, x, y, inside, sample, place + c, memory);
       UNROLL(4)
       for (int k = 0; k < kGroup; ++k) value[k] += k == c ? own : Acc(0);
     }
+    low_x += kStep;
+    if (low_x > points.high_x) low_x = points.low_x, low_y += kStep;
   }
 }
 
 // The block's pixels: the sum over all copies of its tile that the output's lattice reaches.
 template <class T>
-DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>& s, const Block& block,
-                        SharedArray<Accumulation<T>> memory, SharedArray<int> reached) {
+DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>* record,
+                        const Block& block, SharedArray<Accumulation<T>> memory,
+                        SharedArray<int> reached) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
+  const Record<Acc> s = load(record);
   const Range bx = range_of(r, 0), by = range_of(r, 1);
   const int across = s.across.count(), count = across * s.down.count();
   const int k = thread_id(), row = k / across;
@@ -338,8 +361,8 @@ DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>& s,
       const int at_x = s.across.raw(kx, x), at_y = s.down.raw(ky, y);
       const bool inside = x < width(r.in) && y < height(r.in) && s.across.shows(kx, x) &&
                           s.down.shows(ky, y) && bx.has_pixel(at_x) && by.has_pixel(at_y);
-      gather_copy<T>(args, s, block, copy, points, at_x - copy.x, at_y - copy.y, inside, place,
-                     memory, value);
+      gather_copy<T>(args, record, copy, points, at_x - copy.x, at_y - copy.y, inside, block.sample,
+                     place, memory, value);
     }
     UNROLL(4)
     for (int c = 0; c < kGroup; ++c)
@@ -680,7 +703,7 @@ gather(TABLE(Transpose) args, const Record<Accumulation<T>>* records) {
   if (!s.invertible) return gather_all<T, true>(args, s, block, memory, beside);
   if (s.kind == Kind::kSeparable)
     return gather_along_axes<T>(args, records + block.sample, block, memory);
-  gather_tile<T>(args, s, block, memory, shared_view<int>(beside + 0));
+  gather_tile<T>(args, records + block.sample, block, memory, shared_view<int>(beside + 0));
 }
 
 // The same of the plain filters.
