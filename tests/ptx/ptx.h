@@ -157,9 +157,9 @@ inline T mul(T a, T b) {
 }
 template <class T>
 inline auto mul_wide(T a, T b) {
-  using Wide = std::conditional_t<sizeof(T) == 2, std::conditional_t<std::is_signed_v<T>, s32, u32>,
-                                  std::conditional_t<std::is_signed_v<T>, s64, u64>>;
-  static_assert(sizeof(T) <= 4);
+  static_assert(sizeof(T) == 2 || sizeof(T) == 4);
+  using Unsigned = std::conditional_t<sizeof(T) == 2, u32, u64>;
+  using Wide = std::conditional_t<std::is_signed_v<T>, std::make_signed_t<Unsigned>, Unsigned>;
   return static_cast<Wide>(static_cast<Wide>(a) * static_cast<Wide>(b));
 }
 template <class T>

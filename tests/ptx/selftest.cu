@@ -70,6 +70,13 @@ __global__ void arithmetic(const __grid_constant__ Numbers n, long long* out) {
   out[k++] = __umulhi(n.i[0], n.i[2]);                                // 37
   asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(out[k]) : "r"(n.i[0]), "r"(n.i[2]), "l"(n.l[1]));
   ++k;  // 38
+  unsigned wide;
+  const unsigned short low = n.i[0];
+  asm("mul.wide.u16 %0, %1, -21845;" : "=r"(wide) : "h"(low));
+  out[k++] = wide;  // 39
+  int product;
+  asm("mul.wide.s16 %0, %1, -21845;" : "=r"(product) : "h"(low));
+  out[k++] = product;  // 40
 }
 
 // a*b + c, where ptxas may contract and where it must not.
@@ -273,7 +280,9 @@ int main() {
       1205,
       19,
       (0xfffffff9LL * 0x7654321) >> 32,
-      wide * -7 + 3};
+      wide * -7 + 3,
+      0xfff9LL * 43691,
+      7 * 21845};
   constexpr int kCount = sizeof expected / sizeof *expected;
   long long out[kCount] = {};
   arithmetic<<<1, 32>>>(n, out);

@@ -22,6 +22,8 @@ def test_costs_are_what_ptxas_says():
         ("ld.param.f64", 0, 0),
         ("mov.f64", 0, 0),
         ("bar.sync", 1, 0),
+        ("atom.shared.add.u64", 9, 0),
+        ("atom.shared.add.u32", 1, 0),
     ],
 )
 def test_kinds(opcode, instructions, double):

@@ -356,8 +356,7 @@ class Translator:
     def op_mul(self, mods, o):
         if mods[0] == "wide":
             kind = self.only(mods[1:], "s16 u16 s32 u32")
-            wide = f"{kind[0]}{2 * int(kind[1:])}"
-            return self.apply(f"mul_wide<{kind}>", kind, o, 2, wide)
+            return self.apply(f"mul_wide<{kind}>", kind, o, 2, f"{kind[0]}{16 * size_of(kind)}")
         if mods[0] == "hi":
             kind = self.only(mods[1:], "s32 u32 s64 u64")
             return self.apply(f"mul_hi<{kind}>", kind, o, 2)

@@ -89,6 +89,9 @@ MEASURED = {
     "cvt.rn.f16.f32 h r": (2, 0),
     "cvt.rn.bf16.f32 h r": (2, 0),
 }
+#: Loops: one round each, read from the machine code of a kernel with two of them. A 64-bit sum in
+#: shared memory is a compare-and-swap, repeated for every lane of a warp that meets another in a word.
+LOOPS = {r"atom\.shared\.\w+\.[bsu]64": (9, 0)}
 #: No instruction, for what stands around it takes it in.
 FREE = {
     r"ld\.param\..*": "an operand in constant memory",
@@ -120,6 +123,9 @@ def weigh(opcode: str) -> tuple[float, float]:
     """Instructions of machine code, and of them in double, that an instruction of PTX becomes."""
     if any(re.fullmatch(pattern, opcode) for pattern in FREE):
         return 0, 0
+    for pattern, loop in LOOPS.items():
+        if re.fullmatch(pattern, opcode):
+            return loop
     if cost := COSTS.get(kind_of(opcode)):
         return cost
     name, *mods = opcode.split(".")
