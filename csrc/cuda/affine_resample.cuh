@@ -128,7 +128,8 @@ template <class Acc>
 struct Points {
   static constexpr int kMost = 7;
   static_assert(kMost * (kThreads / kPoints) >= kPoints);
-  int at[kMost];
+  static_assert(kSide<Acc> * kNodePitch<Acc> < 1 << 15);
+  int first[(kMost + 1) / 2];  // the places of two points each, by 16 bits
   Acc share_u[kMost], share_v[kMost];
 
   DEVICE void fill(const Record<Acc>& s, const Box& box, int hx, int hy, const Lines& lines,
@@ -139,7 +140,8 @@ struct Points {
     auto v = lv.base + lv.a * lines.column + lv.b * least(lines.row, count);
     UNROLL(7)
     for (int k = 0; k < kMost; ++k) {
-      at[k] = LocalAxis<Acc>::whole(v) * kNodePitch<Acc> + LocalAxis<Acc>::whole(u);
+      const int at = LocalAxis<Acc>::whole(v) * kNodePitch<Acc> + LocalAxis<Acc>::whole(u);
+      first[k / 2] = k % 2 ? first[k / 2] | at << 16 : at & 0xffff;
       share_u[k] = LocalAxis<Acc>::share(u), share_v[k] = LocalAxis<Acc>::share(v);
       u += lu.b * lines.step, v += lv.b * lines.step;
     }
@@ -152,9 +154,10 @@ struct Points {
     for (int k = 0; k < kMost; ++k) {
       const int row = lines.row + k * lines.step;
       if (row >= count) break;
-      const Acc left = memory[at[k]], right = memory[at[k] + 1];
-      const Acc left_below = memory[at[k] + kNodePitch<Acc>];
-      const Acc right_below = memory[at[k] + kNodePitch<Acc> + 1];
+      const int at = k % 2 ? first[k / 2] >> 16 : first[k / 2] & 0xffff;
+      const Acc left = memory[at], right = memory[at + 1];
+      const Acc left_below = memory[at + kNodePitch<Acc>];
+      const Acc right_below = memory[at + kNodePitch<Acc> + 1];
       const Acc above = left + share_u[k] * (right - left);
       const Acc below = left_below + share_u[k] * (right_below - left_below);
       memory[P::kHalf + row * P::kPointPitch + lines.column] = above + share_v[k] * (below - above);
@@ -166,38 +169,34 @@ struct Points {
 struct Part {
   int x0, y0, side;
   DEVICE int points() const { return 2 * side + 10; }
+  DEVICE Lines lattice() const {
+    const int share = side == 16  ? Lines::share_of(42)
+                      : side == 8 ? Lines::share_of(26)
+                                  : Lines::share_of(18);
+    return Lines::of(points(), share);
+  }
   DEVICE int hx() const { return 2 * x0 - 5; }
   DEVICE int hy() const { return 2 * y0 - 5; }
 };
 
-// What interpolating the points of a part needs.
+// What interpolating the points of a part needs: a node more on either side, as positions are rounded,
+// and a point next to a node may lie on either.
 template <class Acc>
 DEVICE Box box_of(const Record<Acc>& s, const Part& part) {
-  const int last = part.points() - 1;
-  const auto bounds = [&](const Axis<Acc>& axis, int* low, int* high) {
-    const auto first = axis.at(part.hx(), part.hy());
-    const auto along = axis.a * last, across = axis.b * last;
-    *low = axis.node(first + (along < 0 ? along : 0) + (across < 0 ? across : 0)).at;
-    *high = axis.node(first + (along > 0 ? along : 0) + (across > 0 ? across : 0)).at;
-  };
-  int low_u, high_u, low_v, high_v;
-  bounds(s.u, &low_u, &high_u);
-  bounds(s.v, &low_v, &high_v);
-  // A node more on either side: positions are rounded, and a point next to a node may lie on either.
-  return Box::around(low_u - 1, high_u + 2, low_v - 1, high_v + 2);
+  const int u = s.u.node(s.u.at(part.hx(), part.hy()) + s.low_u).at - 1;
+  const int v = s.v.node(s.v.at(part.hx(), part.hy()) + s.low_v).at - 1;
+  return {u - 1 + (u & 1), v - 1 + (v & 1), s.box_width, s.box_height};
 }
 
-// A box's pixels of a channel to the beginning of `memory`. The thread's column and the rows have been
-// reflected; -1: none.
+// A box's pixels of a channel to the beginning of `memory`: the elements of the thread's column, in the
+// sample's first channel, and of the rows, reflected; -1: none.
 template <class T>
-DEVICE void fetch_image(const Forward& args, const Box& box, const Lines& lines, int64_t column,
-                        SharedArray<int64_t> rows, int sample, int64_t channel,
+DEVICE void fetch_image(const Forward& args, int count, const Lines& lines, int64_t column,
+                        SharedArray<int64_t> rows, int64_t channel,
                         SharedArray<Accumulation<T>> memory) {
-  const Layout& l = args.resample.in;
-  const T* plane = static_cast<const T*>(args.image) + sample * l.sample_stride +
-                   channel * l.channel_stride + (column < 0 ? 0 : column);
-  const int count = box.rows();
-  UNROLL(4)
+  const T* plane = static_cast<const T*>(args.image) + channel * args.resample.in.channel_stride +
+                   (column < 0 ? 0 : column);
+  UNROLL(2)
   for (int row = lines.row; row < count; row += lines.step) {
     const int64_t offset = rows[row];
     fetch<T>(memory, row * Planes<Accumulation<T>>::kPixelPitch + lines.column,
@@ -205,28 +204,49 @@ DEVICE void fetch_image(const Forward& args, const Box& box, const Lines& lines,
   }
 }
 
+// The points of a part whose nodes do not fit: each takes its own pixels.
+template <class T>
+DEVICE void gather_points(const Forward& args, const Record<Accumulation<T>>* record,
+                          const Part& part, int sample, int64_t channel,
+                          SharedArray<Accumulation<T>> memory) {
+  using Acc = Accumulation<T>;
+  using P = Planes<Acc>;
+  const Record<Acc> s = load(record);
+  const Range bx = range_of(args.resample, 0), by = range_of(args.resample, 1);
+  const Lines lines = part.lattice();
+  UNROLL(1)
+  for (int row = lines.row; row < part.points(); row += lines.step) {
+    const int hx = part.hx() + lines.column, hy = part.hy() + row;
+    memory[P::kHalf + row * P::kPointPitch + lines.column] =
+        gathered<T>(args, Window<Acc>::of(s.u.node(s.u.at(hx, hy)), bx),
+                    Window<Acc>::of(s.v.node(s.v.at(hx, hy)), by), sample, channel);
+  }
+}
+
 // The output pixels of a part of the tile, of every channel: up-sampled, interpolated, decimated. Where
 // the nodes do not fit, every point takes its own pixels.
 template <class T>
-DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>& s, const Block& block,
-                        const Part& part, SharedArray<Accumulation<T>> memory,
-                        SharedArray<int64_t> rows) {
+DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* record,
+                        const Block& block, const Part& part, SharedArray<Accumulation<T>> memory,
+                        SharedArray<int64_t> rows, SharedArray<Accumulation<T>> results) {
   using Acc = Accumulation<T>;
   using P = Planes<Acc>;
   const Resample& r = args.resample;
+  const Record<Acc> s = load(record);
   const Range bx = range_of(r, 0), by = range_of(r, 1);
   const int count = part.points();
   const Box box = box_of(s, part);
-  const BoxLines lines = BoxLines::of(box);
-  const Lines lattice = Lines::of(count);
+  const BoxLines lines = BoxLines::of(box, s.pixels_share, s.pairs_share);
+  const Lines lattice = part.lattice();
   const bool fits = s.part > 0;
   Points<Acc> points;
   points.fill(s, box, part.hx(), part.hy(), lattice, count);
 
   // The elements of the box's pixels within a plane of the image.
   const int own = box.column() + lines.pixels.column;
-  const int64_t column =
-      bx.has_pixel(own) ? reflected(own, width(r.in)) * r.in.column_stride : int64_t{-1};
+  const int64_t column = bx.has_pixel(own)
+                             ? offset_of(r.in, block.sample, 0, 0, reflected(own, width(r.in)))
+                             : int64_t{-1};
   sync_threads();  // the part before has been made of its rows
   for (int k = thread_id(); fits && k < box.rows(); k += kThreads) {
     const int row = box.row() + k;
@@ -234,43 +254,38 @@ DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>& s, c
   }
   sync_threads();
   if (fits)
-    fetch_image<T>(args, box, lines.pixels, column, rows, block.sample, r.epilogue.channel(0),
-                   memory);
+    fetch_image<T>(args, box.rows(), lines.pixels, column, rows, r.epilogue.channel(0), memory);
 
   const int x = block.x() - part.x0, y = block.y() - part.y0;
   const bool within = x >= 0 && y >= 0 && x < part.side && y < part.side;
   const bool inside = within && block.x() < width(r.out) && block.y() < height(r.out);
   for (int place = 0; place < r.channels; place += kGroup) {
-    Acc value[kGroup] = {};
     UNROLL(1)
     for (int c = 0; c < group_size(r, place); ++c) {
       copy_wait();
       sync_threads();
       if (fits) {
         upsample<2, Acc>(box, lines, memory);
-        if (r.margins) limit<Acc>(box, lines, bx, by, memory);
-        points.interpolate(lattice, count, memory);
+        if (r.margins) limit<Acc>(r, box, lines, memory);
+        points.interpolate(part.lattice(), part.points(), memory);
       } else {
-        UNROLL(1)
-        for (int row = lattice.row; row < count; row += lattice.step) {
-          const int hx = part.hx() + lattice.column, hy = part.hy() + row;
-          memory[P::kHalf + row * P::kPointPitch + lattice.column] =
-              gathered<T>(args, Window<Acc>::of(s.u.node(s.u.at(hx, hy)), bx),
-                          Window<Acc>::of(s.v.node(s.v.at(hx, hy)), by), block.sample,
-                          r.epilogue.channel(place + c));
-        }
+        gather_points<T>(args, record, part, block.sample, r.epilogue.channel(place + c), memory);
       }
       sync_threads();
       if (fits && place + c + 1 < r.channels)
-        fetch_image<T>(args, box, lines.pixels, column, rows, block.sample,
+        fetch_image<T>(args, box.rows(), lines.pixels, column, rows,
                        r.epilogue.channel(place + c + 1), memory);
       decimate_rows<Acc>(memory, count, part.side);
       sync_threads();
-      const Acc sum = within ? decimate_column<Acc>(memory, P::kColumns, 2 * y, x) : Acc(0);
-      UNROLL(4)
-      for (int k = 0; k < kGroup; ++k) value[k] = k == c ? sum : value[k];
+      if (within)
+        results[c * kThreads + thread_id()] = decimate_column<Acc>(memory, P::kColumns, 2 * y, x);
     }
-    if (inside) finish<T>(args, s.cut, block.sample, block.y(), block.x(), place, value);
+    if (!inside) continue;
+    Acc value[kGroup];
+    UNROLL(4)
+    for (int c = 0; c < kGroup; ++c)
+      value[c] = c < group_size(r, place) ? results[c * kThreads + thread_id()] : Acc(0);
+    finish<T>(args, load(&record->cut), block.sample, block.y(), block.x(), place, value);
   }
 }
 
@@ -480,7 +495,7 @@ DEVICE void plain_tile(const Forward& args, const Record<Accumulation<T>>& s, co
 // out = epilogue(resampled image), by the filter, or copied. A block is a tile of the output. Reads the
 // tile's footprint, at unit scale some 4 elements an output element, most of them from cache; writes 1.
 template <class T>
-KERNEL_FOR(kThreads, 2)
+KERNEL_FOR(kThreads, kBlocksOf<T>)
 resample(TABLE(Forward) args, const Record<Accumulation<T>>* records) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
@@ -489,16 +504,19 @@ resample(TABLE(Forward) args, const Record<Accumulation<T>>* records) {
   if (!s.usable || s.kind == Kind::kCopy) return plain_tile<T>(args, s, block, true);
   SHARED(Acc, memory, Planes<Acc>::kSize);
   SHARED(int64_t, rows, Planes<Acc>::kPixelPitch);
+  SHARED(Acc, results, kGroup * kThreads);  // of the thread's own pixel
   if (s.kind == Kind::kSeparable) {
     const Footprint footprint = Footprint::of(s, 2 * block.x0 - 5, 2 * block.y0 - 5);
     if (footprint.fits<Acc>()) return filter_separably<T>(args, s, block, footprint, memory);
   }
   const int side = s.part ? s.part : kPart<Acc>;
   UNROLL(1)
-  for (int y = 0; y < kTile; y += side) {
-    UNROLL(1)
-    for (int x = 0; x < kTile; x += side)
-      filter_part<T>(args, s, block, {block.x0 + x, block.y0 + y, side}, memory, rows);
+  for (int at = 0; at < kThreads; at += side * side) {
+    // The rest is made anew: kept, it would cost registers.
+    const int row = at / (kTile * side), column = at % (kTile * side) / side;
+    const Block own = Block::of(r.out);
+    filter_part<T>(args, records + own.sample, own, {own.x0 + column, own.y0 + row * side, side},
+                   memory, rows, results);
   }
 }
 

@@ -52,6 +52,20 @@ struct Copies {
   }
 };
 
+// How threads share a region: each has a column, of which it takes every `step`-th row. Threads beyond
+// have none. `share` is 2^16 over the number of columns, rounded up, of at most 256: quotients by it are
+// exact.
+struct Lines {
+  int column, row, step;
+
+  static constexpr DEVICE int share_of(int columns) { return (65535 + columns) / columns; }
+  DEVICE static Lines of(int columns, int share) {
+    const int step = (kThreads * share) >> 16, row = (thread_id() * share) >> 16;
+    return {thread_id() - row * columns, row < step ? row : 1 << 20, step};
+  }
+  DEVICE static Lines of(int columns) { return of(columns, share_of(columns)); }
+};
+
 template <class Acc>
 struct Record {
   Axis<Acc> u, v;
@@ -59,9 +73,13 @@ struct Record {
   bool usable, swapped;
   Kind kind;
 
-  // Forward: the side of the parts of a tile whose nodes fit the shared memory, 0 for none; and the taps
-  // of the filter along an axis, where the map takes axes to axes.
-  int part, taps;
+  // Forward: the side of the parts of a tile whose nodes fit the shared memory, 0 for none; the sides of
+  // the box of nodes of such a part, and how threads share it (Lines); the lowest position of a part's points,
+  // from the first one on; and the taps of the filter along an axis, where the map takes axes to axes.
+  int part, box_width, box_height;
+  int pixels_share, pairs_share;
+  typename Axis<Acc>::Position low_u, low_v;
+  int taps;
 
   // The transpose: how the image is seen; whether `inverse`, of [a b; d e], tells which points of the
   // lattice reach a node, and the sum of their shares in it at most; and c and f.
@@ -73,9 +91,12 @@ struct Record {
 // The sides of planes of nodes that are made in shared memory, and the pitch of their rows: lanes step
 // along any direction, and the pitch and its neighbors share few factors with the number of banks.
 template <class Acc>
-constexpr int kSide = sizeof(Acc) == 4 ? 80 : 56;
+constexpr int kSide = sizeof(Acc) == 4 ? 80 : 48;
 template <class Acc>
-constexpr int kNodePitch = sizeof(Acc) == 4 ? 85 : 59;
+constexpr int kNodePitch = sizeof(Acc) == 4 ? 85 : 53;
+// Blocks that a multiprocessor holds at the least: in double, a block needs the registers of two.
+template <class T>
+constexpr int kBlocksOf = sizeof(T) == 8 ? 1 : 2;
 // The largest part of a tile.
 template <class Acc>
 constexpr int kPart = sizeof(Acc) == 4 ? kTile : kTile / 2;
@@ -118,6 +139,15 @@ DEVICE Record<Acc> record_of(const Resample& r, int64_t sample) {
   for (s.part = kPart<Acc>; s.part >= 4; s.part /= 2)
     if (steepest * (2 * s.part + 9) + 8 <= kSide<Acc>) break;
   if (s.part < 4) s.part = 0;
+  const int last = 2 * (s.part ? s.part : kPart<Acc>)+9;
+  s.box_width = (static_cast<int>(s.part ? across * last : 0) + 7) / 2 * 2;
+  s.box_height = (static_cast<int>(s.part ? down * last : 0) + 6 + 7) / 8 * 8;
+  s.pixels_share = Lines::share_of(s.box_width / 2 + 5);
+  s.pairs_share = Lines::share_of(s.box_width / 2);
+  const auto lowest = [&](const Axis<Acc>& axis) {
+    return (axis.a < 0 ? axis.a * last : 0) + (axis.b < 0 ? axis.b * last : 0);
+  };
+  s.low_u = lowest(s.u), s.low_v = lowest(s.v);
   // Nodes between the first and the last point of an output, and one for rounding.
   if (steepest < 1000) s.taps = (static_cast<int>((kTaps - 1) * steepest) + 2 + kTaps) / 2 + 1;
 

@@ -73,16 +73,6 @@ DEVICE Acc one_of(int n, bool odd) {
   return found;
 }
 
-// How threads share a region: each has a column, of which it takes every `step`-th row.
-struct Lines {
-  int column, row, step;
-
-  DEVICE static Lines of(int columns) {
-    const int step = kThreads / columns, row = thread_id() / columns;
-    return {thread_id() - row * columns, row < step ? row : 1 << 20, step};
-  }
-};
-
 // A rectangle of nodes, or of lattice points: `first` is odd along both axes; the width is a multiple of
 // 2, the height of 8.
 struct Box {
@@ -106,7 +96,16 @@ struct Box {
 struct BoxLines {
   Lines pixels, pairs, nodes;
   DEVICE static BoxLines of(const Box& b) {
-    return {Lines::of(b.columns()), Lines::of(b.width / 2), Lines::of(b.width)};
+    return of(b, Lines::share_of(b.columns()), Lines::share_of(b.width / 2));
+  }
+  DEVICE static BoxLines of(const Box& b, int pixels_share, int pairs_share) {
+    const Lines pairs = Lines::of(b.width / 2, pairs_share);
+    // A row of nodes is two of pairs.
+    const int row = pairs.row >> 1;
+    return {Lines::of(b.columns(), pixels_share),
+            pairs,
+            {pairs.column + (pairs.row & 1) * (b.width / 2), row < pairs.step >> 1 ? row : 1 << 20,
+             pairs.step >> 1}};
   }
 };
 
@@ -167,8 +166,9 @@ DEVICE void upsample(const Box& box, const BoxLines& lines, SharedArray<Acc> mem
 
 // Zeros where margins leave no nodes. A barrier comes last.
 template <class Acc>
-DEVICE void limit(const Box& box, const BoxLines& lines, const Range& bx, const Range& by,
+DEVICE void limit(const Resample& r, const Box& box, const BoxLines& lines,
                   SharedArray<Acc> memory) {
+  const Range bx = range_of(r, 0), by = range_of(r, 1);
   const bool column = bx.has_node(box.u + lines.nodes.column);
   for (int row = lines.nodes.row; row < box.height; row += lines.nodes.step)
     if (!column || !by.has_node(box.v + row))
@@ -188,7 +188,8 @@ DEVICE void decimate_rows(SharedArray<Acc> memory, int count, int side) {
     UNROLL(6)
     for (int m = 0; m < 6; ++m) {
       const auto pair = shared_load<2>(memory + (from + 2 * m));
-      sum += symlet<Acc>(2 * m) * pair.at[0] + symlet<Acc>(2 * m + 1) * pair.at[1];
+      sum += symlet<Acc>(2 * m) * pair.at[0];
+      sum += symlet<Acc>(2 * m + 1) * pair.at[1];
     }
     memory[P::kColumns + row * P::kColumnPitch + x] = sum;
   }

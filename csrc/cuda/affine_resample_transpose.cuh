@@ -186,24 +186,43 @@ struct TileCopy {
   DEVICE int v() const { return 2 * y - 6; }
 };
 
-// Calls f(S, u, v, at) for every point of a box of the lattice that reaches the tile's nodes.
+// What threads need to walk the points of a part of the lattice: made by one of them, in shared memory.
+template <class Acc>
+struct Walk {
+  using Position = typename Axis<Acc>::Position;
+  static constexpr int kSize = 6;
+
+  // A barrier has to follow.
+  DEVICE static void make(const Record<Acc>* record, const Reach& part, const TileCopy& copy,
+                          SharedArray<Position> walk, SharedArray<int> share) {
+    if (thread_id() != 0) return;
+    const auto u = LocalAxis<Acc>::of(load(&record->u), part.low_x, part.low_y, copy.u());
+    const auto v = LocalAxis<Acc>::of(load(&record->v), part.low_x, part.low_y, copy.v());
+    walk[0] = u.base, walk[1] = u.a, walk[2] = u.b;
+    walk[3] = v.base, walk[4] = v.a, walk[5] = v.b;
+    share[0] = Lines::share_of(part.high_x - part.low_x + 1);
+  }
+};
+
+// Calls f(S, u, v, at) for every point of a part of the lattice that reaches the tile's nodes.
 template <class Acc, class F>
-DEVICE void for_each_point(const Record<Acc>& s, const Reach& part, const Box& box,
-                           const TileCopy& copy, SharedArray<Acc> memory, F&& f) {
-  const Lines lines = Lines::of(part.high_x - part.low_x + 1);
+DEVICE void for_each_point(const Reach& part, const Box& box,
+                           SharedArray<typename Walk<Acc>::Position> walk, SharedArray<int> share,
+                           SharedArray<Acc> memory, F&& f) {
+  using Position = typename Walk<Acc>::Position;
+  const Lines lines = Lines::of(part.high_x - part.low_x + 1, share[0]);
   const int rows = part.high_y - part.low_y + 1;
   if (lines.row >= rows) return;
-  const auto lu = LocalAxis<Acc>::of(s.u, part.low_x, part.low_y, copy.u());
-  const auto lv = LocalAxis<Acc>::of(s.v, part.low_x, part.low_y, copy.v());
-  auto u = lu.base + lu.a * lines.column + lu.b * lines.row;
-  auto v = lv.base + lv.a * lines.column + lv.b * lines.row;
+  Position u = walk[0] + walk[1] * lines.column + walk[2] * lines.row;
+  Position v = walk[3] + walk[4] * lines.column + walk[5] * lines.row;
+  const Position step_u = walk[2] * lines.step, step_v = walk[5] * lines.step;
   int from = (part.low_y + lines.row - box.v) * kNodePitch<Acc> + part.low_x + lines.column - box.u;
-  UNROLL(1)
+  UNROLL(2)
   for (int row = lines.row; row < rows; row += lines.step) {
     const int iu = LocalAxis<Acc>::whole(u), iv = LocalAxis<Acc>::whole(v);
     if (static_cast<uint32_t>(iu) < kNodes - 1 && static_cast<uint32_t>(iv) < kNodes - 1)
       f(static_cast<Acc>(memory[from]), u, v, iv * kSumPitch + iu);
-    u += lu.b * lines.step, v += lv.b * lines.step, from += lines.step * kNodePitch<Acc>;
+    u += step_u, v += step_v, from += lines.step * kNodePitch<Acc>;
   }
 }
 
@@ -246,10 +265,10 @@ DEVICE void clear_sums(SharedArray<Total> nodes) {
 // Whether one of the nodes of a pixel is not finite, where `odd` cotangents may make such. Leaves the
 // nodes zero.
 template <class Acc>
-DEVICE bool is_odd(const Resample& r, const Record<Acc>& s, const Reach& part, const Box& box,
-                   const TileCopy& copy, int x, int y, bool inside, SharedArray<Acc> memory,
-                   SharedArray<Sum<Acc>> nodes) {
-  for_each_point<Acc>(s, part, box, copy, memory, [&](Acc point, auto, auto, int at) {
+DEVICE bool is_odd(const Resample& r, const Reach& part, const Box& box, const TileCopy& copy,
+                   int x, int y, bool inside, SharedArray<typename Walk<Acc>::Position> walk,
+                   SharedArray<int> share, SharedArray<Acc> memory, SharedArray<Sum<Acc>> nodes) {
+  for_each_point<Acc>(part, box, walk, share, memory, [&](Acc point, auto, auto, int at) {
     if (magnitude(point) <= Largest<Acc>::kMost) return;
     atomic_add(nodes + at, 1);
     atomic_add(nodes + (at + 1), 1);
@@ -280,22 +299,25 @@ DEVICE Accumulation<T> gather_part(const Transpose& args, const Record<Accumulat
   const Box box = Box::around(part.low_x, part.high_x, part.low_y, part.high_y);
   const BoxLines lines = BoxLines::of(box);
   sync_threads();  // what was here before has been read
+  SHARED(typename Walk<Acc>::Position, walk, Walk<Acc>::kSize);
+  SHARED(int, share, 1);
+  Walk<Acc>::make(record, part, copy, walk, share);
   const auto largest =
       fetch_cotangents<T>(args, load(&record->cut), box, lines.pixels, sample, place, memory)
           .of_block();
   if (largest.value == 0) return 0;  // the same for all threads
   upsample<1, Acc>(box, lines, memory);
   clear_sums<Sum<Acc>>(nodes);
-  const Record<Acc> s = load(record);
   Acc own = 0;
-  if (largest.odd && is_odd<Acc>(r, s, part, box, copy, x, y, inside, memory, nodes))
+  if (largest.odd && is_odd<Acc>(r, part, box, copy, x, y, inside, walk, share, memory, nodes))
     own = not_a_number<Acc>();
   const auto scale = Scale<Acc, Sum<Acc>>::of(
       largest.odd ? Largest<Acc>::kMost : largest.value * static_cast<Acc>(kSpread * kSpread),
-      s.reaching);
-  for_each_point<Acc>(s, part, box, copy, memory, [&](Acc point, auto u, auto v, int at) {
-    if (!largest.odd || magnitude(point) <= Largest<Acc>::kMost)
-      deposit(point, scale, u, v, at, nodes);
+      load(&record->reaching));
+  // What is not finite has been dealt with; it gives nothing here.
+  const Acc most = Largest<Acc>::kMost;
+  for_each_point<Acc>(part, box, walk, share, memory, [&](Acc point, auto u, auto v, int at) {
+    if (magnitude(point) <= most) deposit(point, scale, u, v, at, nodes);
   });
   sync_threads();
   if (r.margins) limit_sums<Sum<Acc>>(r, copy, nodes);
@@ -689,7 +711,7 @@ DEVICE void gather_all(const Transpose& args, const Record<Accumulation<T>>& s, 
 // grad_image = R^T epilogue^T grad, of the filter. A block is a tile of the image. Reads what the tile's
 // copies are reached from, at unit scale some 4 elements an element, most of them from cache; writes 1.
 template <class T>
-KERNEL_FOR(kThreads, 2)
+KERNEL_FOR(kThreads, kBlocksOf<T>)
 gather(TABLE(Transpose) args, const Record<Accumulation<T>>* records) {
   using Acc = Accumulation<T>;
   const Block block = Block::of(args.resample.in);

@@ -161,6 +161,18 @@ class Translator:
             elif directive != "minnctapersm":
                 raise UnknownError(f".{directive}")
         self.kernel = kernel
+        body = self.text[self.text.index(f" {m[1]}(") :].partition("\n}")[0]
+        used, based = Counter(re.findall(r"%\w+", body)), Counter(re.findall(r"\[(%\w+)", body))
+        self.bases = {register for register, n in based.items() if used[register] == n + 1}
+
+    def name_of(self, opcode: str, rest: str) -> str:
+        """The opcode, or the kind of one that ptxas has no instruction for."""
+        if re.match(r"add\.[su](32|64)", opcode) and re.search(r", -?\d+$", rest):
+            if rest.partition(",")[0] in self.bases:
+                return "add (the offset of an address)"
+        if re.match(r"shr\.[su]64", opcode) and rest.endswith(", 32"):
+            return "shr (the upper half of a register)"
+        return opcode
 
     def open(self) -> None:
         if not self.kernel:
@@ -200,7 +212,7 @@ class Translator:
             guard = f"if ({m[1]}{self.operand(m[2], 'bool')}) "
             text = text[m.end() :]
         opcode, _, rest = text.partition(" ")
-        self.kernel.blocks[-1].opcodes[opcode] += 1
+        self.kernel.blocks[-1].opcodes[self.name_of(opcode, rest)] += 1
         operands = [x.strip() for x in re.findall(r"(?:\{[^}]*\}|\[[^]]*\]|[^,])+", rest)]
         try:
             code = self.instruction(opcode, operands)

@@ -101,6 +101,8 @@ FREE = {
     r"cvt\.([su](8|16)\.[su]\d+|[su]32\.[su](8|16))": "parts of a register",
     r"(and|or|xor|not)\.pred": "operands of a comparison",
     r"(neg|abs)\.f(32|64)": "modifiers of operands",
+    r"add \(the offset of an address\)": "loads and stores add a constant",
+    r"shr \(the upper half of a register\)": "a register of 64 bits is two of 32",
     r"bra\.uni": "the other side of a branch lies next to it",
 }
 
