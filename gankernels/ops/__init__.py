@@ -1,5 +1,6 @@
 """The operators: what the drop-ins, the penalties and helpers are built from."""
 
+from gankernels.ops.ada_control import ada_control_
 from gankernels.ops.ada_parameters import ada_parameters
 from gankernels.ops.affine_resample import (
     affine_augment,
@@ -11,6 +12,7 @@ from gankernels.ops.image_filter import image_filter, image_filter_transpose
 from gankernels.ops.spectral_norm import power_iteration_, spectral_norm, spectral_normalize
 
 __all__ = [
+    "ada_control_",
     "ada_parameters",
     "affine_augment",
     "affine_resample",
