@@ -183,7 +183,6 @@ def standing_in() -> Iterator[Waits]:
         mock.patch("gankernels.ops._operator.in_dispatch_mode", return_value=False),
         mock.patch("gankernels.spectral_norm.deposits.in_dispatch_mode", return_value=False),
         mock.patch("gankernels._library.NATIVE_DEVICES", frozenset({"cpu", "cuda"})),
-        mock.patch("torch.cuda.get_device_capability", return_value=(9, 0)),
         mock.patch("torch.cuda.current_stream"),
     ]
     with contextlib.ExitStack() as stack:
