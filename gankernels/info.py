@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from gankernels import __version__, _library, ops, reference
-from gankernels._library import architectures, build_info, covers
+from gankernels._library import architectures as architectures
+from gankernels._library import build_info as build_info
+from gankernels._library import covers as covers
 from gankernels.ops._operator import EXAMPLES
 
 #: The largest error that passes the self-test: against float64, relative to the largest value.
