@@ -7,6 +7,7 @@ from gankernels.ops.affine_resample import (
     affine_resample,
     affine_resample_transpose,
 )
+from gankernels.ops.diff_augment import diff_augment_parameters
 from gankernels.ops.gradient_penalty import gradient_penalty
 from gankernels.ops.image_filter import image_filter, image_filter_transpose
 from gankernels.ops.spectral_norm import power_iteration_, spectral_norm, spectral_normalize
@@ -17,6 +18,7 @@ __all__ = [
     "affine_augment",
     "affine_resample",
     "affine_resample_transpose",
+    "diff_augment_parameters",
     "gradient_penalty",
     "image_filter",
     "image_filter_transpose",
