@@ -9,6 +9,7 @@ CPython 3.10 and later. Read from the environment:
     GANKERNELS_CUDA       auto (default): without nvcc, say so and go on; 0: no CUDA; 1: or fail
     CUDA_HOME             the CUDA toolkit to prefer
     TORCH_CUDA_ARCH_LIST  GPU architectures, e.g. "8.0;9.0+PTX"; default: those of the visible GPUs
+                          and PTX of the newest, without any what is below
     MAX_JOBS              how many compilers may run at a time
 """
 
@@ -27,7 +28,10 @@ from torch.utils import cpp_extension
 from build_support import cuda
 
 TORCH_TARGET = "2.11"
-DEFAULT_ARCH_LIST = "8.0;9.0+PTX"  # without a visible GPU; PTX is compiled on the fly by newer ones
+# Without a visible GPU; PTX is compiled on the fly by newer ones. A wheel is for every GPU from 7.5
+# on; in place two do, which compile in a third of the time.
+WHEEL_ARCH_LIST = "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
+INPLACE_ARCH_LIST = "8.0;9.0+PTX"
 
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x030A0000"]
 # What a wheel holds must not depend on where it was built: no folder names in it.
@@ -98,12 +102,12 @@ def cuda_extension(toolkit: cuda.Toolkit, arch_flags: list[str]) -> Extension:
 
 
 @cache
-def find_nvcc() -> tuple[cuda.Toolkit | cuda.Missing, list[str]]:
+def find_nvcc(inplace: bool) -> tuple[cuda.Toolkit | cuda.Missing, list[str]]:
     """The CUDA toolkit to compile with, or why there is none, and nvcc's flags for the GPUs."""
     if cuda.parse_switch(os.environ.get("GANKERNELS_CUDA")) == "0":
         return cuda.Missing("GANKERNELS_CUDA=0 was set", "build with GANKERNELS_CUDA=1"), []
     if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
-        os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCH_LIST
+        os.environ["TORCH_CUDA_ARCH_LIST"] = INPLACE_ARCH_LIST if inplace else WHEEL_ARCH_LIST
     arch_flags = cpp_extension._get_cuda_arch_flags()
     return cuda.find_toolkit(torch.version.cuda, arch_flags), arch_flags
 
@@ -111,8 +115,11 @@ def find_nvcc() -> tuple[cuda.Toolkit | cuda.Missing, list[str]]:
 class BuildExtensions(cpp_extension.BuildExtension):
     """torch's, with a folder of objects for each module and a record of how they were compiled."""
 
+    def find_nvcc(self) -> tuple[cuda.Toolkit | cuda.Missing, list[str]]:
+        return find_nvcc(bool(self.inplace or self.editable_mode))
+
     def finalize_options(self) -> None:
-        toolkit, arch_flags = find_nvcc()
+        toolkit, arch_flags = self.find_nvcc()
         self.distribution.ext_modules = [cpu_extension()]
         if isinstance(toolkit, cuda.Toolkit):
             self.distribution.ext_modules.append(cuda_extension(toolkit, arch_flags))
@@ -128,7 +135,7 @@ class BuildExtensions(cpp_extension.BuildExtension):
         self.build_temp = shared
 
     def run(self) -> None:
-        toolkit, _ = find_nvcc()
+        toolkit, _ = self.find_nvcc()
         if isinstance(toolkit, cuda.Missing):
             switch = cuda.parse_switch(os.environ.get("GANKERNELS_CUDA"))
             if switch == "1":
@@ -146,7 +153,7 @@ class BuildExtensions(cpp_extension.BuildExtension):
         )
 
     def facts(self) -> dict:
-        toolkit, arch_flags = find_nvcc()
+        toolkit, arch_flags = self.find_nvcc()
         if isinstance(toolkit, cuda.Toolkit):
             cuda_facts = {
                 "nvcc": toolkit.version,

@@ -18,8 +18,11 @@ MARK = re.compile(r"//.*\bdouble: \w")
 #: Sources of csrc/ that may compute in double in any kernel, and why. Elsewhere a function
 #: may whose comment has a mark, ``double: why``.
 DOUBLE_SOURCES = {
+    "ada_control.h": "once a call",
+    "cuda/ada_control.cuh": "once a call, and scores add up exactly: some thousands at most",
     "ada_parameters.h": "once a sample",
     "cuda/ada_parameters.cuh": "once a sample",
+    "diff_augment.h": "once a sample",
     "affine_resample.h": "positions in an image of any size",
     "cuda/affine_resample.cuh": "positions in an image of any size",
     "cuda/affine_resample_transpose.cuh": "positions, and the bounds of what is reached from them",

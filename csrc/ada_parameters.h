@@ -100,11 +100,12 @@ struct Parameters {
   // Composition; each result may be null: not wanted.
   const Values* input_values;  // batch; null where values are drawn
   int64_t height, width, color_channels;
-  double* maps;  // batch x 2 x 3
-  void* color;   // batch x channels x (channels + 1), acc
-  void* gains;   // batch x 4, acc
-  void* sigma;   // batch, acc
-  double* box;   // batch x 3: center x, center y, size
+  double* maps;      // batch x 2 x 3
+  int64_t* margins;  // 4: of the batch, also of an empty one; with maps only
+  void* color;       // batch x channels x (channels + 1), acc
+  void* gains;       // batch x 4, acc
+  void* sigma;       // batch, acc
+  double* box;       // batch x 3: center x, center y, size
 };
 
 // Every launcher returns null, or what went wrong.
@@ -233,6 +234,39 @@ constexpr Map map_of(const Values& v, int64_t height, int64_t width) {
                 Map::rotation(Angle::of(v.rotate_after)) *                                    //
                 Map::shift(-v.xfrac[0] * w, -v.xfrac[1] * h);
   return {m.a + 0, m.b + 0, m.tx, m.c + 0, m.d + 0, m.ty};  // -0 + 0 = 0
+}
+
+// The pixels by which stylegan2-ada pads the left, right, top and bottom of a batch: as far as the
+// corners of the image reach, and 6 of the filter; at most the image. Largest over the samples, so
+// that their order does not matter.
+struct Margins {
+  int64_t at[4];
+
+  constexpr void widen(const Margins& other) {
+    for (int k = 0; k < 4; ++k)
+      if (other.at[k] > at[k]) at[k] = other.at[k];
+  }
+};
+
+constexpr Margins margins_of(const Map& m, int64_t height, int64_t width) {
+  const double x = static_cast<double>(width - 1) / 2, y = static_cast<double>(height - 1) / 2;
+  double reach[4] = {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, -HUGE_VAL};
+  for (int corner = 0; corner < 4; ++corner) {
+    const double u = corner & 1 ? x : -x, v = corner & 2 ? y : -y;
+    const double at[2] = {m.a * u + m.b * v + m.tx, m.c * u + m.d * v + m.ty};
+    for (int axis = 0; axis < 2; ++axis) {
+      // A map that is not finite spoils its own sample only.
+      const double position = at[axis] == at[axis] ? at[axis] : 0;
+      if (-position > reach[2 * axis]) reach[2 * axis] = -position;
+      if (position > reach[2 * axis + 1]) reach[2 * axis + 1] = position;
+    }
+  }
+  Margins margins{};
+  for (int k = 0; k < 4; ++k) {
+    const double half = k < 2 ? x : y, needed = std::ceil(reach[k] + 6 - half);
+    if (needed > 0) margins.at[k] = static_cast<int64_t>(needed < 2 * half ? needed : 2 * half);
+  }
+  return margins;
 }
 
 // --- color --------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -89,6 +90,78 @@ NATIVE_DEVICES = frozenset(
     device for device, name in (("cpu", "_C"), ("cuda", "_C_cuda")) if EXTENSIONS[name].loaded
 )
 
+
+def build_info() -> dict[str, Any] | None:
+    """The record that setup.py wrote when it compiled the extensions; None if it never did."""
+    try:
+        module = importlib.import_module("gankernels._build_info")
+    except ModuleNotFoundError:
+        return None
+    return dict(module.BUILD_INFO)
+
+
+def architectures(arch_flags: Sequence[str]) -> list[str]:
+    """nvcc's -gencode flags as TORCH_CUDA_ARCH_LIST writes them: ["8.0", "9.0", "9.0+PTX"]."""
+    return [f"{major}.{minor}{'+PTX' if ptx else ''}" for major, minor, ptx in _parse(arch_flags)]
+
+
+def covers(arch_flags: Sequence[str], device: tuple[int, int]) -> bool:
+    """Whether kernels compiled with these flags run on the device, as they are or from PTX."""
+    return _covers(_parse(arch_flags), device)
+
+
+def _covers(targets: Sequence[tuple[int, int, bool]], device: tuple[int, int]) -> bool:
+    for major, minor, ptx in targets:
+        if (ptx and (major, minor) <= device) or (major == device[0] and minor <= device[1]):
+            return True
+    return False
+
+
+def _parse(arch_flags: Sequence[str]) -> list[tuple[int, int, bool]]:
+    targets = []
+    for flag in arch_flags:
+        match = re.search(r"code=(sm|compute)_(\d+)(\d)", flag)
+        if match is not None:
+            targets.append((int(match[2]), int(match[3]), match[1] == "compute"))
+    return sorted(targets)
+
+
+def arch_flags() -> list[str]:
+    """nvcc's -gencode flags that the CUDA kernels were compiled with, as far as is recorded."""
+    return list((build_info() or {}).get("cuda", {}).get("arch_flags", []))
+
+
+def _gap(index: int) -> str | None:
+    """Why no kernel runs on a GPU, and the cure; None where they do."""
+    if not _TARGETS or not torch.cuda.is_available():
+        return None
+    gpu = torch.cuda.get_device_properties(index)
+    if _covers(_TARGETS, (gpu.major, gpu.minor)):
+        return None
+    return (
+        f"the kernels were compiled for {_COMPILED}, and {gpu.name} is "
+        f"of architecture {gpu.major}.{gpu.minor}; reinstall gankernels with "
+        f'TORCH_CUDA_ARCH_LIST="{gpu.major}.{gpu.minor}"'
+    )
+
+
+#: The architectures of the CUDA kernels; none where nothing is recorded.
+_TARGETS = _parse(arch_flags())
+_COMPILED = ", ".join(architectures(arch_flags()))
+#: :func:`_gap` of each GPU, asked for when its first tensor comes: asking starts CUDA.
+_gaps: dict[int, str | None] = {}
+
+
+def gap_of(device: torch.device) -> str | None:
+    """Why no kernel runs on the GPU of a tensor, which is known from its first tensor on."""
+    index = device.index or 0
+    if torch.compiler.is_compiling():
+        return _gap(index)
+    if index not in _gaps:
+        _gaps[index] = _gap(index)
+    return _gaps[index]
+
+
 _backend: Literal["native", "reference"] = "native"
 #: Operators that took the reference, and why: each is logged once.
 _fallbacks: set[tuple[str, str]] = set()
@@ -128,6 +201,8 @@ def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
             reason = f"gankernels.{name} is missing: {EXTENSIONS[name].reason}"
     elif dtype not in NATIVE_DTYPES:
         reason = f"there are no kernels for {dtype}"
+    elif device == "cuda" and (gap := gap_of(first.device)) is not None:
+        reason = gap
     elif torch.compiler.is_compiling():
         return False
     elif in_functorch():
@@ -148,6 +223,7 @@ def has_kernels(tensor: Tensor) -> bool:
         type(tensor) in (torch.nn.Parameter, Tensor)
         and tensor.dtype in NATIVE_DTYPES
         and tensor.device.type in NATIVE_DEVICES
+        and (tensor.device.type != "cuda" or gap_of(tensor.device) is None)
         and _backend == "native"
     )
 
@@ -163,7 +239,10 @@ def is_foreign(tensor: Tensor) -> bool:
 def _log_fallback(op: str, reason: str) -> None:
     if torch.compiler.is_compiling() or (op, reason) in _fallbacks:
         return
+    told = reason in _gaps.values() and any(other == reason for _, other in _fallbacks)
     _fallbacks.add((op, reason))
+    if told:  # of the GPU, which is so for every operator
+        return
     logger.warning("gankernels.%s takes the slower PyTorch reference: %s", op, reason)
 
 

@@ -94,6 +94,8 @@ class AveragedModel(TorchAveragedModel):
                 )
             multi_avg_fn = exponential
         super().__init__(fold_spectral_norm(model), device, avg_fn, multi_avg_fn, use_buffers)
+        # torch reads it at every update, which on a GPU would wait.
+        self.n_averaged = torch.zeros_like(self.n_averaged, device="cpu")
 
     def update_parameters(self, model: Module) -> None:
         """Average the weights of ``model`` in."""

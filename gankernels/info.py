@@ -9,10 +9,8 @@ from there, whatever is installed: then the installed copy is named.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,6 +19,9 @@ import torch
 from torch import Tensor
 
 from gankernels import __version__, _library, ops, reference
+from gankernels._library import architectures as architectures
+from gankernels._library import build_info as build_info
+from gankernels._library import covers as covers
 from gankernels.ops._operator import EXAMPLES
 
 #: The largest error that passes the self-test: against float64, relative to the largest value.
@@ -53,17 +54,12 @@ def collect() -> Facts:
 
 def op_backends() -> dict[str, dict[str, str]]:
     """The backend that every operator runs on, for each kind of device."""
-    where = {d: "native" if d in _library.NATIVE_DEVICES else "reference" for d in ("cpu", "cuda")}
+    device = gpu(build_info())
+    native = set(_library.NATIVE_DEVICES)
+    if device is not None and not device["covered"]:
+        native.discard("cuda")
+    where = {d: "native" if d in native else "reference" for d in ("cpu", "cuda")}
     return {name: dict(where) for name in ops.__all__}
-
-
-def build_info() -> Facts | None:
-    """The record that setup.py wrote when it compiled the extensions; None if it never did."""
-    try:
-        module = importlib.import_module("gankernels._build_info")
-    except ModuleNotFoundError:
-        return None
-    return dict(module.BUILD_INFO)
 
 
 def extension(name: str, build: Facts | None) -> Facts:
@@ -87,28 +83,6 @@ def gpu(build: Facts | None) -> Facts | None:
         "compiled": architectures(flags),
         "covered": covers(flags, (major, minor)),
     }
-
-
-def architectures(arch_flags: Sequence[str]) -> list[str]:
-    """nvcc's -gencode flags as TORCH_CUDA_ARCH_LIST writes them: ["8.0", "9.0", "9.0+PTX"]."""
-    return [f"{major}.{minor}{'+PTX' if ptx else ''}" for major, minor, ptx in _parse(arch_flags)]
-
-
-def covers(arch_flags: Sequence[str], device: tuple[int, int]) -> bool:
-    """Whether kernels compiled with these flags run on the device, as they are or from PTX."""
-    for major, minor, ptx in _parse(arch_flags):
-        if (ptx and (major, minor) <= device) or (major == device[0] and minor <= device[1]):
-            return True
-    return False
-
-
-def _parse(arch_flags: Sequence[str]) -> list[tuple[int, int, bool]]:
-    targets = []
-    for flag in arch_flags:
-        match = re.search(r"code=(sm|compute)_(\d+)(\d)", flag)
-        if match is not None:
-            targets.append((int(match[2]), int(match[3]), match[1] == "compute"))
-    return sorted(targets)
 
 
 def self_test() -> list[Facts]:

@@ -50,12 +50,12 @@ void set_p(const Tensor& p, const Tensor& like, ap::Parameters& args) {
   args.p_count = p.numel();
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
     const std::optional<Tensor>& p, const std::optional<Tensor>& uniforms,
     const std::optional<Tensor>& normals, const std::optional<Tensor>& values,
     const std::vector<double>& multipliers, const std::vector<double>& constants,
     std::optional<int64_t> height, std::optional<int64_t> width, int64_t color_channels,
-    bool float64) {
+    bool float64, bool margins) {
   const bool draws = !values;
   STD_TORCH_CHECK(
       draws == uniforms.has_value() && draws == normals.has_value() && (!draws || p.has_value()),
@@ -97,7 +97,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
   const ap::Multipliers& m = args.multipliers;
   const bool composed = height.has_value(), geometry = composed && m.geometry(),
              colored = composed && m.color(color_channels), filtered = composed && m.filter(),
-             noisy = composed && m.noise > 0, cut = composed && m.cutout > 0;
+             noisy = composed && m.noise > 0, cut = composed && m.cutout > 0,
+             padded = geometry && margins;
   const Tensor drawn = empty(draws, {ap::kValues}, ScalarType::Double);
   const Tensor seed = empty(draws, {}, ScalarType::Long);
   const Tensor maps = empty(geometry, {2, 3}, ScalarType::Double);
@@ -105,15 +106,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> compute(
   const Tensor gains = empty(filtered, {4}, acc);
   const Tensor sigma = empty(noisy, {}, acc);
   const Tensor box = empty(cut, {3}, ScalarType::Double);
+  const Tensor of_batch = torch::stable::new_empty(like, {padded ? 4 : 0}, ScalarType::Long);
   args.values = static_cast<ap::Values*>(data(drawn, draws));
   args.seed = static_cast<int64_t*>(data(seed, draws));
   args.maps = static_cast<double*>(data(maps, geometry));
+  args.margins = static_cast<int64_t*>(data(of_batch, padded));
   args.color = data(color, colored);
   args.gains = data(gains, filtered);
   args.sigma = data(sigma, noisy);
   args.box = static_cast<double*>(data(box, cut));
   RUN(kOp, ap, compute, like, args);
-  return {drawn, seed, maps, color, gains, sigma, box};
+  return {drawn, seed, maps, color, gains, sigma, box, of_batch};
 }
 
 GANKERNELS_IMPLEMENTATIONS(m) {

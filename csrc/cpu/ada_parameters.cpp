@@ -3,6 +3,8 @@
 
 #include "ada_parameters.h"
 
+#include <algorithm>
+
 namespace gankernels::ada_parameters::cpu {
 namespace {
 
@@ -20,6 +22,7 @@ template <class Acc>
 void compute(const Parameters& args) {
   const Strengths p = args.uniforms ? strengths(args) : Strengths{};
   const int64_t channels = args.color_channels;
+  Margins margins{};
   for (int64_t i = 0; i < args.batch; ++i) {
     Values v;
     if (args.uniforms) {
@@ -29,7 +32,11 @@ void compute(const Parameters& args) {
     } else {
       v = args.input_values[i];
     }
-    if (args.maps) reinterpret_cast<Map*>(args.maps)[i] = map_of(v, args.height, args.width);
+    if (args.maps) {
+      const Map map = map_of(v, args.height, args.width);
+      reinterpret_cast<Map*>(args.maps)[i] = map;
+      if (args.margins) margins.widen(margins_of(map, args.height, args.width));
+    }
     if (args.color) {
       const Color c = color_of(v);
       auto* out = static_cast<Acc*>(args.color) + i * channels * (channels + 1);
@@ -48,6 +55,7 @@ void compute(const Parameters& args) {
       out[0] = v.center[0], out[1] = v.center[1], out[2] = v.cutout;
     }
   }
+  if (args.margins) std::copy_n(margins.at, 4, args.margins);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ void declare(const Parameters& args, Buffers& buffers) {
     if (data) buffers.scratch(name, data, args.batch * count, item);
   };
   out("maps", args.maps, 6, sizeof(double));
+  if (args.margins) buffers.scratch("margins", args.margins, 4, sizeof(int64_t));
   out("color", args.color, channels * (channels + 1), acc);
   out("gains", args.gains, 4, acc);
   out("sigma", args.sigma, 1, acc);
@@ -34,10 +35,13 @@ int64_t workspace(const Parameters&) {
 }
 
 const char* compute(const Parameters& args, void* /*workspace*/, void* stream) {
-  if (args.batch == 0) return nullptr;  // no launch has no blocks
+  if (args.batch == 0 && !args.margins) return nullptr;  // no launch has no blocks
   Buffers buffers;
   declare(args, buffers);
   return visit_accumulation(args.acc, [&](auto zero) {
+    if (args.margins)
+      return launch<cuda::compute_with_margins<decltype(zero)>>("ada_parameters", 1, kThreads,
+                                                                stream, args);
     return launch<cuda::compute<decltype(zero)>>(
         "ada_parameters", (args.batch + kBlock - 1) / kBlock, kBlock, stream, args);
   });

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ada_parameters.h"
-#include "common/platform.h"
+#include "common/reduce.cuh"
 
 namespace gankernels::ada_parameters::cuda {
 
@@ -24,10 +24,7 @@ DEVICE Strengths strengths(const Parameters& args) {
 // and seed, if they are drawn, 48 of the map, 8 to 12 numbers of color, 4 of gains, 1 of sigma, 24
 // bytes of the box. In double, as an error in a map is one of every pixel.
 template <class Acc>
-KERNEL(kBlock)
-compute(TABLE(Parameters) args) {
-  const int64_t i = static_cast<int64_t>(block_id()) * kBlock + thread_id();
-  if (i >= args.batch) return;
+DEVICE Values compute_sample(const Parameters& args, int64_t i) {
   Values v;
   if (args.uniforms) {
     const Uniforms u = load(args.uniforms + i);
@@ -58,6 +55,38 @@ compute(TABLE(Parameters) args) {
     store(args.box + 3 * i + 1, v.center[1]);
     store(args.box + 3 * i + 2, v.cutout);
   }
+  return v;
+}
+
+// A thread a sample.
+template <class Acc>
+KERNEL(kBlock)
+compute(TABLE(Parameters) args) {
+  const int64_t i = static_cast<int64_t>(block_id()) * kBlock + thread_id();
+  if (i < args.batch) compute_sample<Acc>(args, i);
+}
+
+// The same and the margins of the batch, 32 bytes: one block for all samples, so that their maximum
+// needs neither a second launch nor memory that is zero before. A thread has a sample in kThreads.
+template <class Acc>
+KERNEL_FOR(kThreads, 1)
+compute_with_margins(TABLE(Parameters) args) {
+  Margins margins{};
+  for (int64_t i = thread_id(); i < args.batch; i += kThreads) {
+    const Values v = compute_sample<Acc>(args, i);
+    margins.widen(margins_of(map_of(v, args.height, args.width), args.height, args.width));
+  }
+  SHARED(Margins, of_warps, kWarps);
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+    Margins other{};
+    for (int k = 0; k < 4; ++k) other.at[k] = shuffle_xor(margins.at[k], lanes);
+    margins.widen(other);
+  }
+  if (thread_id() % kWarp == 0) of_warps[thread_id() / kWarp] = margins;
+  sync_threads();
+  if (thread_id() > 0) return;
+  for (int warp = 1; warp < kWarps; ++warp) margins.widen(of_warps[warp]);
+  for (int k = 0; k < 4; ++k) store(args.margins + k, margins.at[k]);
 }
 
 }  // namespace gankernels::ada_parameters::cuda

@@ -6,17 +6,20 @@ Karras et al. 2020 (arXiv 2006.06676), section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gankernels import ops
+from gankernels._capture import is_capturing
 from gankernels._checks import check_count, check_real, check_strided, describe, kind
 from gankernels._critics.scores import AVERAGED, check_alike
 from gankernels._warnings import warn
 from gankernels.augment._strength import Strength, loadable, number_of, single
+from gankernels.reference.ada_control import STATE, SUMS
 
 __all__ = ["ADAController", "ADASchedule"]
 
@@ -31,13 +34,14 @@ LEAKING = 0.8
 class _Controller(nn.Module):
     """Base of both controllers: a p to set, and sums on its device and over processes.
 
-    `sums` are float64; the last is of images. A state that is refused changes neither them nor p.
+    The state is float64: sums, the last of which is of images, and what else there is. A state that
+    is refused changes neither it nor p.
     """
 
-    sums: Tensor
+    _state: Tensor
 
     def __init__(
-        self, pipe: Strength | None, kimg: float, p_max: float | None, numbers: int
+        self, pipe: Strength | None, kimg: float, p_max: float | None, state: Tensor, sums: int
     ) -> None:
         super().__init__()
         op = type(self).__name__
@@ -56,7 +60,8 @@ class _Controller(nn.Module):
         self.pipe = Strength(0.0, 1.0) if pipe is None else pipe
         self.kimg = kimg
         self.p_max = self.pipe.p_max if p_max is None else min(p_max, self.pipe.p_max)
-        self.sums = torch.zeros(numbers, dtype=torch.float64)
+        self._sums = sums
+        self._state = state
         self._warned = False
         self._copy: tuple[Tensor, Any] | None = None
 
@@ -65,21 +70,35 @@ class _Controller(nn.Module):
         """The buffer that it sets: that of the pipe."""
         return self.pipe.p
 
-    def _add(self, numbers: Sequence[Tensor | float]) -> None:
-        # A plain attribute, so that half() does not reach it, follows p to its device here.
-        self.sums = self.sums.to(self.p.device)
-        for i, x in enumerate(numbers):
-            self.sums[i] += x
+    @property
+    def sums(self) -> Tensor:
+        return self._state[: self._sums]
 
-    def _over_processes(self, sums: Tensor) -> Tensor:
-        if dist.is_available() and dist.is_initialized():
-            sums = sums.clone()
-            dist.all_reduce(sums)
-        return sums
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Controller:
+        super()._apply(fn, recurse)
+        # A plain attribute, so that half() does not reach it.
+        if not self.p.is_meta:
+            self._state = self._state.to(self.p.device)
+        return self
+
+    def _here(self, op: str) -> Tensor:
+        """The state, where p is: the pipe may have been moved by itself."""
+        if self._state.device != self.p.device:
+            if is_capturing():
+                raise RuntimeError(
+                    f"{op}: expected the controller's state on {self.p.device} before the capture "
+                    f"of a CUDA graph, got it on {self._state.device}; move the controller, as in "
+                    f'controller.to("{self.p.device}"), or update it once before'
+                )
+            self._state = self._state.to(self.p.device)
+        return self._state
 
     def _warn_of_leaks(self) -> None:
-        """Warn once when p is known to be large: on a GPU an update or so later, not waiting."""
-        if self._warned:
+        """Warn once when p is known to be large: on a GPU an update or so later, not waiting.
+
+        Not within the capture of a CUDA graph, which an event that is queried would break.
+        """
+        if self._warned or is_capturing():
             return
         if self.p.device.type == "cpu":
             seen = self.p
@@ -105,10 +124,16 @@ class _Controller(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._check_state(state)
-        sums = state["sums"]
         # load_state_dict(..., assign=True) brings p to a device only after this.
-        device = sums.device if self.p.is_meta else self.p.device
-        self.sums = sums.to(device, torch.float64, copy=True)
+        device = state["sums"].device if self.p.is_meta else self.p.device
+        # Written where it is: graphs that were captured read it there.
+        with torch.no_grad():
+            if self._state.device != device:
+                self._state = torch.zeros_like(self._state, device=device)
+            self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.sums.copy_(state["sums"])
 
     def _check_state(self, state: object) -> None:
         op = type(self).__name__
@@ -196,7 +221,9 @@ class ADAController(_Controller):
         metric: Metric = "rt",
         p_max: float | None = None,
     ) -> None:
-        super().__init__(pipe, kimg, p_max, 2 * len(_NAMES) + 1)
+        state = torch.zeros(STATE, dtype=torch.float64)
+        state[-1].fill_(math.nan)
+        super().__init__(pipe, kimg, p_max, state, SUMS)
         op = type(self).__name__
         target = number_of(op, "target", target)
         if target > 1:
@@ -207,13 +234,13 @@ class ADAController(_Controller):
         self.target = target
         self.interval = interval
         self.metric = metric
-        self._calls = 0
-        self._latest = torch.full((), math.nan, dtype=torch.float64)
+        self._calls = 0  # as far as Python has seen them
+        self._captured = False
 
     @property
     def r(self) -> Tensor:
         """The metric of the last step of p, float64, on p's device; NaN before."""
-        return self._latest.to(self.p.device)
+        return self._state[-1].to(self.p.device, copy=True)
 
     @torch.no_grad()
     def update(
@@ -256,42 +283,39 @@ class ADAController(_Controller):
             for name, logits in logits_by_name.items()
             if logits is not None
         }
-        value = torch.Tensor.double if self.metric == "rv" else torch.Tensor.sign
-        numbers: list[Tensor | float] = []
-        for name in _NAMES:
-            tensors = scores.get(name, [])
-            # 0 x is NaN where x is not finite. The sign would hide that, and so would a ratio.
-            totals = [(value(x) + 0 * x).sum(dtype=torch.float64) for x in tensors]
-            numbers += [torch.stack(totals).sum() if totals else 0, sum(x.numel() for x in tensors)]
-        numbers.append(scores["real_logits"][0].shape[0])
-        self._add(numbers)
+        state = self._here(op)
+        self._captured |= is_capturing()
         self._calls += 1
+        control: dict[str, Any] = {
+            "metric": self.metric,
+            "target": self.target,
+            "interval": self.interval,
+            "kimg": self.kimg,
+            "p_max": self.p_max,
+        }
+        groups = [scores.get(name, ()) for name in _NAMES]
+        images = scores["real_logits"][0].shape[0]
+        if not (dist.is_available() and dist.is_initialized()):
+            ops.ada_control_(state, self.p, *groups, images=images, **control)
+        else:
+            ops.ada_control_(state, None, *groups, images=images, **control)
+            # Replays are counted on the device alone; there the sums of idle calls are not used.
+            if self._captured or self._calls % self.interval == 0:
+                sums = self.sums.clone()
+                dist.all_reduce(sums)
+                ops.ada_control_(state, self.p, sums=sums, **control)
         if self._calls % self.interval == 0:
-            self._step()
-
-    def _step(self) -> None:
-        sums = self._over_processes(self.sums)
-        real, fake, validation = (sums[:-1].view(3, 2)[:, 0] / sums[:-1].view(3, 2)[:, 1]).unbind()
-        if self.metric == "rt":
-            r = real
-        elif self.metric == "rv":
-            r = (real - validation) / (real - fake)
-        else:  # of signs, s = 2 share - 1
-            r = 0.5 + (real - fake) / 4
-        step = (r - self.target).sign() * (sums[-1] / (1000 * self.kimg))
-        p = self.p.nan_to_num(0.0) + step.nan_to_num(0.0)
-        self.p.copy_(p.clamp(0, self.p_max))
-        self._latest = r
-        self.sums.zero_()
-        self._warn_of_leaks()
+            self._warn_of_leaks()
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {**super().get_extra_state(), "calls": self._calls, "r": self._latest.clone()}
+        calls = self._calls if self._state.is_meta else int(self._state[SUMS])
+        return {**super().get_extra_state(), "calls": calls, "r": self._state[-1].clone()}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        super().set_extra_state(state)
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         self._calls = state["calls"]
-        self._latest = state["r"].to(self.sums.device, torch.float64, copy=True)
+        self._state[SUMS] = state["calls"]
+        self._state[-1] = state["r"]
 
     def _check_state(self, state: Any) -> None:
         super()._check_state(state)
@@ -340,7 +364,7 @@ class ADASchedule(_Controller):
         p: float,
         kimg: float,
     ) -> None:
-        super().__init__(pipe, kimg, None, 1)
+        super().__init__(pipe, kimg, None, torch.zeros(1, dtype=torch.float64), 1)
         op = type(self).__name__
         if not isinstance(shape, str) or shape not in ("fixed", "linear", "cosine"):
             raise ValueError(f'{op}: expected "fixed", "linear" or "cosine", got {shape!r}')
@@ -373,9 +397,14 @@ class ADASchedule(_Controller):
         for name, logits in zip(_NAMES[1:], (fake_logits, validation_logits), strict=True):
             if logits is not None:
                 _listed(op, name, logits, self.p.device)
-        shared = self._over_processes(torch.full_like(self.sums, images, device=self.p.device))
-        self._add([shared[0]])
-        done = (self.sums[0] / (1000 * self.kimg)).clamp(max=1)
+        state = self._here(op)
+        if dist.is_available() and dist.is_initialized():
+            shared = torch.full_like(state, images)
+            dist.all_reduce(shared)
+            state += shared
+        else:
+            state += images
+        done = (state[0] / (1000 * self.kimg)).clamp(max=1)
         if self.shape == "linear":
             self.p.copy_(self.p_end * done)
         elif self.shape == "cosine":

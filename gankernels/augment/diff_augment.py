@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from gankernels._checks import kind
 from gankernels._dtypes import accumulation_dtype
 from gankernels.augment._checks import check_pixels, check_views
 from gankernels.augment._strength import source
+from gankernels.ops.diff_augment import UNIFORMS, DiffParameters
 
 __all__ = ["DiffAugment"]
 
@@ -45,7 +48,8 @@ class DiffAugment(nn.Module):
     from ``generator``, on the images' device, or from torch's own: the same state gives the same
     result, and draws the same numbers for every policy. Differentiable to any order in the images.
     Deterministic: shifts are gathered and cut by :func:`gankernels.affine_resample` and
-    :func:`gankernels.ops.affine_augment`. Nothing waits for the device.
+    :func:`gankernels.ops.affine_augment`; eight launches at most, for images of 1 or 3 channels.
+    Nothing waits for the device.
 
     Raises:
         TypeError, ValueError: if ``policy``, the images or ``generator`` are none of the above.
@@ -66,6 +70,12 @@ class DiffAugment(nn.Module):
         if len(set(names)) != len(names):
             raise ValueError(f"{op}: expected each policy once, got {policy!r}")
         self.policy = tuple(names)
+        #: What is done. Cutout after a shift is cutout before it, of what the shift will bring
+        #: there; then it takes no pass of its own after color.
+        self._steps = self.policy
+        for i, pair in enumerate(pairwise(names)):
+            if pair == ("translation", "cutout"):
+                self._steps = (*names[:i], "cutout", "translation", *names[i + 2 :])
 
     def forward(
         self, images: Tensor | Sequence[Tensor], *, generator: torch.Generator | None = None
@@ -76,59 +86,56 @@ class DiffAugment(nn.Module):
             check_pixels(op, x, views[0].device, _CLIPS)
         options = source(op, generator, views[0].device)
         # Seven numbers a sample: three of color, two of each of the others.
-        u = torch.rand(views[0].shape[0], 7, dtype=torch.float64, **options)
+        u = torch.rand(views[0].shape[0], UNIFORMS, dtype=torch.float64, **options)
         if isinstance(images, Tensor):
             return self._transformed(images, u)
         return [self._transformed(x, u) for x in views]
 
     def _transformed(self, images: Tensor, u: Tensor) -> Tensor:
-        for name in self.policy:
+        steps, channels = self._steps, images.shape[1]
+        parameters = ops.diff_augment_parameters(
+            u,
+            images.shape[2],
+            images.shape[3],
+            maps="translation" in steps,
+            box="cutout" in steps,
+            color_channels=channels if "color" in steps and channels in (1, 3) else 0,
+            mix="color" in steps,
+            before=steps != self.policy,
+            dtype=images.dtype,
+        )
+        done = ""
+        for name, following in zip(steps, (*steps[1:], ""), strict=True):
             if name == "color":
-                images = _color(images, u[:, :3])
+                images = _color(images, parameters, following == "cutout")
             elif name == "translation":
-                images = _translated(images, u[:, 3:5])
-            else:
-                images = _cut(images, u[:, 5:])
+                assert parameters.maps is not None
+                options: dict[str, Any] = {"filter": "nearest", "padding_mode": "zeros"}
+                images = ops.affine_resample(images, parameters.maps, **options)
+            elif done != "color":
+                images = ops.affine_augment(images, box=parameters.box)
+            done = name
         return images
 
     def extra_repr(self) -> str:
         return repr(",".join(self.policy))
 
 
-def _color(images: Tensor, u: Tensor) -> Tensor:
-    """Brightness, saturation and contrast, composed: two means and one pass.
+def _color(images: Tensor, parameters: DiffParameters, cut: bool) -> Tensor:
+    """Brightness, saturation and contrast, composed, and cutout, where that comes next.
 
     With gray the mean of a pixel's channels and m that of the image, and with b, s and c drawn,
     saturation is S(x) = gray + s (x - gray), and it leaves m alone. Contrast then gives
-    c S(x + b) + (1 - c) (m + b) = c s x + c (1 - s) gray + (1 - c) m + b.
+    c S(x + b) + (1 - c) (m + b) = c S(y) + b of y = x + (1 - c) / c m.
     """
-    x = images.to(accumulation_dtype(images.dtype))
-    u = u.to(x.dtype)[:, :, None, None]
-    b, s, c = u[:, :1] - 0.5, 2 * u[:, 1:2], u[:, 2:] + 0.5
-    gray = x.mean(1, keepdim=True)
-    mean = gray.mean((2, 3), keepdim=True)
-    out = torch.addcmul(c * (1 - s) * gray + ((1 - c) * mean + b), x, c * s)
+    assert parameters.mix is not None
+    acc = accumulation_dtype(images.dtype)
+    pixel, gray, mean, offset = parameters.mix[:, :, None, None].split(1, 1)
+    y = torch.addcmul(images, images.mean((1, 2, 3), keepdim=True, dtype=acc), mean)  # of acc
+    box = parameters.box if cut else None
+    if parameters.color is not None:
+        out = ops.affine_augment(y, color=parameters.color, box=box)
+    else:
+        out = torch.addcmul(torch.addcmul(offset, y.mean(1, keepdim=True), gray), y, pixel)
+        out = out if box is None else ops.affine_augment(out, box=box)
     return out.to(images.dtype)
-
-
-def _translated(x: Tensor, u: Tensor) -> Tensor:
-    maps = u.new_zeros(x.shape[0], 2, 3)
-    maps[:, 0, 0] = maps[:, 1, 1] = 1
-    for axis, side in enumerate((x.shape[3], x.shape[2])):
-        reach = int(side / 8 + 0.5)
-        maps[:, axis, 2] = (u[:, axis] * (2 * reach + 1)).floor() - reach
-    return ops.affine_resample(x, maps, filter="nearest", padding_mode="zeros")
-
-
-def _cut(x: Tensor, u: Tensor) -> Tensor:
-    """A box of n = floor(side / 2 + 1 / 2) pixels along an axis, from offset - floor(n / 2) on.
-
-    Cutout takes the pixels whose center is within side / 4 of the box's: these n, as the center of
-    every other is a quarter of a pixel farther, at least.
-    """
-    box = u.new_full((x.shape[0], 3), 0.5)
-    for axis, side in enumerate((x.shape[3], x.shape[2])):
-        odd = int(side / 2 + 0.5) % 2
-        offset = (u[:, axis] * (side + 1 - odd)).floor()
-        box[:, axis] = (offset + odd / 2) / side
-    return ops.affine_augment(x, box=box)

@@ -166,6 +166,7 @@ class ADAPipe(Strength):
             color_channels=channels,
             dtype=images.dtype,
             constants=self.constants,
+            margins=self.settings.mode != "ideal",
         )
         return augment(images, parameters, self.settings)
 

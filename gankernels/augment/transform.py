@@ -22,7 +22,7 @@ from gankernels.augment._settings import (
     strengths,
 )
 from gankernels.ops.ada_parameters import VALUES, Parameters
-from gankernels.ops.affine_resample import Filter
+from gankernels.ops.affine_resample import Filter, Mode
 
 __all__ = ["Transform"]
 
@@ -114,14 +114,16 @@ class Transform:
         clips = _CLIPS.format(call=".geometry", batch="{batch}", frames="{frames}")
         check_pixels(op, pixels, self.values.device, clips)
         self._check_batch(op, pixels)
-        maps = self._compose(pixels, 0).maps
-        if maps is None:
+        composed = self._compose(pixels, 0)
+        if composed.maps is None:
             return images.clone()
+        mode: Mode = self.settings.mode if filter == "sym6" else "ideal"
         resampled = ops.affine_resample(
             pixels,
-            maps,
+            composed.maps,
             filter=filter,
-            mode=self.settings.mode if filter == "sym6" else "ideal",
+            mode=mode,
+            margins=None if mode == "ideal" else composed.margins,
             lossless_blits=self.settings.lossless_blits,
         )
         return resampled.to(images.dtype)
@@ -214,6 +216,7 @@ class Transform:
             width=images.shape[3],
             color_channels=channels,
             dtype=images.dtype,
+            margins=self.settings.mode != "ideal",
         )
 
     def _check_batch(self, op: str, images: Tensor) -> None:
@@ -227,8 +230,12 @@ class Transform:
 
 def augment(images: Tensor, parameters: Parameters, settings: Settings) -> Tensor:
     """Geometry and color, then the filter; noise and cutout in the last pass that there is."""
-    _, seed, maps, color, gains, sigma, box = parameters
-    affine: dict[str, Any] = {"mode": settings.mode, "lossless_blits": settings.lossless_blits}
+    _, seed, maps, color, gains, sigma, box, margins = parameters
+    affine: dict[str, Any] = {
+        "mode": settings.mode,
+        "margins": margins,
+        "lossless_blits": settings.lossless_blits,
+    }
     if color is not None:
         affine.update(color=color, color_channels=settings.color_channels)
     epilogue: dict[str, Any] = {"sigma": sigma, "seed": None if sigma is None else seed, "box": box}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -65,6 +66,34 @@ def one_device(first: Tensor, *others: Tensor | None) -> None:
         raise RuntimeError("expected all tensors on one device")
 
 
+def run(op: Callable[..., Any], *args: Any) -> Any:
+    """Call an operator; a failure to allocate on a GPU keeps torch's type for it.
+
+    Through the stable ABI every error arrives as a RuntimeError, and before torch 2.13 without its
+    text: then a failed allocation is told by the name of the call.
+    """
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _is_out_of_memory(str(error), args):
+            raise torch.OutOfMemoryError(f"{op}: {error}") from error
+        raise
+
+
+#: In the words of torch from 2.13 on, and of torch before.
+_OUT_OF_MEMORY = re.compile(r"CUDA.*out of memory|: out of memory")
+_FAILED_ALLOCATION = re.compile(r"empty(_like)?\b.*API call failed at")
+
+
+def _is_out_of_memory(text: str, args: Sequence[Any]) -> bool:
+    if _OUT_OF_MEMORY.search(text):
+        return True
+    listed = (x for a in args for x in (a if isinstance(a, (list, tuple)) else (a,)))
+    if not any(isinstance(x, Tensor) and x.is_cuda for x in listed):
+        return False  # torch itself has no type for it on the CPU
+    return "originally from" not in text and _FAILED_ALLOCATION.search(text) is not None
+
+
 def eager(operator: Operator) -> type[torch.autograd.Function]:
     """The autograd of an operator as a Function, which takes a third of the registered one's time.
 
@@ -76,7 +105,7 @@ def eager(operator: Operator) -> type[torch.autograd.Function]:
 
     def forward(ctx: Any, op: Callable[..., Any], *args: Any) -> Any:
         with below_autograd():
-            output = op(*args)
+            output = run(op, *args)
         setup(ctx, args, output)
         return output
 
@@ -95,16 +124,16 @@ def call_eager(function: type[torch.autograd.Function], op: Any, x: Tensor, *con
     wrong. So do traces, which cannot save a Function.
     """
     if torch.compiler.is_compiling() or in_dispatch_mode() or in_jit_trace():
-        return op(x, *constants)
+        return run(op, x, *constants)
     if torch.is_grad_enabled() and x.requires_grad:
         return function.apply(op, x, *constants)
     with below_autograd():
-        return op(x, *constants)
+        return run(op, x, *constants)
 
 
 def call_below_autograd(op: Any, *args: Any) -> Any:
     """Call an operator, below autograd where no graph can be built."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return op(*args)
+        return run(op, *args)
     with below_autograd():
-        return op(*args)
+        return run(op, *args)

@@ -13,7 +13,7 @@ from gankernels._checks import third_order
 from gankernels._dtypes import accumulation_dtype
 from gankernels._torch import below_autograd
 from gankernels.ops import _operator
-from gankernels.ops._operator import Operator, call_below_autograd, declare, one_device
+from gankernels.ops._operator import Operator, call_below_autograd, declare, one_device, run
 from gankernels.reference.spectral_norm import PowerIteration
 
 #: Every part of a packed result starts at a multiple of this many elements.
@@ -122,8 +122,8 @@ class Normalize(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.max_norm = max_norm
         with below_autograd():
-            outputs, sigmas = _operator.kernels.spectral_normalize(
-                weights, u, v, sigma, max_norm, retain, guard
+            outputs, sigmas = run(
+                _operator.kernels.spectral_normalize, weights, u, v, sigma, max_norm, retain, guard
             )
         _keep(ctx, (*weights, *u, *v, sigmas if sigma is None else sigma), retain)
         return sigmas, *outputs
@@ -144,7 +144,7 @@ class SpectralNorm(torch.autograd.Function):
     def forward(ctx, step, retain, *weights):
         ctx.set_materialize_grads(False)
         ctx.max_norm = step[-1]
-        packed, sigma, outputs = _operator.kernels.spectral_norm_(weights, *step)
+        packed, sigma, outputs = run(_operator.kernels.spectral_norm_, weights, *step)
         _keep(ctx, (*weights, packed), retain)
         return sigma, *outputs
 
@@ -275,8 +275,16 @@ def _backward_backward(ctx, h):
     n, saved = ctx.count, ctx.saved_tensors
     grads, weights, u, v = (saved[k * n : (k + 1) * n] for k in range(4))
     sigma, grad_sigma = saved[-2:]
-    d_grads, d_weights, d_seed = _operator.kernels.spectral_normalize_double_backward(
-        h, grads, weights, u, v, sigma, grad_sigma, ctx.max_norm
+    d_grads, d_weights, d_seed = run(
+        _operator.kernels.spectral_normalize_double_backward,
+        h,
+        grads,
+        weights,
+        u,
+        v,
+        sigma,
+        grad_sigma,
+        ctx.max_norm,
     )
     none = [None] * n
     return d_grads, d_weights, none, none, None, d_seed if ctx.seeded else None, None

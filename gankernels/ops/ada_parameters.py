@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gankernels._checks import check_bool
 from gankernels._dtypes import accumulation_dtype
 from gankernels._library import takes_reference
 from gankernels._torch import below_autograd
 from gankernels.ops import _operator
 from gankernels.ops._checks.ada_parameters import check, is_strong, is_taken
-from gankernels.ops._operator import EXAMPLES, Operator, declare, one_device
+from gankernels.ops._operator import EXAMPLES, Operator, declare, one_device, run
 from gankernels.reference.ada_parameters import (
     DEFAULTS,
     GROUPS,
@@ -55,6 +56,7 @@ def ada_parameters(
     color_channels: int = 0,
     dtype: torch.dtype = torch.float32,
     constants: AdaConstants = DEFAULTS,
+    margins: bool = False,
 ) -> Parameters:
     """Decide what happens to each sample: from random numbers and the strength p, on the device.
 
@@ -84,6 +86,8 @@ def ada_parameters(
         dtype: of the images. ``color``, ``gains`` and ``sigma`` are float64 for float64, else
             float32.
         constants: the strengths of the transforms.
+        margins: find the margins too by which ``mode="stylegan2-ada"`` of the operators on images
+            pads the batch; they cost one block for all samples in place of one for 32.
 
     Returns:
         :class:`Parameters`: ``values`` (B, 23), float64. ``seed`` (B,), int64, in [0, 2^53), of the
@@ -92,7 +96,8 @@ def ada_parameters(
         identity.
         ``color``, (B, 3, 4) or (B, 1, 2): a matrix with an offset as its last column. ``gains``
         (B, 4) of the bands, all 1 where none is amplified. ``sigma`` (B,) of the noise. ``box``
-        (B, 3), float64: center x, center y and size of the cutout, in fractions.
+        (B, 3), float64: center x, center y and size of the cutout, in fractions. ``margins`` (4,),
+        int64: left, right, top and bottom, in pixels, of the whole batch; with maps only.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value.
@@ -101,6 +106,7 @@ def ada_parameters(
     Deterministic in the draws, and nothing waits for the device.
     """
     rest = (uniforms, normals, values, seed, height, width, color_channels, dtype, constants)
+    check_bool("ada_parameters", "margins", margins)
     drawn = uniforms if values is None else values
     tensors = [x for x in (drawn, normals, p) if isinstance(x, Tensor)]
     if not tensors or takes_reference("ada_parameters", tensors):
@@ -117,6 +123,7 @@ def ada_parameters(
             color_channels=color_channels,
             dtype=dtype,
             constants=constants,
+            margins=margins,
         )
     compiling = torch.compiler.is_compiling()
     # The kernel refuses what it sees; it sees neither a seed nor a dtype, nor what is absurd, and
@@ -138,17 +145,18 @@ def ada_parameters(
             width,
             color_channels,
             accumulation_dtype(dtype) == torch.float64,
+            margins,
         )
         if compiling:
-            outputs = _operator.kernels.ada_parameters(*args)
+            outputs = run(_operator.kernels.ada_parameters, *args)
         else:
             with below_autograd():
-                outputs = _operator.kernels.ada_parameters(*args)
+                outputs = run(_operator.kernels.ada_parameters, *args)
     except (RuntimeError, TypeError, AttributeError, ValueError, IndexError):
         # The kernel refused; the check says which argument is wrong.
         check(p, multipliers, *rest)
         raise
-    drawn, new_seed, maps, color, gains, sigma, box = outputs
+    drawn, new_seed, maps, color, gains, sigma, box, widest = outputs
     composed = height is not None
     return Parameters(
         drawn if values is None else values,
@@ -158,6 +166,7 @@ def ada_parameters(
         gains if composed and m.filter() else None,
         sigma if composed and m.noise > 0 else None,
         box if composed and m.cutout > 0 else None,
+        widest if composed and margins and m.geometry() else None,
     )
 
 
@@ -169,7 +178,17 @@ def _detached(x: Tensor | None) -> Tensor | None:
 
 
 def _fake(
-    p, uniforms, normals, values, multipliers, constants, height, width, color_channels, float64
+    p,
+    uniforms,
+    normals,
+    values,
+    multipliers,
+    constants,
+    height,
+    width,
+    color_channels,
+    float64,
+    margins,
 ):
     like = uniforms if values is None else values
     one_device(like, p, normals)
@@ -190,6 +209,7 @@ def _fake(
         empty(composed and m.filter(), (4,), acc),
         empty(composed and noise > 0, (), acc),
         empty(composed and cutout > 0, (3,), torch.float64),
+        like.new_empty(4 if composed and margins and m.geometry() else 0, dtype=torch.int64),
     )
 
 
@@ -197,8 +217,8 @@ declare(
     Operator(
         "ada_parameters(Tensor? p, Tensor? uniforms, Tensor? normals, Tensor? values, "
         "float[] multipliers, float[] constants, SymInt? height, SymInt? width, "
-        "int color_channels, bool float64) "
-        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+        "int color_channels, bool float64, bool margins) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
         _fake,
     )
 )

@@ -258,9 +258,11 @@ def maps_from_theta(
     # pixel. That of the output is at 0, whatever it is divided by.
     of_input = [(n - less) / 2 for n in (width, height)]
     of_output = [max(n - less, 1) / 2 for n in (out_width, out_height)]
-    into, out_of = (theta.new_tensor(e, dtype=torch.float64) for e in (of_input, of_output))
-    matrix = into[:, None] * theta[:, :, :2].double() / out_of
-    return torch.cat((matrix, (into * theta[:, :, 2].double())[:, :, None]), 2)
+    theta = theta.double()
+    columns = [theta[:, :, k] / n for k, n in enumerate(of_output)]
+    maps = torch.stack((*columns, theta[:, :, 2]), 2)
+    # Numbers of Python: copying a list to a GPU would wait for it.
+    return torch.stack([maps[:, k] * n for k, n in enumerate(of_input)], 1)
 
 
 def _prepared(

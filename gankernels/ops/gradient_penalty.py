@@ -33,6 +33,7 @@ from gankernels.ops._operator import (
     call_below_autograd,
     declare,
     one_device,
+    run,
 )
 
 Reduction = Literal["mean", "sum", "none"]
@@ -163,8 +164,8 @@ def gradient_penalty(
             # A weight is part of the graph as an argument of the operator, which would be compiled
             # anew whenever an annealed one changes; as a factor it is not.
             unweighted = (options[0], one_sided, 1.0, per_tensor, number)
-            values, norms = _operator.kernels.gradient_penalty(
-                listed, sample_weight, inv_scale, *unweighted
+            values, norms = run(
+                _operator.kernels.gradient_penalty, listed, sample_weight, inv_scale, *unweighted
             )
             values, norms = weight * values, norms.detach()
         elif torch.is_grad_enabled() and _any_grad(listed, sample_weight):
@@ -173,8 +174,8 @@ def gradient_penalty(
             norms = norms_out[0]
         else:
             with below_autograd():
-                values, norms = _operator.kernels.gradient_penalty(
-                    listed, sample_weight, inv_scale, *options
+                values, norms = run(
+                    _operator.kernels.gradient_penalty, listed, sample_weight, inv_scale, *options
                 )
     except (RuntimeError, TypeError, AttributeError, ValueError):
         # The kernel refused; the check says which argument is wrong.
@@ -256,8 +257,8 @@ class _GradientPenalty(torch.autograd.Function):
     @staticmethod
     def forward(ctx, options, norms_out, sample_weight, inv_scale, *grads):
         with below_autograd():
-            values, norms = _operator.kernels.gradient_penalty(
-                grads, sample_weight, inv_scale, *options
+            values, norms = run(
+                _operator.kernels.gradient_penalty, grads, sample_weight, inv_scale, *options
             )
         ctx.options = options
         ctx.save_for_backward(norms, sample_weight, inv_scale, *grads)
@@ -301,8 +302,16 @@ def _backward_backward(ctx, h, e):
     h = [None] * len(grads) if h is None else h
     h = [torch.zeros_like(g) if x is None else x for x, g in zip(h, grads, strict=True)]
     e = None if e is None or sample_weight is None else e.contiguous()
-    out, d_seed, d_weight = _operator.kernels.gradient_penalty_double_backward(
-        h, e, seed, grads, norms, sample_weight, inv_scale, *ctx.options
+    out, d_seed, d_weight = run(
+        _operator.kernels.gradient_penalty_double_backward,
+        h,
+        e,
+        seed,
+        grads,
+        norms,
+        sample_weight,
+        inv_scale,
+        *ctx.options,
     )
     return d_seed, out, None, None if sample_weight is None else d_weight, None, *_NONE
 

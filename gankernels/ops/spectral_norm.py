@@ -26,7 +26,7 @@ from gankernels.ops._checks.spectral_norm import (
     check_normalize,
 )
 from gankernels.ops._layout import is_dense
-from gankernels.ops._operator import EXAMPLES, Draw
+from gankernels.ops._operator import EXAMPLES, Draw, run
 from gankernels.ops._spectral_norm_autograd import (
     Normalize,
     RetainedReference,
@@ -96,8 +96,15 @@ def power_iteration_(
     if compiling or not _skips_checks(u, v, n, eps, order):
         check_iteration(*arguments)
     try:
-        packed = _operator.kernels.power_iteration_(
-            _dense(weights), u, v, n, eps, order == "u_first", skipped
+        packed = run(
+            _operator.kernels.power_iteration_,
+            _dense(weights),
+            u,
+            v,
+            n,
+            eps,
+            order == "u_first",
+            skipped,
         )
     except (RuntimeError, TypeError, AttributeError):
         # The kernel refused before it touched anything; the check says which argument is wrong.
@@ -185,15 +192,22 @@ def spectral_normalize(
             return _split_by_gradient(trainable, weights, u, v, sigma, max_norm, retain, guard)
         if compiling:
             with torch.set_grad_enabled(trainable[0]):
-                return _operator.kernels.spectral_normalize(
-                    weights, u, v, sigma, max_norm, retain, guard
+                return run(
+                    _operator.kernels.spectral_normalize,
+                    weights,
+                    u,
+                    v,
+                    sigma,
+                    max_norm,
+                    retain,
+                    guard,
                 )
         if trainable[0]:
             sigma, *outputs = Normalize.apply(u, v, sigma, max_norm, retain, guard, *weights)
             return outputs, sigma
         with below_autograd():
-            return _operator.kernels.spectral_normalize(
-                weights, u, v, sigma, max_norm, False, guard
+            return run(
+                _operator.kernels.spectral_normalize, weights, u, v, sigma, max_norm, False, guard
             )
     except (RuntimeError, TypeError, AttributeError):
         check_normalize(weights, u, v, sigma, max_norm)
@@ -242,7 +256,7 @@ def spectral_norm(
             sigma, *outputs = SpectralNorm.apply(step, retain, *weights)
         else:
             with below_autograd():
-                _, sigma, outputs = _operator.kernels.spectral_norm_(weights, *step)
+                _, sigma, outputs = run(_operator.kernels.spectral_norm_, weights, *step)
     except (RuntimeError, TypeError, AttributeError):
         check_iteration(*arguments, op=op)
         raise

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gankernels._dtypes import accumulation_dtype
+from gankernels.reference._margins import batch_margins
 
 _F64 = torch.float64
 
@@ -96,6 +97,7 @@ class Parameters(NamedTuple):
     gains: Tensor | None  #: (B, 4)
     sigma: Tensor | None  #: (B,)
     box: Tensor | None  #: (B, 3), float64
+    margins: Tensor | None = None  #: (4,), int64, of the batch
 
 
 #: The transforms that each of six strengths p is for.
@@ -139,6 +141,7 @@ def ada_parameters(
     color_channels: int = 0,
     dtype: torch.dtype = torch.float32,
     constants: AdaConstants = DEFAULTS,
+    margins: bool = False,
 ) -> Parameters:
     """See :func:`gankernels.ops.ada_parameters`."""
     m = multipliers
@@ -153,14 +156,16 @@ def ada_parameters(
             return Parameters(values, seed, None, None, None, None, None)
         acc = accumulation_dtype(dtype)
         v = dict(zip(VALUES, values.unbind(1), strict=True))
+        maps = _maps(v, height, width) if m.geometry() else None
         return Parameters(
             values,
             seed,
-            _maps(v, height, width) if m.geometry() else None,
+            maps,
             _color(v, color_channels).to(acc) if m.color(color_channels) else None,
             _gains(v).to(acc) if m.filter() else None,
             v["noise"].to(acc) if m.noise > 0 else None,
             torch.stack([v["cutout_x"], v["cutout_y"], v["cutout"]], 1) if m.cutout > 0 else None,
+            batch_margins(maps, height, width) if margins and maps is not None else None,
         )
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankernels._dtypes import accumulation_dtype
+from gankernels.reference._constants import constants
+from gankernels.reference._margins import batch_margins
 from gankernels.reference._noise import normal_noise
 
 #: The symlet of 12 taps (PyWavelets: ``Wavelet("sym6").dec_lo``), divided by its sum.
@@ -134,9 +136,10 @@ def affine_augment(
             x = affine_resample(x, inverse_maps, margins=margins, lossless_blits=lossless_blits)
         if color is not None:
             matrix, offset = color[:, :, :-1], color[:, :, -1]
-            mixed = torch.einsum("bij,bjhw->bihw", matrix, x[:, list(color_channels)])
-            mixed = mixed + offset[:, :, None, None]
             planes = list(x.unbind(1))
+            colors = torch.stack([planes[c] for c in color_channels], 1)
+            mixed = torch.einsum("bij,bjhw->bihw", matrix, colors)
+            mixed = mixed + offset[:, :, None, None]
             for k, c in enumerate(color_channels):
                 planes[c] = mixed[:, k]
             x = torch.stack(planes, 1)
@@ -159,25 +162,6 @@ def noise_and_cutout(
         kept = (far[0][:, None, :] | far[1][:, :, None])[:, None]
         x = torch.where(kept, x, 0)
     return x
-
-
-def batch_margins(inverse_maps: Tensor, height: int, width: int) -> Tensor:
-    """stylegan2-ada's margins of a batch, int64: left, right, top, bottom.
-
-    They cover what the corners of the image reach, and 6 pixels of the filter; at most the image.
-    """
-    if inverse_maps.shape[0] == 0:
-        return inverse_maps.new_zeros(4, dtype=torch.int64)
-    cx, cy = (width - 1) / 2, (height - 1) / 2
-    corners = inverse_maps.new_tensor([[-cx, -cy, 1], [cx, -cy, 1], [cx, cy, 1], [-cx, cy, 1]])
-    reached = (inverse_maps[:, :, None] * corners).sum(3).transpose(0, 1).flatten(1)
-    # A map that is not finite spoils its own sample only.
-    reached = reached.nan_to_num(nan=0.0)
-    sides = torch.stack((-reached, reached), 1).amax(2)  # (x, y), (low, high)
-    limit = sides.new_tensor([[width - 1], [height - 1]])
-    half = sides.new_tensor([[cx], [cy]])
-    margins = (sides + 6 - half).clamp_min(0).minimum(limit).ceil()
-    return margins.flatten().long()
 
 
 # Points are pairs (columns, rows) of half output pixels, counted from the center of pixel 0. A
@@ -246,7 +230,7 @@ def _points(filter: str, height: int, width: int, device: torch.device):
     if filter != "sym6":
         return _pixels(height, width, device), None
     columns, rows = (torch.arange(-5, 2 * n + 5, device=device).double() for n in (width, height))
-    return (columns, rows), torch.tensor(SYMLET, dtype=torch.float64, device=device)
+    return (columns, rows), constants(SYMLET, device)
 
 
 def _pixels(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -315,7 +299,7 @@ def _axis_taps(
         first, last = -2 * margins[0], 2 * (size + margins[1]) - 1
         nearer = nearer * ((node >= first) & (node <= last))
         farther = farther * ((node + 1 >= first) & (node + 1 <= last))
-    table = F.pad(torch.tensor(SYMLET, dtype=torch.float64, device=u.device), (4, 4))
+    table = F.pad(constants(SYMLET, u.device), (4, 4))
     base = node.div(2, rounding_mode="floor") - 3
     for i in range(7):
         j = node + 5 - 2 * (base + i) + 4

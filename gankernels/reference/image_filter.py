@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gankernels._dtypes import accumulation_dtype
+from gankernels.reference._constants import constants
 from gankernels.reference._noise import normal_noise
 
 #: Pixels that a band reaches to either side.
@@ -95,7 +96,7 @@ def image_filter_transpose(grad: Tensor, gains: Tensor, *, box: Tensor | None = 
 
 def _taps(gains: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """The composed filter, k[0] to k[21], each to be multiplied with images (B, C, H, W)."""
-    bands = torch.tensor(_BANK, dtype=dtype, device=gains.device)
+    bands = torch.stack([constants(band, gains.device) for band in _BANK]).to(dtype)
     taps = (gains.detach().to(dtype).unsqueeze(-1) * bands).sum(1)
     return [t[:, None, None, None] for t in taps.unbind(1)]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
+from gankernels._capture import is_capturing
 from gankernels._checks import check_bool, check_module
 from gankernels._torch import is_compiled
 from gankernels.spectral_norm.deposits import (
@@ -77,9 +78,21 @@ class FusedSpectralNorm:
                 counts[site.label] = getattr(holder, name)
         return counts
 
-    def step(self, *_: Any) -> None:
-        """Announce an optimizer's step: the next forward moves u and v (``step_scoped=True``)."""
+    def step(self) -> None:
+        """Announce an optimizer's step: the next forward moves u and v (``step_scoped=True``).
+
+        With ``trust_versions=True`` also after a replay of a CUDA graph that moves weights, u or v,
+        of which nothing else tells: until then W / sigma is computed at every forward.
+        """
         for _original, ours in self._swaps:
+            ours.memory.begin_step()
+
+    def _stepped(self, *_: Any) -> None:
+        """The hook of an optimizer's step, which replays of a captured one do not call."""
+        captured = is_capturing()
+        for _original, ours in self._swaps:
+            if captured and ours.settings.trust_versions:
+                ours.memory.turn_off()
             ours.memory.step = None
 
     def unfuse(self) -> Module:
@@ -92,7 +105,7 @@ class FusedSpectralNorm:
 
     def _watch(self, optimizer: torch.optim.Optimizer) -> None:
         if all(known is not optimizer for known, _ in self._optimizers):
-            handle = optimizer.register_step_post_hook(self.step)
+            handle = optimizer.register_step_post_hook(self._stepped)
             self._optimizers.append((optimizer, handle))
 
     def _fuse(self) -> None:
@@ -332,7 +345,9 @@ def fuse_spectral_norm(
         trust_versions: compare no contents for ``step_scoped`` and ``cache_eval``, as weights, u
             and v are written only by steps of torch's optimizers, fused ones among them, and by
             writes that torch counts (``add_``, ``load_state_dict``), not through ``.data``. Takes
-            no copies and waits for nothing. Where that is not so, W / sigma will be stale.
+            no copies and waits for nothing. Where that is not so, W / sigma will be stale. Replays
+            of a CUDA graph are not counted: once a call or a step was captured nothing is
+            remembered, until ``step()`` of the handle says when.
 
     Returns:
         A handle with ``unfuse()``, ``step()`` and ``skipped``.

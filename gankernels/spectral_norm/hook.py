@@ -211,7 +211,8 @@ def spectral_norm(
             are compared as for ``cache_eval``.
         trust_versions: compare no contents for ``cache_eval`` and ``step_scoped``. W, u and v must
             then be written only by steps of torch's optimizers, and by writes that torch counts:
-            not through ``.data``.
+            not through ``.data``. Replays of a CUDA graph are not counted either: once a call was
+            captured nothing is remembered; see :meth:`gankernels.FusedSpectralNorm.step`.
 
     Returns:
         ``module``.

@@ -96,8 +96,19 @@ class Memory:
     def __init__(self) -> None:
         self.step: Kept | None = None
         self.evaluation: Kept | None = None
+        self.captured = False  # replays of a CUDA graph move what versions do not tell of
         self.declined = False  # the last deposit was not used: do not make one in vain again
         self.depth = 0  # how far up the stack the fused model's call was, the last time
+
+    def turn_off(self) -> None:
+        """Forget, and remember nothing until a step is announced."""
+        self.step = self.evaluation = None
+        self.captured = True
+
+    def begin_step(self) -> None:
+        """A step of the optimizer was announced: what was computed before it is past."""
+        self.step = self.evaluation = None
+        self.captured = False
 
     def forget(self, kept: Kept) -> None:
         if self.step is kept:

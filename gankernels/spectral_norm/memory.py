@@ -1,4 +1,10 @@
-"""The memory of layers between forwards: for ``step_scoped`` and ``cache_eval``."""
+"""The memory of layers between forwards: for ``step_scoped`` and ``cache_eval``.
+
+Within the capture of a CUDA graph nothing is found and nothing kept: what was computed before would
+be a constant of the graph, and a captured comparison decides nothing. Replays then write weights,
+u and v, and count no version: a memory that trusts the counters stays off once a call of its layer,
+or a step of its optimizer, was captured, until a step is announced again.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from gankernels._capture import is_capturing
 from gankernels._torch import in_functorch, in_jit_trace, is_fake
 from gankernels.spectral_norm.layer import Kept, Layer, Memory, needs_grad
 
@@ -22,8 +29,7 @@ def _can_remember(layer: Layer) -> bool:
         return False
     if not trusted and not isinstance(weight, torch.nn.Parameter) and type(weight) is not Tensor:
         return False  # what equality of a foreign tensor means is not known
-    # A captured comparison cannot decide anything.
-    return trusted or not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
+    return not (trusted and layer.memory.captured) and not is_capturing()
 
 
 def is_step_scoped(layer: Layer) -> bool:
@@ -45,8 +51,17 @@ def kept_of(layer: Layer) -> Kept | None:
     return layer.memory.evaluation if _caches_eval(layer) else None
 
 
+def notice_capture(layers: Sequence[Layer]) -> None:
+    """Turn off the memories that trust versions, where a call of their layers is captured."""
+    trusting = [layer.memory for layer in layers if layer.settings.trust_versions]
+    if trusting and is_capturing():
+        for memory in trusting:
+            memory.turn_off()
+
+
 def recall(layers: Sequence[Layer]) -> list[Kept | None]:
     """The memory of each layer as far as it still holds; the rest is forgotten."""
+    notice_capture(layers)
     memories: list[Kept | None] = [None] * len(layers)
     compared: list[int] = []
     for i, layer in enumerate(layers):
@@ -107,6 +122,8 @@ def _announce(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for kept in (memory.step, memory.evaluation):
             if kept is not None and id(kept.weight) in written:
                 memory.forget(kept)
+                if is_capturing():  # the replays of the step will not be announced
+                    memory.turn_off()
 
 
 def _trust(memory: Memory) -> None:

@@ -21,7 +21,7 @@ from gankernels.spectral_norm.layer import (
     rows_first,
     zeroed,
 )
-from gankernels.spectral_norm.memory import is_step_scoped, recall, remember
+from gankernels.spectral_norm.memory import is_step_scoped, notice_capture, recall, remember
 
 
 def normalize(layers: Sequence[Layer]) -> list[Tensor]:
@@ -53,6 +53,8 @@ def normalize_one(layer: Layer) -> Tensor:
     weight = layer.weight
     if not layer.training or s.step_scoped or is_empty(weight):
         return normalize([layer])[0]
+    if s.trust_versions:  # for a later evaluation
+        notice_capture([layer])
     outputs, _ = ops.spectral_norm(
         (rows_first(weight, s.dim),),
         (layer.u,),

@@ -74,9 +74,9 @@ def composed(multipliers, device, channels=3, size=SIZE, **columns):
     )
 
 
-def same(found, expected):
+def same(found, expected, strict=True):
     """Bit for bit."""
-    for name, x, y in zip(Parameters._fields, found, expected, strict=True):
+    for name, x, y in zip(Parameters._fields, found, expected, strict=strict):
         assert (x is None) == (y is None), name
         if x is not None:
             assert x.dtype == y.dtype, name
@@ -140,7 +140,8 @@ def test_dtypes(backend, dtype):
     found = ops.ada_parameters(**arguments, color_channels=3, dtype=dtype)
     exact = ops.ada_parameters(**arguments, color_channels=3, dtype=F64)
     assert found.color.dtype == (F64 if dtype == F64 else torch.float32)
-    same(found, [x.to(y.dtype) for x, y in zip(exact, found, strict=True)])
+    both = zip(exact, found, strict=True)
+    same(found, [None if x is None else x.to(y.dtype) for x, y in both])
 
 
 def test_what_is_absent_is_none(backend):
@@ -172,9 +173,10 @@ def test_batches(backend, batch):
     found = ops.ada_parameters(
         number(1.0, backend), ALL, **draws(batch, 0, backend), **SIZE, color_channels=1
     )
-    shapes = [tuple(x.shape) for x in found]
+    shapes = [tuple(x.shape) for x in found[:-1]]
     assert shapes == [(batch, *rest) for rest in ((23,), (), (2, 3), (1, 2), (4,), (), (3,))]
-    assert all(x.device == found.values.device and x.is_contiguous() for x in found)
+    assert all(x.device == found.values.device and x.is_contiguous() for x in found[:-1])
+    assert found.margins is None
 
 
 def test_samples_do_not_know_each_other(backend):
@@ -185,7 +187,48 @@ def test_samples_do_not_know_each_other(backend):
     apart = {name: x.t().contiguous().t() for name, x in some.items()}
     for inputs in (some, apart):
         found = ops.ada_parameters(number(0.5, backend), ALL, **inputs, **SIZE, color_channels=3)
-        same(found, [x[5:8] for x in every])
+        same(found, [*(x[5:8] for x in every[:-1]), None])
+
+
+# --- margins -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(24, 40), (1, 1), (1, 90), (61, 3), (300, 300)], ids=str)
+def test_margins(backend, size):
+    """And the rest as without them."""
+    options = {"height": size[0], "width": size[1], "color_channels": 3}
+    for batch in (0, 1, 31, 33, 255, 257, 600):
+        for p in (0.0, 0.05, 1.0):
+            drawn = draws(batch, batch, backend)
+            found = ops.ada_parameters(number(p, backend), ALL, **drawn, **options, margins=True)
+            exact = reference.ada_parameters(
+                number(p, backend), ALL, **drawn, **options, margins=True
+            )
+            assert found.margins.dtype == torch.int64
+            assert torch.equal(found.margins, exact.margins)
+            assert torch.equal(found.margins, reference.batch_margins(found.maps, *size))
+            plain = ops.ada_parameters(number(p, backend), ALL, **drawn, **options)
+            same(found[:-1], plain[:-1], strict=False)
+            again = ops.ada_parameters(
+                None, ALL, values=found.values, seed=found.seed, **options, margins=True
+            )
+            same(again, found)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_margins_of_values_that_are_not_finite(backend, bad):
+    for name in ("xint_x", "xfrac_y", "scale", "aniso", "rotate_after"):
+        values = values_of(backend).repeat(3, 1)
+        values[1, VALUES.index(name)] = bad
+        found = ops.ada_parameters(None, ALL, values=values, **SIZE, margins=True)
+        assert torch.equal(found.margins, reference.batch_margins(found.maps, 24, 40))
+
+
+def test_no_margins_without_maps(backend):
+    drawn = draws(3, 0, backend)
+    for m, size in ((AdaMultipliers(hue=1.0), SIZE), (ALL, {})):
+        found = ops.ada_parameters(number(1.0, backend), m, **drawn, **size, margins=True)
+        assert found.margins is None
 
 
 # --- one transform at a time, by hand ------------------------------------------------------------
@@ -624,7 +667,7 @@ def test_composing_again_equals_drawing_again(backend, channels):
     p = number(0.7, backend)
     small = ops.ada_parameters(p, ALL, **drawn, **SIZE, color_channels=channels)
     alone = ops.ada_parameters(p, ALL, **drawn)
-    assert alone[2:] == (None,) * 5
+    assert alone[2:] == (None,) * 6
     assert torch.equal(alone.values, small.values)
     for first in (small, alone):
         other = {"height": 33, "width": 27, "color_channels": channels, "dtype": F64}
@@ -800,14 +843,14 @@ def test_compat(case, channels):
 def test_nothing_is_differentiable(backend):
     drawn = {name: x.requires_grad_() for name, x in draws(4, 1, backend).items()}
     p = number(0.5, backend).requires_grad_()
-    found = ops.ada_parameters(p, ALL, **drawn, **SIZE, color_channels=3)
+    found = ops.ada_parameters(p, ALL, **drawn, **SIZE, color_channels=3, margins=True)
     assert not any(x.requires_grad for x in found)
     again = ops.ada_parameters(
         None, ALL, values=found.values.clone().requires_grad_(), seed=found.seed, **SIZE
     )
     assert not again.maps.requires_grad
     with gankernels.backend("reference"):
-        found = ops.ada_parameters(p, ALL, **drawn, **SIZE, color_channels=3)
+        found = ops.ada_parameters(p, ALL, **drawn, **SIZE, color_channels=3, margins=True)
     assert not any(x.requires_grad for x in found)
 
 
@@ -823,13 +866,13 @@ def test_nothing_is_written_to(backend):
     assert p == 0.5
 
 
-def arguments_of_the_operator(device, values=None, size=(24, 40), p=0.5):
+def arguments_of_the_operator(device, values=None, size=(24, 40), p=0.5, margins=False):
     drawn = draws(5, 1, device)
     inputs = (number(p, device), drawn["uniforms"], drawn["normals"], None)
     if values is not None:
         inputs = (None, None, None, values)
     numbers = ([*ALL[:12], *ALL.bands(), ALL.noise, ALL.cutout], list(AdaConstants()))
-    return (*inputs, *numbers, *size, 3, False)
+    return (*inputs, *numbers, *size, 3, False, margins)
 
 
 def test_opcheck(backend):
@@ -840,6 +883,7 @@ def test_opcheck(backend):
         arguments_of_the_operator(backend, size=(None, None)),
         arguments_of_the_operator(backend, p=[0.1] * 6),
         arguments_of_the_operator(backend, values=values),
+        arguments_of_the_operator(backend, margins=True),
     ):
         torch.library.opcheck(op, arguments)
 
@@ -854,7 +898,7 @@ def forget_compiled_code():
 def test_compiled(backend, forget_compiled_code):
     def function(p, uniforms, normals):
         drawn = ops.ada_parameters(
-            p, ALL, uniforms=uniforms, normals=normals, **SIZE, color_channels=3
+            p, ALL, uniforms=uniforms, normals=normals, **SIZE, color_channels=3, margins=True
         )
         again = ops.ada_parameters(
             None, ALL, values=drawn.values, seed=drawn.seed, height=12, width=20
@@ -892,9 +936,11 @@ def test_fake_tensors():
     with FakeTensorMode():
         drawn = {"uniforms": torch.rand(4, UNIFORMS, dtype=F64)}
         drawn["normals"] = torch.randn(4, NORMALS, dtype=F64)
-        found = ops.ada_parameters(torch.tensor(1.0), ALL, **drawn, **SIZE, color_channels=1)
+        found = ops.ada_parameters(
+            torch.tensor(1.0), ALL, **drawn, **SIZE, color_channels=1, margins=True
+        )
     assert [tuple(x.shape) for x in found] == [
-        *((4, 23), (4,), (4, 2, 3), (4, 1, 2), (4, 4), (4,), (4, 3))
+        *((4, 23), (4,), (4, 2, 3), (4, 1, 2), (4, 4), (4,), (4, 3), (4,))
     ]
     assert [x.dtype for x in found[:3]] == [F64, torch.int64, F64]
 
@@ -941,6 +987,12 @@ def test_one_launch(backend):
     panel.reset_counters()
     ops.ada_parameters(torch.tensor(0.5), ALL, **draws(0), **arguments)
     assert panel.counters()["launches"] == {}
+    for batch in (0, 300):
+        panel.reset_counters()
+        ops.ada_parameters(torch.tensor(0.5), ALL, **draws(batch), **arguments, margins=True)
+        counted = panel.counters()
+        assert counted["launches"] == {"ada_parameters": 1}
+        assert tuple(int(x) for x in counted["buffers"]["margins"]) == (0, 32)
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -8,8 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from support.capture import capturing
+from support.launches import launches
+from support.waits import standing_in
 from torch import nn
 
+from gankernels import ops
 from gankernels.augment import APA, ADAController, ADAPipe, ADASchedule
 
 
@@ -416,6 +420,127 @@ def test_training_reaches_the_target():
     for _ in range(400):
         feed(controller, 1 - float(pipe.p), batch=100)
     assert float(pipe.p) == pytest.approx(0.4, abs=0.06)
+
+
+# --- on a GPU ------------------------------------------------------------------------------------
+
+
+def taken(metric, scales=1):
+    return {name: [torch.randn(6, 1, k + 1) for k in range(scales)] for name in TAKEN[metric]}
+
+
+@pytest.mark.parametrize("scales", [1, 3, 20])
+@pytest.mark.parametrize("interval", [1, 4])
+@pytest.mark.parametrize("metric", TAKEN)
+def test_launches_of_an_update(metric, interval, scales):
+    """At most 4, in a step of p too, where p is copied to the host to be looked at later."""
+    controller = ADAController(metric=metric, interval=interval)
+    for _ in range(4):
+        scores = taken(metric, scales)
+        with launches() as found:
+            controller.update(**scores)
+        read = found.count("_local_scalar_dense")  # of p on the CPU
+        assert read <= 1
+        joined = ["cat"] if scales * len(TAKEN[metric]) > 48 else []
+        assert found == ["ada_control", *joined, *["_local_scalar_dense"] * read]
+        assert len(found) <= 4
+
+
+def test_launches_among_processes(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))
+    controller = ADAController(interval=2)
+    seen = []
+    for _ in range(4):
+        scores = taken("rt")
+        with launches() as found:
+            controller.update(**scores)
+        seen.append(found)
+    step = ["ada_control", "ada_control", "clone", "mul_", "_local_scalar_dense"]
+    assert seen == [["ada_control"], step] * 2
+
+
+def recorded(controller, **scores):
+    """The calls of the operator in an update that is captured: what a replay does again."""
+    calls = []
+    with capturing(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "ada_control_", lambda *args, **kw: calls.append((args, kw)))
+        controller.update(**scores)
+    return calls
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_captured_update_moves_p_in_every_interval_th_replay(processes, monkeypatch):
+    if processes == 2:
+        monkeypatch.setattr(dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(dist, "all_reduce", lambda x: None)
+    controller = ADAController(ADAPipe("bg", p=0.0), interval=3, kimg=0.1)
+    feed(controller, 1)  # the warm-up
+    calls = recorded(controller, real_logits=torch.ones(10))
+    assert float(controller.p) == 0
+    seen = []
+    for _ in range(6):
+        for args, options in calls:
+            if "sums" in options:  # of all processes, written by the graph
+                options["sums"].copy_(controller.sums)
+            ops.ada_control_(*args, **options)
+        seen.append(round(float(controller.p), 6))
+    assert seen == [0, 0.3, 0.3, 0.3, 0.6, 0.6]
+    state = controller.state_dict()["_extra_state"]
+    assert state["calls"] == 7
+    assert isinstance(state["calls"], int)
+    assert controller.r == 1
+    loaded = ADAController(ADAPipe("bg", p=0.0), interval=3, kimg=0.1)
+    loaded.load_state_dict(controller.state_dict())
+    feed(loaded, 1)
+    feed(controller, 1)
+    assert float(loaded.p) == float(controller.p)
+    feed(loaded, 1)
+    assert float(loaded.p) == pytest.approx(0.9)
+
+
+def test_a_capture_neither_warns_nor_asks_for_events():
+    with standing_in() as waits:
+        controllers = [
+            ADAController(APA(), interval=1, kimg=0.001),
+            ADASchedule(APA(), p=1.0, kimg=0.001),
+        ]
+        scores = torch.ones(10)
+        stream = torch.cuda.current_stream
+        with waits.looking(), capturing(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for each in controllers:
+                for _ in range(3):
+                    each.update(scores)
+        assert waits.found == []
+        assert not stream.called
+        assert all(each._copy is None for each in controllers)
+        # The event of an update before, which a capture must not ask.
+        for each in controllers:
+            each.update(scores)
+            event = each._copy[1]
+            event.query.reset_mock()
+            with capturing():
+                each.update(scores)
+            assert not event.query.called
+            with pytest.warns(UserWarning, match="p is 1; above"):
+                each.update(scores)
+
+
+def test_a_capture_needs_the_state_where_p_is():
+    for controller in (ADAController(APA()), ADASchedule(APA(), p=0.5, kimg=1)):
+        controller._state = controller._state.to("meta")
+        with capturing(), pytest.raises(RuntimeError, match="state on cpu before the capture"):
+            controller.update(torch.ones(4))
+
+
+def test_the_state_moves_with_the_module():
+    controller = ADAController()
+    with standing_in() as waits:
+        moved = controller.to("cuda")
+        with waits.looking():
+            moved.update(torch.ones(4, device="cuda"))
+    assert waits.found == []
 
 
 # --- schedules -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.launches import launches
 
 from gankernels.augment import APA, ADAPipe, DiffAugment
 
@@ -90,7 +91,7 @@ def test_memory_format_and_empty_batches():
     x = images_of(4, 3, 12, 10).contiguous(memory_format=torch.channels_last)
     found = DiffAugment()(x, generator=seeded())
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(found, DiffAugment()(x.contiguous(), generator=seeded()))
+    torch.testing.assert_close(found, DiffAugment()(x.contiguous(), generator=seeded()))
     assert DiffAugment()(x[:0]).shape == x[:0].shape
 
 
@@ -152,6 +153,47 @@ def test_policies_happen_in_the_order_given():
     boxes = (found[1] == 0).all(1)  # black, where they come last; else colored as all the rest
     assert boxes.any()
     assert (found[0] != 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_launches(policy, channels, dtype):
+    x = images_of(2, channels, 8, 8, dtype=dtype)
+    with launches() as found:
+        DiffAugment(policy)(x)
+    converted = ["_to_copy"] if dtype.itemsize == 2 else []
+    expected = {
+        "color": ["rand", "diff_augment", *converted, "mean", "addcmul", "copy"],
+        "translation": ["rand", "diff_augment", "copy"],
+        "cutout": ["rand", "diff_augment", "copy"],
+        "translation,cutout": ["rand", "diff_augment", "copy", "copy"],
+    }
+    if policy in expected:
+        assert len(found) == len(expected[policy]), found
+    assert len(found) <= 8, found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_half_precision(dtype):
+    """Computed in float32, and rounded where autograd has them."""
+    found = []
+    for x in (images_of(4, 3, 6, 6, dtype=dtype), images_of(4, 3, 6, 6, dtype=dtype).float()):
+        x.requires_grad_()
+        y = DiffAugment("color")(x, generator=seeded())
+        assert y.dtype == x.dtype
+        first = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)[0]
+        second = torch.autograd.grad(first.float().square().sum(), x)[0]
+        found.append((first.float(), second.float()))
+    rounding = 4 * torch.finfo(dtype).eps
+    for half, full in zip(*found, strict=True):
+        assert (half - full).abs().max() <= rounding * full.abs().max()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_gradients_of_every_policy(policy):
+    x = images_of(2, 3, 5, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: DiffAugment(policy)(x, generator=seeded(3)), x)
 
 
 @pytest.mark.parametrize("generator", [0, "cpu", torch.Generator])

@@ -191,19 +191,39 @@ void test(Random& random) {
   }
   const auto wanted = [&] { return random.chance(0.75); };
   const bool with_maps = wanted(), with_color = channels && wanted(), with_gains = wanted(),
-             with_sigma = wanted(), with_box = wanted();
+             with_sigma = wanted(), with_box = wanted(), with_margins = with_maps && wanted();
+  Memory margins(DType::kFloat64, 4);
   if (with_maps) args.maps = reinterpret_cast<double*>(maps.data);
   if (with_color) args.color = colors.data;
   if (with_gains) args.gains = bands.data;
   if (with_sigma) args.sigma = sigma.data;
   if (with_box) args.box = reinterpret_cast<double*>(box.data);
+  if (with_margins) args.margins = reinterpret_cast<int64_t*>(margins.data);
   const std::vector<ap::Uniforms> same_uniforms = uniforms;
   good(ap::cpu::compute(args));
   CHECK(std::memcmp(uniforms.data(), same_uniforms.data(), n * sizeof(ap::Uniforms)) == 0 &&
             p->untouched(),
         "an input was changed");
-  for (const Memory* x : {&maps, &colors, &bands, &sigma, &box})
+  for (const Memory* x : {&maps, &colors, &bands, &sigma, &box, &margins})
     CHECK(x->surroundings_untouched(), "written beyond its ends");
+
+  if (with_margins) {
+    double needed[4] = {};
+    const double half[2] = {static_cast<double>(args.width - 1) / 2,
+                            static_cast<double>(args.height - 1) / 2};
+    for (int64_t k = 0; k < 16 * n; ++k) {
+      const int64_t side = k % 4, row = side / 2, first = k / 16 * 6 + 3 * row;
+      const double u = k & 4 ? half[0] : -half[0], v = k & 8 ? half[1] : -half[1];
+      const double at = maps[first] * u + maps[first + 1] * v + maps[first + 2];
+      needed[side] = std::max(needed[side], (side % 2 ? at : -at) + 6 - half[row]);
+    }
+    for (int side = 0; side < 4; ++side) {
+      const double right = std::min(needed[side], 2 * half[side / 2]), slack = 1e-9 * (1 + right);
+      const auto margin = static_cast<double>(reinterpret_cast<const int64_t*>(margins.data)[side]);
+      CHECK(margin >= right - slack && margin < right + 1 + slack, "margin %d: %g, not %g", side,
+            margin, right);
+    }
+  }
 
   const double one = unit(args.acc);
   for (int64_t i = 0; i < n; ++i) {

@@ -3,6 +3,7 @@
 // the sanitizers and for line coverage. Returns non-zero on failure.
 #include "ada_parameters.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -53,6 +54,7 @@ struct Case {
   int64_t p_count, channels;
   double p;
   bool apart;  // drawn in a call, composed in another
+  bool margins = false;
 };
 
 // Blocks of their exact size.
@@ -64,14 +66,17 @@ struct Results {
         color(c.acc, c.batch * c.channels * (c.channels + 1)),
         gains(c.acc, c.batch * 4),
         sigma(c.acc, c.batch),
-        box(DType::kFloat64, c.batch * 3) {}
+        box(DType::kFloat64, c.batch * 3),
+        margins(DType::kFloat64, 4) {
+    for (int64_t k = 0; k < 4; ++k) margins.set(k, 0);
+  }
 
   bool same(const Results& o) const {
     return values.same(o.values) && seed.same(o.seed) && maps.same(o.maps) && color.same(o.color) &&
-           gains.same(o.gains) && sigma.same(o.sigma) && box.same(o.box);
+           gains.same(o.gains) && sigma.same(o.sigma) && box.same(o.box) && margins.same(o.margins);
   }
 
-  Numbers values, seed, maps, color, gains, sigma, box;
+  Numbers values, seed, maps, color, gains, sigma, box, margins;
 };
 
 struct Inputs {
@@ -113,6 +118,7 @@ ap::Parameters composing(const Case& c, ap::Parameters args, Results& out) {
   args.gains = out.gains.data;
   args.sigma = out.sigma.data;
   args.box = reinterpret_cast<double*>(out.box.data);
+  if (c.margins) args.margins = reinterpret_cast<int64_t*>(out.margins.data);
   return args;
 }
 
@@ -190,6 +196,27 @@ void check_sample(const Case& c, const Results& out, int64_t i, const std::strin
         "%s: box", where.c_str());
 }
 
+// The corners of every sample, padded by the filter, are within the margins, and one touches each.
+void check_margins(const Results& out, int64_t batch, const std::string& where) {
+  const auto* margins = reinterpret_cast<const int64_t*>(out.margins.data);
+  const double half[2] = {39.0 / 2, 23.0 / 2};
+  double needed[4] = {};
+  for (int64_t i = 0; i < batch; ++i)
+    for (int corner = 0; corner < 4; ++corner)
+      for (int side = 0; side < 4; ++side) {
+        const int row = side / 2;
+        const double u = corner % 2 ? half[0] : -half[0], v = corner / 2 ? half[1] : -half[1];
+        const double at = out.maps[i * 6 + 3 * row] * u + out.maps[i * 6 + 3 * row + 1] * v +
+                          out.maps[i * 6 + 3 * row + 2];
+        needed[side] = std::max(needed[side], (side % 2 ? at : -at) + 6 - half[row]);
+      }
+  for (int side = 0; side < 4; ++side) {
+    const double right = std::min(needed[side], 2 * half[side / 2]);
+    CHECK(margins[side] >= right - 1e-9 && margins[side] < right + 1 + 1e-9,
+          "%s: margin %d is %ld, not %g", where.c_str(), side, long(margins[side]), right);
+  }
+}
+
 void close(const Numbers& got, const Numbers& expected, const std::string& where) {
   for (int64_t i = 0; i < got.n; ++i) {
     const double bound = tolerance(got.dtype) * (1 + std::abs(expected[i]));
@@ -208,6 +235,8 @@ void test(const Case& c) {
   const Results first = emulated(c, in);
   close(first.values, cpu.values, where + ", values");
   CHECK(first.seed.same(cpu.seed), "%s: seeds", where.c_str());
+  CHECK(first.margins.same(cpu.margins), "%s: margins", where.c_str());
+  if (c.margins) check_margins(first, c.batch, where);
   close(first.maps, cpu.maps, where + ", maps");
   close(first.color, cpu.color, where + ", color");
   close(first.gains, cpu.gains, where + ", gains");
@@ -235,6 +264,9 @@ int main() {
           test({batch, acc, DType::kFloat64, 6, channels, 1.3, apart});
         }
   test({20, DType::kFloat64, DType::kFloat64, 1, 3, 0, false});
+  for (const int64_t batch : kTsan ? std::vector<int64_t>{2} : std::vector<int64_t>{1, 33, 300})
+    for (const double p : {0.0, 0.02, 0.9})
+      test({batch, DType::kFloat32, DType::kFloat32, 1, 3, p, batch == 33, true});
   const ap::Parameters nothing{};
   good(ap::cpu::compute(nothing));
   good(ap::cuda::compute(nothing, nullptr, nullptr));

@@ -6,12 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from support.waits import standing_in
 
 from gankernels import info, ops, reference
+from gankernels.ops import _operator
 
 FLAGS = [
     "-gencode=arch=compute_80,code=sm_80",
@@ -130,6 +133,52 @@ def test_a_gpu_that_the_kernels_do_not_cover():
     }
     (gap,) = info.missing(facts)
     assert gap["cure"] == 'reinstall with TORCH_CUDA_ARCH_LIST="7.5"'
+
+
+def without_kernels(monkeypatch, name="Tesla T4", major=7, minor=5):
+    """A machine whose GPU the CUDA kernels were not compiled for."""
+    library = info._library
+    properties = types.SimpleNamespace(name=name, major=major, minor=minor)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(library, "_TARGETS", library._parse([FLAGS[0], FLAGS[2]]))
+    monkeypatch.setattr(library, "_COMPILED", "8.0, 9.0")
+    monkeypatch.setattr(library, "_gaps", {})
+
+
+def filtered():
+    x = torch.randn(2, 3, 30, 30)
+    return ops.image_filter(x, torch.ones(2, 4)), ops.gradient_penalty(x)
+
+
+def test_a_gpu_without_kernels_takes_the_reference(monkeypatch, caplog):
+    with standing_in(), info._library.fallbacks() as fell_back:
+        without_kernels(monkeypatch)
+        monkeypatch.setattr(_operator, "kernels", None)  # no kernel is called
+        for _ in range(2):
+            filtered()
+    assert {op for op, _ in fell_back} == {"image_filter", "gradient_penalty"}
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "gankernels.image_filter takes the slower PyTorch reference: the kernels were compiled for "
+        "8.0, 9.0, and Tesla T4 is of architecture 7.5; reinstall gankernels with "
+        'TORCH_CUDA_ARCH_LIST="7.5"'
+    )
+
+
+def test_a_gpu_with_kernels_takes_them(monkeypatch):
+    with standing_in(), info._library.fallbacks() as fell_back:
+        without_kernels(monkeypatch, "A10", 8, 6)
+        filtered()
+    assert not fell_back
+
+
+def test_backends_of_a_gpu_without_kernels(monkeypatch):
+    monkeypatch.setattr(info._library, "NATIVE_DEVICES", frozenset({"cpu", "cuda"}))
+    for covered in (True, False):
+        monkeypatch.setattr(info, "gpu", lambda build, covered=covered: {"covered": covered})
+        found = info.op_backends()["image_filter"]
+        assert found == {"cpu": "native", "cuda": "native" if covered else "reference"}
 
 
 def copy_of_the_package(folder, compiled):

@@ -53,8 +53,14 @@ def test_only_an_approved_job_publishes():
     assert "secrets." not in text
 
 
-def test_wheels_are_for_the_architectures_of_the_report():
+def test_wheels_are_for_every_architecture():
+    """By default and as released, those that the kernels' machine code is looked at for."""
     from build_support import cuda_report
+    from gankernels import _library
 
     (listed,) = re.findall(r'TORCH_CUDA_ARCH_LIST: "(.*)"', (FOLDER / "release.yml").read_text())
-    assert re.findall(r"[\d.]+", listed) == [f"{a[:-1]}.{a[-1]}" for a in cuda_report.ARCHITECTURES]
+    (default,) = re.findall(r'WHEEL_ARCH_LIST = "(.*)"', (ROOT / "setup.py").read_text())
+    assert listed == default == "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
+    flags = [f"code=sm_{arch.replace('.', '')}" for arch in re.findall(r"[\d.]+", listed)]
+    for arch in [*cuda_report.ARCHITECTURES, "87", "89", "103", "121"]:
+        assert _library.covers(flags, (int(arch[:-1]), int(arch[-1]))), arch
