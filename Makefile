@@ -18,11 +18,14 @@
 #   make coverage  how much of the CUDA kernels the emulated C++ tests execute
 #   make cuda-report   compile the CUDA kernels for every architecture; write docs/cuda-report.md and
 #                  tests/kernels/cuda_report.json, which tests compare with
-#   make gpu-check     on a machine with a GPU: everything that needs one, and a report
+#   make gpu-check     on a machine with a GPU: everything that needs one, and a report. In five parts
+#                  of at most eight minutes (make gpu-check PART=2). Where there is no network:
+#                  make gpu-check VENV=0 PYTHON=python3, with what that Python has
 #   make clean     remove what was built; make distclean: .venv too
 
 SHELL := /bin/bash
 PYTHON ?= python3
+VENV ?= 1
 BENCH ?= --quick
 TORCH ?= 2.13.0
 TORCH_TESTS ?= -m "not slow" -k "not emu"
@@ -31,7 +34,7 @@ REPORT = $(if $(JUNIT),--junitxml=$(JUNIT))  # where JUNIT names a file
 # A commit has its cases: they repeat where it is tested again, and the next one has others.
 export GANKERNELS_FUZZ_SEED ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo 1)
 export MAX_JOBS ?= $(shell nproc)
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH := $(if $(filter 0,$(VENV)),,$(CURDIR)/.venv/bin:)$(PATH)
 
 BIN := .venv/bin
 STAMPS := .venv/stamps
@@ -131,8 +134,10 @@ coverage: $(STAMPS)/installed
 cuda-report: $(STAMPS)/installed
 	$(BIN)/python -m build_support.cuda_report --write
 
-gpu-check: emu
-	$(BIN)/python -m benchmarks.gpu.check $(GPU_CHECK)
+# VENV=0: nothing is installed; the check itself compiles in place what is not there yet.
+gpu-check: $(if $(filter 0,$(VENV)),,$(STAMPS)/installed)
+	$(if $(filter 0,$(VENV)),$(PYTHON),$(BIN)/python) -m benchmarks.gpu.check \
+	  $(if $(PART),--part $(PART)) $(GPU_CHECK)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
