@@ -4,6 +4,8 @@
 #   make, make help    this list
 #   make test      install, compile, run the tests; the CUDA kernels on an emulator
 #   make test-fast the tests without the slow and the emulated ones: two minutes, for the inner loop
+#   make test-pretended   the tests of CUDA on a pretended GPU (tests/support/pretended.py), to find those
+#                  that would fail there by themselves, or say nothing of the CUDA kernels
 #   make test-torch TORCH=2.11.0   the same tests, without the slow and the emulated ones, under
 #                  another torch, which goes into build/torch-2.11.0
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
@@ -45,7 +47,7 @@ CXX_SOURCES = $(shell find csrc tests/cpp tests/ptx -name '*.h' -o -name '*.inc'
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-fast test-torch emu ptx bench lint format sanitize fuzz aarch64 coverage cuda-report \
+.PHONY: help test test-fast test-pretended test-torch emu ptx bench lint format sanitize fuzz aarch64 coverage cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
 
@@ -58,6 +60,10 @@ test: emu
 
 test-fast: $(STAMPS)/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" -k "not emu"
+
+test-pretended: $(STAMPS)/installed
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile --pretended-gpu \
+	  -k "[cuda or -cuda" -m "not slow"
 
 # The binaries are those of this torch: one build serves all. What tests need comes from pyproject.toml.
 OTHER := build/torch-$(TORCH)

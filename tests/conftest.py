@@ -1,6 +1,7 @@
 """The fixtures of all tests."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -28,6 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
         pretended.install()
         backends.on_gpu = pretended.use
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """A fault in a kernel ends CUDA in its process. xdist starts another for the tests left."""
+    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(70)
 
 
 @pytest.fixture(autouse=True)

@@ -21,14 +21,7 @@ from support import ROOT
 CPU_ONLY = pytest.mark.parametrize("device", ["cpu"], indirect=True)
 
 _TESTS, _PACKAGE = str(ROOT / "tests"), str(_library.PACKAGE)
-_LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
-_IN_PLACE = {Tensor.normal_, Tensor.uniform_, Tensor.random_, Tensor.bernoulli_}
 _device = torch.device("cpu")
-
-
-def current_device() -> torch.device:
-    """Where the test under way makes its tensors."""
-    return _device
 
 
 def generator(seed: int, device: torch.device | str | None = None) -> torch.Generator:
@@ -59,22 +52,26 @@ class _MakesOn(TorchFunctionMode):
             )
             if not (named or made_of) and _is_made_by_test(sys._getframe(1)):
                 return self._make(func, args, kwargs)
-        elif func in _LIKE or func in _IN_PLACE or func.__module__ == "torch.nn.init":
-            x = args[0] if args else kwargs.get("tensor")
-            on_device = isinstance(x, Tensor) and x.device.type == self.device.type
-            if on_device and kwargs.get("generator") is None and _is_made_by_test(sys._getframe(1)):
+        elif getattr(func, "__module__", "") == "torch.nn.init":
+            x = args[0] if args else kwargs["tensor"]
+            if _is_made_by_test(sys._getframe(1)):
                 return self._draw(func, x, args[1:], kwargs)
         return func(*args, **kwargs)
 
     def _make(self, func: Callable[..., Tensor], args: Any, kwargs: dict[str, Any]) -> Tensor:
+        generator = kwargs.get("generator")
+        if generator is not None and generator.device.type == self.device.type:
+            return func(*args, device=self.device, **kwargs)
         learns = kwargs.pop("requires_grad", False)
         return func(*args, **kwargs).to(self.device).requires_grad_(learns)
 
     def _draw(self, func: Callable[..., Any], x: Tensor, args: Any, kwargs: Any) -> Tensor:
+        if x.device.type != self.device.type:
+            return func(x, *args, **kwargs)
         others = {name: value for name, value in kwargs.items() if name != "tensor"}
         with torch.no_grad():
             drawn = func(torch.empty_like(x, device="cpu").copy_(x), *args, **others)
-            return drawn.to(self.device) if func in _LIKE else x.copy_(drawn)
+            return x.copy_(drawn)
 
 
 def _is_made_by_test(frame: FrameType | None) -> bool:

@@ -28,6 +28,8 @@ GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 #: By address of the storage: those on the GPU. A storage that is referred to keeps its address.
 _storages: dict[int, StorageWeakRef] = {}
 _random_state: Tensor | None = None
+#: By address, as operators get another Python object.
+_generators: set[int] = set()
 
 # Operators that take tensors of two devices.
 _aten = torch.ops.aten
@@ -103,7 +105,7 @@ class _Dispatch(TorchDispatchMode):
             on_gpu = target.type == "cuda"
         self._check(func, args, kwargs, given, where)
         generator = kwargs.get("generator")
-        if generator is not None and isinstance(generator, _Generator) != on_gpu:
+        if generator is not None and (generator._cdata in _generators) != on_gpu:
             raise RuntimeError(f"Expected a generator of the device of the tensor, {func}")
         if func in (_aten._pin_memory.default, _aten.pin_memory.default):
             return args[0].clone()
@@ -112,9 +114,9 @@ class _Dispatch(TorchDispatchMode):
         with _gpus_random_numbers() if random else contextlib.nullcontext():
             found = func(*args, **kwargs)
         for x in tree_leaves(found):
-            is_new = isinstance(x, Tensor) and _has_storage(x)
-            if is_new and x.untyped_storage()._cdata not in known:
-                _put(x, on_gpu)
+            is_new = isinstance(x, Tensor) and _has_storage(x) and not is_on_gpu(x)
+            if is_new and on_gpu and x.untyped_storage()._cdata not in known:
+                _put(x, on_gpu=True)
         return found
 
     def _check(
@@ -186,6 +188,12 @@ class _Generator(_RealGenerator):
     """A generator of the GPU."""
 
     device = GPU
+
+    def __init__(self) -> None:
+        _generators.add(self._cdata)
+
+    def __del__(self) -> None:
+        _generators.discard(self._cdata)
 
     def manual_seed(self, seed: int) -> _Generator:
         super().manual_seed((seed + 0x9E3779B9) % 2**62)
@@ -271,8 +279,13 @@ class _Nothing:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("cannot pickle 'Event' object")
+
     def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: self if name == "record_event" else True
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: self if name == "record_event" else name != "is_capturing"
 
 
 def _skip(*args: Any, **kwargs: Any) -> Any:
@@ -295,6 +308,7 @@ def install() -> None:
         "is_current_stream_capturing": False,
         "get_device_name": "pretended GPU",
         "get_device_capability": (9, 0),
+        "is_bf16_supported": True,
         "get_arch_list": ["sm_90"],
         "_lazy_init": None,
         "synchronize": None,
@@ -303,6 +317,7 @@ def install() -> None:
     for name in ("Event", "Stream"):
         setattr(cuda, name, _Nothing)
     cuda.current_stream = cuda.default_stream = lambda *args: _Nothing()
+    torch.accelerator.current_stream = lambda *args: _Nothing()
     cuda.stream = lambda *args: contextlib.nullcontext()
     cuda.manual_seed = cuda.manual_seed_all = _seed
     torch.Generator = _AnyGenerator  # type: ignore[misc]
