@@ -8,12 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.augmentation import AugmentWorkout
-from benchmarks.gpu.gradient_penalty import PenaltyWorkout
-from benchmarks.gpu.gradient_penalty import many as many_gradients
-from benchmarks.gpu.spectral_norm import NormWorkout
-from benchmarks.gpu.spectral_norm import many as many_weights
 from benchmarks.gpu.workout import Results, Workout
+from benchmarks.gpu.workouts.augmentation import AugmentWorkout
+from benchmarks.gpu.workouts.gradient_penalty import PenaltyWorkout
+from benchmarks.gpu.workouts.gradient_penalty import many as many_gradients
+from benchmarks.gpu.workouts.spectral_norm import NormWorkout
+from benchmarks.gpu.workouts.spectral_norm import many as many_weights
 
 OTHERS: tuple[Workout, ...] = (
     NormWorkout("others", many_weights),

@@ -12,18 +12,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.core import environment
-from benchmarks.gpu import (
-    augmentation,
-    exact,
-    gradient_penalty,
-    measure,
-    measure_augmentation,
-    profile,
-    spectral_norm,
-    tools,
-)
+from benchmarks.gpu import exact, measure, measure_augmentation, profile, tools
 from benchmarks.gpu.plan import Facts, Plan, Say, SkipStepError, StepError
 from benchmarks.gpu.workout import Results, Workout, check_all
+from benchmarks.gpu.workouts import augmentation, gradient_penalty, spectral_norm
 from benchmarks.suites.spectral_norm import FUSED, build
 from build_support import cuda
 from gankernels import _library, info

@@ -16,13 +16,13 @@ from benchmarks.gpu import exact as gpu_exact
 from benchmarks.gpu import measure as gpu_measure
 from benchmarks.gpu import page as gpu_page
 from benchmarks.gpu import profile as gpu_profile
-from benchmarks.gpu import spectral_norm as gpu_norm
 from benchmarks.gpu import steps as gpu_steps
 from benchmarks.gpu import tools as gpu_tools
 from benchmarks.gpu import workout as gpu_workout
 from benchmarks.gpu.measure import EAGER, PENALTY
 from benchmarks.gpu.plan import Plan, SkipStepError, StepError
 from benchmarks.gpu.steps import Part, Step
+from benchmarks.gpu.workouts import spectral_norm as gpu_norm
 from benchmarks.suites import spectral_norm
 from benchmarks.suites.spectral_norm import FUSED, LAYER, TORCH
 from build_support import cuda
