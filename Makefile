@@ -4,6 +4,8 @@
 #   make, make help    this list
 #   make test      install, compile, run the tests; the CUDA kernels on an emulator
 #   make test-fast the tests without the slow and the emulated ones: two minutes, for the inner loop
+#   make test-pretended   the tests of CUDA on a pretended GPU (tests/support/pretended.py), to find those
+#                  that would fail there by themselves, or say nothing of the CUDA kernels
 #   make test-torch TORCH=2.11.0   the same tests, without the slow and the emulated ones, under
 #                  another torch, which goes into build/torch-2.11.0
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
@@ -18,11 +20,14 @@
 #   make coverage  how much of the CUDA kernels the emulated C++ tests execute
 #   make cuda-report   compile the CUDA kernels for every architecture; write docs/cuda-report.md and
 #                  tests/kernels/cuda_report.json, which tests compare with
-#   make gpu-check     on a machine with a GPU: everything that needs one, and a report
+#   make gpu-check     on a machine with a GPU: everything that needs one, and a report. In five parts
+#                  of at most eight minutes (make gpu-check PART=2). Where there is no network:
+#                  make gpu-check VENV=0 PYTHON=python3, with what that Python has
 #   make clean     remove what was built; make distclean: .venv too
 
 SHELL := /bin/bash
 PYTHON ?= python3
+VENV ?= 1
 BENCH ?= --quick
 TORCH ?= 2.13.0
 TORCH_TESTS ?= -m "not slow" -k "not emu"
@@ -31,7 +36,7 @@ REPORT = $(if $(JUNIT),--junitxml=$(JUNIT))  # where JUNIT names a file
 # A commit has its cases: they repeat where it is tested again, and the next one has others.
 export GANKERNELS_FUZZ_SEED ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo 1)
 export MAX_JOBS ?= $(shell nproc)
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH := $(if $(filter 0,$(VENV)),,$(CURDIR)/.venv/bin:)$(PATH)
 
 BIN := .venv/bin
 STAMPS := .venv/stamps
@@ -42,7 +47,7 @@ CXX_SOURCES = $(shell find csrc tests/cpp tests/ptx -name '*.h' -o -name '*.inc'
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-fast test-torch emu ptx bench lint format sanitize fuzz aarch64 coverage cuda-report \
+.PHONY: help test test-fast test-pretended test-torch emu ptx bench lint format sanitize fuzz aarch64 coverage cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
 
@@ -55,6 +60,10 @@ test: emu
 
 test-fast: $(STAMPS)/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" -k "not emu"
+
+test-pretended: $(STAMPS)/installed
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile --pretended-gpu \
+	  -k "[cuda or -cuda" -m "not slow"
 
 # The binaries are those of this torch: one build serves all. What tests need comes from pyproject.toml.
 OTHER := build/torch-$(TORCH)
@@ -131,8 +140,10 @@ coverage: $(STAMPS)/installed
 cuda-report: $(STAMPS)/installed
 	$(BIN)/python -m build_support.cuda_report --write
 
-gpu-check: emu
-	$(BIN)/python -m benchmarks.gpu.check $(GPU_CHECK)
+# VENV=0: nothing is installed; the check itself compiles in place what is not there yet.
+gpu-check: $(if $(filter 0,$(VENV)),,$(STAMPS)/installed)
+	$(if $(filter 0,$(VENV)),$(PYTHON),$(BIN)/python) -m benchmarks.gpu.check \
+	  $(if $(PART),--part $(PART)) $(GPU_CHECK)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -167,6 +167,7 @@ class BuildExtensions(cpp_extension.BuildExtension):
             "version": self.distribution.get_version(),
             "torch": torch.__version__,
             "torch_target": TORCH_TARGET,
+            "sources": cuda.fingerprint(),
             "compiler": version.stdout.decode(errors="replace").partition("\n")[0],
             "flags": [flag for flag in CXX_FLAGS if flag not in MAP_FOLDERS],
             "cuda": cuda_facts,

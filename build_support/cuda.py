@@ -8,6 +8,7 @@ site-packages: torch brought the runtime and its headers into one, the compiler 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 
 #: The CUDA runtime is linked statically: a wheel runs with any torch of that CUDA major.
 STATIC_RUNTIME = "libcudart_static.a"
+SOURCE_SUFFIXES = {".h", ".inc", ".cuh", ".cpp", ".cu"}
 SMOKE_TEST = "#include <cuda_fp16.h>\n__global__ void fill(float* x) { x[threadIdx.x] = 1.f; }\n"
 
 
@@ -77,6 +79,19 @@ def sources() -> list[str]:
     """The CUDA kernels of this source tree, relative to its root."""
     root = Path(__file__).resolve().parent.parent
     return sorted(str(path.relative_to(root)) for path in root.glob("csrc/cuda/*.cu"))
+
+
+def fingerprint() -> str:
+    """What the extension modules are compiled from, in one word."""
+    root = Path(__file__).resolve().parent.parent
+    files = [root / "setup.py", Path(__file__).resolve()]
+    for folder in ("csrc", "csrc/common", "csrc/cpu", "csrc/cuda", "csrc/bindings"):
+        pattern = "**/*" if folder == "csrc/cpu" else "*"
+        files += [p for p in (root / folder).glob(pattern) if p.suffix in SOURCE_SUFFIXES]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def compiler_packages(torch_cuda: str) -> list[str]:

@@ -1,16 +1,44 @@
 """The fixtures of all tests."""
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from support import backends
+from support import backends, devices
 
 from gankernels import _library
 
 
 def pytest_sessionfinish() -> None:
     backends.write_coverage()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pretended-gpu",
+        action="store_true",
+        help='run tests of the backend "cuda" without a GPU: tests/support/pretended.py',
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--pretended-gpu"):
+        from support import pretended
+
+        pretended.install()
+        backends.on_gpu = pretended.use
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """A fault in a kernel ends CUDA in its process. xdist starts another for the tests left."""
+    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(70)
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +54,16 @@ def backend(request, monkeypatch) -> Iterator[torch.device]:
     with kernels as device, _library.fallbacks() as fell_back:
         yield device
     assert not fell_back, f"expected the kernels, got the reference: {fell_back}"
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request, monkeypatch) -> Iterator[torch.device]:
+    """Where a test that names no device makes its tensors, and what it then tests."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "cuda":
+            backends.BACKENDS["cuda"]()
+            stack.enter_context(backends.on_gpu(strict=False))
+        yield stack.enter_context(devices.use(request.param, request.module, monkeypatch))
 
 
 @pytest.fixture

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.augmentation import AugmentWorkout
-from benchmarks.gpu.gradient_penalty import PenaltyWorkout
-from benchmarks.gpu.gradient_penalty import many as many_gradients
-from benchmarks.gpu.spectral_norm import NormWorkout
-from benchmarks.gpu.spectral_norm import many as many_weights
 from benchmarks.gpu.workout import Results, Workout
+from benchmarks.gpu.workouts.augmentation import AugmentWorkout
+from benchmarks.gpu.workouts.gradient_penalty import PenaltyWorkout
+from benchmarks.gpu.workouts.gradient_penalty import many as many_gradients
+from benchmarks.gpu.workouts.spectral_norm import NormWorkout
+from benchmarks.gpu.workouts.spectral_norm import many as many_weights
 
 OTHERS: tuple[Workout, ...] = (
     NormWorkout("others", many_weights),
     PenaltyWorkout("others", many_gradients),
     AugmentWorkout("others", (3, 3, 20, 33)),
 )
+
+SLEEP_CYCLES = 50_000_000  # some 30 ms
 
 
 def _bytes(x: Tensor) -> Tensor:
@@ -56,6 +59,29 @@ def repeat(case: Workout, device: str, times: int) -> None:
         differs = difference(step(given), first)
         if differs:
             raise ValueError(f"{case.name}: run {i + 1} differs from the first in {differs}")
+
+
+def beside(case: Workout, device: str) -> None:
+    """A step on a stream of its own; a byte that differs from the default stream's is a ValueError.
+
+    Its inputs are written on that stream too, late: who runs on another has read them too early.
+    """
+    step = case.works()[0]
+    expected = copied(step(case.data(device)))
+    prepared = case.data(device)
+    soil(expected)
+    if device == "cpu":
+        found = step(copy.deepcopy(prepared))
+    else:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(SLEEP_CYCLES)
+            found = step(copy.deepcopy(prepared))
+        stream.synchronize()
+    differs = difference(found, expected)
+    if differs:
+        raise ValueError(f"{case.name}: on a side stream another {differs}")
 
 
 class Captured:

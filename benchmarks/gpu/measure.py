@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.core import contest
 from benchmarks.core.contest import (
     BACKWARD,
     BYTES_PER_ELEMENT,
@@ -31,6 +32,7 @@ from benchmarks.core.contest import (
 )
 from benchmarks.core.harness import Sample, Timings
 from benchmarks.gpu.exact import Captured, compare_with_graph
+from benchmarks.gpu.plan import NO_TIME, Facts, Plan, Say
 from benchmarks.gpu.workout import Results
 from benchmarks.suites import workloads
 from benchmarks.suites.spectral_norm import (
@@ -45,13 +47,13 @@ from benchmarks.suites.spectral_norm import (
 )
 from gankernels import ops
 
-Facts = dict[str, Any]
-Say = Callable[[str], None]
-
 QUICK = ("sngan_resnet_cifar10", "stylegan2_256", "biggan_128")
 TINY = workloads.Workload("tiny", 1, (3, 8, 8), ((16, 3, 3, 3), (32, 16), (1, 32)))
 GRAPH = "graph"
 EAGER, INDUCTOR, PENALTY, PENALTY_GRAPH = "eager", "inductor", "penalty", "penalty_graph"
+PUBLISHED, PUBLISHED_COMPILED, GRID = "published", "published_compiled", "grid_sample"
+AUGMENT_GRAPH = "augment_graph"
+COMPILE_SECONDS = 60.0  # torch.compile is entered where at least as much is left
 GPU_LABELS = {
     **LABELS,
     GRAPH: "gankernels fused, CUDA graph",
@@ -59,9 +61,14 @@ GPU_LABELS = {
     INDUCTOR: "torch.compile of it",
     PENALTY: "gankernels",
     PENALTY_GRAPH: "gankernels, CUDA graph",
+    PUBLISHED: "published pipeline, plain PyTorch",
+    PUBLISHED_COMPILED: "torch.compile of it",
+    GRID: "grid_sample, bilinear: does less",
+    contest.OURS: "gankernels",
+    AUGMENT_GRAPH: "gankernels, CUDA graph",
 }
 KINDS = (TORCH, COMPILED, LAYER, FUSED)
-OURS = (LAYER, FUSED, GRAPH, PENALTY, PENALTY_GRAPH)
+OURS = (LAYER, FUSED, GRAPH, PENALTY, PENALTY_GRAPH, contest.OURS, AUGMENT_GRAPH)
 
 GRADIENTS = ((64, 3, 32, 32), (64, 3, 128, 128), (64, 3, 256, 256))
 TINY_GRADIENTS = ((3, 2, 5),)
@@ -154,19 +161,31 @@ def captured_model(contestant: NormContestant, backward: bool, times: int) -> Ca
     return compare_with_graph(name, lambda: fused_step(contestant, backward), reset, times)
 
 
-def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
+def affordable(kinds: Sequence[str], plan: Plan) -> tuple[list[str], dict[str, str]]:
+    """The kinds to enter, and those that there is no time to compile."""
+    slow = {COMPILED, INDUCTOR, PUBLISHED_COMPILED}
+    if plan.dry_run:
+        return [kind for kind in kinds if kind not in slow], {}
+    if plan.left() > COMPILE_SECONDS:
+        return list(kinds), {}
+    return [k for k in kinds if k not in slow], {k: NO_TIME for k in kinds if k in slow}
+
+
+def benchmark(plan: Plan, say: Say) -> Facts:
     """Every network: values checked, then (unless dry) timed. Ours being wrong is told apart."""
     rows: list[Facts] = []
     left_out: list[Facts] = []
-    for workload in chosen(full, dry_run):
+    dry_run = plan.dry_run
+    for workload in chosen(plan.full, dry_run):
         say(workload.name)
-        kinds = [kind for kind in KINDS if not (dry_run and kind == COMPILED)]
-        case = NormCase(workload.name, *tensors(workload.weights, device))
+        kinds, unpaid = affordable(KINDS, plan)
+        case = NormCase(workload.name, *tensors(workload.weights, plan.device))
 
         def say_kind(kind: str, name: str = workload.name) -> None:
             say(f"{name}, checking {LABELS[kind]}")
 
         entered, errors, missing = line_up(case, kinds, say_kind)
+        missing |= unpaid
         found = {contestant.kind: contestant for contestant in entered}
         for which in (FORWARD, BACKWARD):
             calls = {kind: c.timed(which) for kind, c in found.items()}
@@ -179,7 +198,7 @@ def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
             say(f"{workload.name}, {which}")
             timings = None if dry_run else interleaved(calls)
             for kind in calls:
-                row = _row(workload.name, which, kind, timings, TORCH if TORCH in calls else None)
+                row = timed_row(workload.name, which, kind, timings, TORCH)
                 rows.append(row | {"error": errors[kind]})
         left_out += [
             {"network": workload.name, "kind": kind, "reason": reason}
@@ -188,16 +207,16 @@ def benchmark(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
         found.clear()
         entered.clear()
         torch._dynamo.reset()
+        plan.keep({"rows": rows, "left_out": left_out})
     return {"rows": rows, "left_out": left_out}
 
 
-def _row(
-    network: str, which: str, kind: str, timings: Timings | None, baseline: str | None
-) -> Facts:
+def timed_row(network: str, which: str, kind: str, timings: Timings | None, baseline: str) -> Facts:
+    """What a contestant took, and how many times less than the baseline, if that was measured."""
     row: Facts = {"network": network, "pass": which, "kind": kind}
     if timings is not None:
         row["seconds"] = timings.seconds(kind).to_dict()
-        if baseline:
+        if baseline in timings.samples:
             row["times_faster"] = timings.ratio(baseline, kind).to_dict()
     return row
 
@@ -261,16 +280,18 @@ class GradientCase(Case[GradientContestant]):
         return Traffic(self.nbytes, 2 * self.nbytes if which == BACKWARD else 0)
 
 
-def penalties(device: str, dry_run: bool, say: Say) -> Facts:
+def penalties(plan: Plan, say: Say) -> Facts:
     """WGAN-GP's term of one gradient: values checked, then (unless dry) timed."""
     rows: list[Facts] = []
     left_out: list[Facts] = []
-    kinds = (EAGER, PENALTY) if dry_run else (EAGER, INDUCTOR, PENALTY)
+    dry_run = plan.dry_run
     for shape in TINY_GRADIENTS if dry_run else GRADIENTS:
-        case = GradientCase(shape, device)
+        kinds, unpaid = affordable((EAGER, INDUCTOR, PENALTY), plan)
+        case = GradientCase(shape, plan.device)
         name = case.name
         say(name)
         entered, errors, missing = line_up(case, kinds)
+        missing |= unpaid
         for which in (FORWARD, BACKWARD):
             calls = {contestant.kind: contestant.timed(which) for contestant in entered}
             if not dry_run and PENALTY in errors:
@@ -282,14 +303,15 @@ def penalties(device: str, dry_run: bool, say: Say) -> Facts:
                     missing[PENALTY_GRAPH] = reason_of(error)
             timings = None if dry_run else interleaved(calls)
             for kind in calls:
-                row = _row(name, which, kind, timings, EAGER if EAGER in calls else None)
+                row = timed_row(name, which, kind, timings, EAGER)
                 rows.append(row | {"error": errors[PENALTY if kind == PENALTY_GRAPH else kind]})
         left_out += [{"network": name, "kind": k, "reason": why} for k, why in missing.items()]
         torch._dynamo.reset()
+        plan.keep({"rows": rows, "left_out": left_out})
     return {"rows": rows, "left_out": left_out}
 
 
-def _penalty_calls(grads: list[Tensor]) -> dict[str, Callable[[], Any]]:
+def penalty_calls(grads: list[Tensor]) -> dict[str, Callable[[], Any]]:
     """The three passes by themselves, as operators."""
     space = torch.ops.gankernels
     options = (None, None, 1.0, False, 1.0, False, 1)
@@ -307,7 +329,7 @@ def _penalty_calls(grads: list[Tensor]) -> dict[str, Callable[[], Any]]:
 # --- bytes over time ---------------------------------------------------------------------------
 
 
-def _fused_calls(weights: list[Tensor], grads: list[Tensor]) -> dict[str, Callable[[], Any]]:
+def fused_calls(weights: list[Tensor], grads: list[Tensor]) -> dict[str, Callable[[], Any]]:
     """The forward and the backward by themselves, as operators."""
     u = [torch.randn_like(w.flatten(1)[:, 0]) for w in weights]
     v = [torch.randn_like(w.flatten(1)[0]) for w in weights]
@@ -333,13 +355,14 @@ def _graph_or_call(call: Callable[[], Any]) -> tuple[Callable[[], Any], str]:
         return call, "calls"
 
 
-def bandwidth(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
+def bandwidth(plan: Plan, say: Say) -> Facts:
     """What fused passes must move at the least over the time they take, beside a copy."""
+    device, dry_run = plan.device, plan.dry_run
     calls: dict[str, Callable[[], Any]] = {}
     about: dict[str, Facts] = {}
-    for workload in chosen(full, dry_run):
+    for workload in chosen(plan.full, dry_run):
         weights, grads = tensors(workload.weights, device)
-        for which, call in _fused_calls(weights, grads).items():
+        for which, call in fused_calls(weights, grads).items():
             call()
             name = f"{workload.name}, {which}"
             calls[name], how = (call, "") if dry_run else _graph_or_call(call)
@@ -347,7 +370,7 @@ def bandwidth(device: str, full: bool, dry_run: bool, say: Say) -> Facts:
             about[name] |= {"bytes": PASSES_OVER_WEIGHTS * workload.nbytes, "timed": how}
     for shape in TINY_GRADIENTS if dry_run else GRADIENTS:
         g = torch.randn(shape, device=device)
-        for which, call in _penalty_calls([g]).items():
+        for which, call in penalty_calls([g]).items():
             call()
             name = f"gradient {shape}, {which}"
             calls[name], how = (call, "") if dry_run else _graph_or_call(call)
@@ -395,9 +418,10 @@ def promised(op: str, which: str, tensors: int) -> int:
     return PROMISED[op][which] * math.ceil(tensors / TENSORS_PER_LAUNCH)
 
 
-def launches(device: str, dry_run: bool, say: Say) -> Facts:
+def launches(plan: Plan, say: Say) -> Facts:
     """Kernel launches of fused models of 1 to 130 layers, and of penalties on as many gradients."""
     rows: list[Facts] = []
+    device, dry_run = plan.device, plan.dry_run
     if not dry_run:
         _device_events(lambda: torch.ones(8, device=device) + 1)  # the first may miss some
     for layers in (1, 64, 65, 130):
@@ -410,7 +434,7 @@ def launches(device: str, dry_run: bool, say: Say) -> Facts:
     for number in (1, 64, 65, 130):
         say(f"{number} gradients")
         grads = [torch.randn(8, 40 + i % 7, device=device) for i in range(number)]
-        rows += _counted(PENALTY_OP, number, _penalty_calls(grads), dry_run)
+        rows += _counted(PENALTY_OP, number, penalty_calls(grads), dry_run)
     return {"rows": rows}
 
 

@@ -6,9 +6,21 @@ import json
 from html import escape
 from typing import Any
 
-from benchmarks.core.contest import COMPILED
+from benchmarks.core.contest import COMPILED, OURS
 from benchmarks.core.html import CSS, table
-from benchmarks.gpu.measure import EAGER, GPU_LABELS, GRAPH, INDUCTOR, PENALTY, PENALTY_GRAPH
+from benchmarks.gpu.measure import (
+    AUGMENT_GRAPH,
+    EAGER,
+    GPU_LABELS,
+    GRAPH,
+    GRID,
+    INDUCTOR,
+    PENALTY,
+    PENALTY_GRAPH,
+    PUBLISHED,
+    PUBLISHED_COMPILED,
+)
+from benchmarks.gpu.profile import FIGURES
 from benchmarks.suites.spectral_norm import FUSED, LAYER, TORCH
 
 Facts = dict[str, Any]
@@ -25,6 +37,11 @@ BAR_COLORS = {
     INDUCTOR: "#8a94a3",
     PENALTY: "#1769c7",
     PENALTY_GRAPH: "#0b3f7d",
+    PUBLISHED: "#5b6675",
+    PUBLISHED_COMPILED: "#8a94a3",
+    GRID: "#c3cad3",
+    OURS: "#1769c7",
+    AUGMENT_GRAPH: "#0b3f7d",
 }
 STATUS_CLASS = {"passed": "yes", "failed": "no", "skipped": "no"}
 MORE_CSS = """
@@ -85,11 +102,12 @@ def _benchmark(facts: Facts, title: str = "Times of all weights of a network") -
             _microseconds(row["seconds"]),
             _quartiles(row["seconds"]),
             f"{row['times_faster']['median']:.2f}" if "times_faster" in row else "",
+            f"{1e6 * row['before']:.1f}" if "before" in row else "",
             f"{row['error']:.0e}",
         ]
         for row in timed
     ]
-    header = ["network", "who", "us", "quartiles", "times faster than torch", "error"]
+    header = ["network", "who", "us", "quartiles", "times faster", "us before", "error"]
     gone = [[row["network"], GPU_LABELS[row["kind"]], row["reason"]] for row in facts["left_out"]]
     return [
         (title, header, rows),
@@ -99,6 +117,21 @@ def _benchmark(facts: Facts, title: str = "Times of all weights of a network") -
 
 def _penalties(facts: Facts) -> list[Table]:
     return _benchmark(facts, "Times of a penalty on one gradient")
+
+
+def _augmentation(facts: Facts) -> list[Table]:
+    return _benchmark(facts, "Times of augmenting a batch; faster than the published pipeline")
+
+
+def _profile(facts: Facts) -> list[Table]:
+    def cell(value: float | None) -> str:
+        return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+    rows = [
+        [row["pass"], row["kernel"], *(cell(row[label]) for label in FIGURES)]
+        for row in facts["rows"]
+    ]
+    return [("Kernels by Nsight Compute", ["pass", "kernel", *FIGURES], rows)]
 
 
 def _bandwidth(facts: Facts) -> list[Table]:
@@ -112,14 +145,18 @@ def _bandwidth(facts: Facts) -> list[Table]:
             f"{100 * row['of_copy']:.0f} %",
             "yes" if row["fits_in_l2"] else "no",
             row["timed"],
+            f"{1e6 * row['before']:.1f}" if "before" in row else "",
         ]
         for row in facts["rows"]
         if "seconds" in row
     ]
     if rows:
         copy = f"{facts['copy_bytes_per_second'] / 1e9:.0f}"
-        rows.append(["copy of 256 MiB", "read + write", "536.9", "", copy, "100 %", "", "calls"])
+        rows.append(
+            ["copy of 256 MiB", "read + write", "536.9", "", copy, "100 %", "", "calls", ""]
+        )
     header = ["network", "pass", "MB", "us", "GB/s", "of the copy", "fits in L2", "timed as"]
+    header.append("us before")
     return [("Bytes that must be moved, over time", header, rows)]
 
 
@@ -138,6 +175,9 @@ _TABLES = {
     "benchmark": _benchmark,
     "penalties": _penalties,
     "bandwidth": _bandwidth,
+    "augmentation": _augmentation,
+    "devices": _values,
+    "profile": _profile,
 }
 
 
@@ -175,7 +215,7 @@ def chart(rows: list[Facts]) -> str:
         )
         y += bar
     return (
-        "<p class=dim>Times faster than torch, eager; longer is better.</p>"
+        "<p class=dim>Times faster than the first of each group; longer is better.</p>"
         f"<div class=card><svg viewBox='0 0 {left + width} {y + 6}' width={left + width} "
         "font-family='system-ui, sans-serif' font-size=12 fill='#20262e'>"
         f"{''.join(parts)}</svg></div>"
@@ -185,7 +225,7 @@ def chart(rows: list[Facts]) -> str:
 def _section(step: Facts) -> str:
     parts = [f"<h2>{escape(step['title'])}</h2>"]
     facts = step["facts"]
-    if step["name"] in ("benchmark", "penalties"):
+    if step["name"] in ("augmentation", "benchmark", "penalties"):
         parts.append(chart(facts.get("rows", [])))
     for title, header, rows in tables(step):
         cells = [[escape(cell) for cell in row] for row in rows]
@@ -207,7 +247,7 @@ def render(report: Facts) -> str:
               for status in dict.fromkeys(s["status"] for s in steps)}  # fmt: skip
     rows = [
         [
-            escape(step["title"]),
+            escape(f"{step['part']}  {step['title']}"),
             f"<span class={STATUS_CLASS.get(step['status'], 'dim')}>{step['status']}</span>",
             escape(step["reason"]),
             f"{step['seconds']:.0f} s",

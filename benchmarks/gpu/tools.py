@@ -2,72 +2,92 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from benchmarks.core.environment import ROOT
+from benchmarks.gpu.plan import NO_TIME, Facts, Plan, Say, SkipStepError, StepError
 
-Facts = dict[str, Any]
-
+STOPPED = 124  # the exit status of what was not given more time
+GRACE_SECONDS = 20.0
 TAIL = 30  # lines of an output that are kept where something failed
-
-
-class StepError(Exception):
-    """A step found something wrong, and these facts on the way."""
-
-    def __init__(self, reason: str, facts: Facts | None = None) -> None:
-        super().__init__(reason)
-        self.facts = facts or {}
-
-
-class SkipStepError(Exception):
-    """A step lacks something; the message says what, and the cure."""
 
 
 def tail(text: str, lines: int = TAIL) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
-def _run(command: list[str], timeout_s: float, **variables: str) -> tuple[int, str]:
-    """Exit status (124 where time ran out) and what was printed."""
-    try:
-        done = subprocess.run(
+def errors(text: str, lines: int = 5) -> str:
+    """The first lines that a compiler calls errors, then the end."""
+    found = [line.strip() for line in text.splitlines() if re.search(r"\berror\b", line)]
+    return "\n".join([*found[:lines], "...", tail(text)]) if found else tail(text)
+
+
+def run(command: list[str], timeout_s: float, **variables: str) -> tuple[int, str]:
+    """Exit status (124 where time ran out) and what was printed.
+
+    Where time runs out, the process is asked to end, as by Ctrl-C, so that it says what it knows.
+    """
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=os.environ | variables,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as late:
-        output = late.stdout or b""
-        text = output.decode(errors="replace") if isinstance(output, bytes) else output
-        return 124, f"{text}\nstopped after {timeout_s:.0f} s"
-    return done.returncode, done.stdout
+        note = ""
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            note = f"\nstopped after {timeout_s:.0f} s\n"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the workers that it left behind
+                os.killpg(process.pid, signal.SIGKILL)
+        status = process.wait()
+        output.seek(0)
+        return STOPPED if note else status, output.read() + note
 
 
 # --- tests -------------------------------------------------------------------------------------
 
-# The fixture `backend` puts "cuda" into the brackets of a test's id, first or behind a dash. The
-# files left out test the build and this check, not operators.
+# The fixtures `backend` and `device` put "cuda" into the brackets of a test's id, first or behind a
+# dash. The files left out test the build and this check.
 SELECTION = "[cuda or -cuda"
 LEFT_OUT = ("tests/project/test_build_cuda.py", "tests/bench/test_gpu_check.py")
-TESTS_SECONDS = 3600.0
+PROCESSES = 8
+MEMORY_PER_PROCESS = 3 << 30  # of the GPU: a context, the kernels of torch, a test
+FEW_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
 
 
 def pytest_command(*more: str) -> list[str]:
     ignored = [f"--ignore={path}" for path in LEFT_OUT]
     quiet = ["-q", "--color=no", "--tb=short", "-p", "no:cacheprovider"]
     return [sys.executable, "-m", "pytest", "tests", "-k", SELECTION, *quiet, *ignored, *more]
+
+
+def in_processes() -> list[str]:
+    """How pytest is told to use several processes, which share the GPU; nothing without xdist."""
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    memory = torch.cuda.get_device_properties(0).total_memory
+    count = min(PROCESSES, os.cpu_count() or 1, memory // MEMORY_PER_PROCESS)
+    return ["-n", str(max(1, count)), "--dist", "worksteal"]
 
 
 def parse_pytest(output: str) -> dict[str, int] | None:
@@ -107,17 +127,20 @@ def judge_pytest(status: int, output: str) -> Facts:
         raise StepError(why, facts | {"output": tail(output)})
     if status != 0 or counts.get("failed") or counts.get("error"):
         bad = counts.get("failed", 0) + counts.get("error", 0)
-        raise StepError(f"{bad} of {ran} tests failed", facts | {"output": tail(output)})
+        why = f"{bad} of {ran} tests failed"
+        if status == STOPPED:
+            why += ", and time ran out before all had run"
+        raise StepError(why, facts | {"output": tail(output)})
     return facts
 
 
-def run_tests() -> Facts:
-    return judge_pytest(*_run(pytest_command(), TESTS_SECONDS))
+def run_tests(seconds: float) -> Facts:
+    return judge_pytest(*run(pytest_command(*in_processes()), seconds, **FEW_THREADS))
 
 
-def collect_tests() -> Facts:
+def collect_tests(seconds: float) -> Facts:
     """How many tests would run."""
-    status, output = _run(pytest_command("--collect-only"), TESTS_SECONDS)
+    status, output = run(pytest_command("--collect-only"), seconds)
     count = parse_collection(output)
     if count is None:
         raise StepError(f"pytest cannot collect (exit status {status})", {"output": tail(output)})
@@ -127,7 +150,7 @@ def collect_tests() -> Facts:
 # --- compute-sanitizer -------------------------------------------------------------------------
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-SANITIZER_SECONDS = 1200.0
+SANITIZER_SECONDS = 10.0  # the least that a tool is started for
 FOUND_ERRORS = 86  # compute-sanitizer's exit status where it found something
 # torch's caching allocator hands out parts of large blocks, whose ends no tool can see.
 NO_CACHING = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -138,20 +161,25 @@ CURE = (
 )
 
 
-def find_sanitizer() -> str | None:
-    """compute-sanitizer on the PATH, of the toolkit, or of its package."""
-    if found := shutil.which("compute-sanitizer"):
+def find_tool(name: str, *folders: str) -> str | None:
+    """A tool of CUDA on the PATH, in these folders, of the toolkit, or of its package."""
+    if found := shutil.which(name):
         return found
-    homes = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
+    homes = [os.environ.get(variable, "") for variable in ("CUDA_HOME", "CUDA_PATH")]
     places = [Path(home) for home in [*homes, "/usr/local/cuda"] if home]
-    packages = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    packages = {sysconfig.get_path(scheme) for scheme in ("purelib", "platlib")}
     places += [place for path in sorted(packages) for place in Path(path).glob("nvidia/*")]
-    for place in places:
-        for folder in ("bin", "compute-sanitizer"):
-            candidate = place / folder / "compute-sanitizer"
-            if os.access(candidate, os.X_OK) and candidate.is_file():
-                return str(candidate)
+    candidates = [place / folder / name for place in places for folder in ("bin", name)]
+    for folder in folders:
+        candidates += [place / name for place in sorted(Path("/").glob(folder), reverse=True)]
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK) and candidate.is_file():
+            return str(candidate)
     return None
+
+
+def find_sanitizer() -> str | None:
+    return find_tool("compute-sanitizer")
 
 
 def workout_command(device: str) -> list[str]:
@@ -193,20 +221,27 @@ def judge_sanitizer(tool: str, status: int, output: str) -> Facts:
     return row
 
 
-def run_sanitizer(say: Any) -> Facts:
-    """Every tool on the workout."""
+def run_sanitizer(plan: Plan, say: Say) -> Facts:
+    """Every tool on the workout, in shares of the time."""
     sanitizer = find_sanitizer()
     if sanitizer is None:
         raise SkipStepError(CURE)
-    rows = []
-    for tool in TOOLS:
+    facts: Facts = {"sanitizer": sanitizer, "rows": [], "no time for": []}
+    for i, tool in enumerate(TOOLS):
+        seconds = (plan.left() - GRACE_SECONDS) / (len(TOOLS) - i)
+        if seconds < SANITIZER_SECONDS:
+            facts["no time for"].append(tool)
+            continue
         say(tool)
         command = sanitizer_command(sanitizer, tool)
-        rows.append(judge_sanitizer(tool, *_run(command, SANITIZER_SECONDS, **NO_CACHING)))
-    facts: Facts = {"sanitizer": sanitizer, "rows": rows}
-    bad = [row["tool"] for row in rows if not row["passed"]]
+        row = judge_sanitizer(tool, *run(command, seconds, **NO_CACHING))
+        facts["rows"].append(row)
+        plan.keep(facts)
+    bad = [row["tool"] for row in facts["rows"] if not row["passed"]]
     if bad:
         raise StepError(f"not clean: {', '.join(bad)}", facts)
+    if facts["no time for"]:
+        raise StepError(f"{NO_TIME} for {', '.join(facts['no time for'])}", facts)
     return facts
 
 

@@ -1,7 +1,7 @@
 """Every operator once on awkward tensors, against float64: what compute-sanitizer is let loose on.
 
-It runs on any device, so that the dry run exercises it on the CPU. The workouts are in the files
-named as the operators are.
+It runs on any device, so that the dry run exercises it on the CPU. The workouts are in the
+folder of that name.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ class AugmentCase(Case[AugmentContestant]):
     p: float
     batch: int
     size: int
+    device: str = "cpu"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,7 +102,7 @@ class AugmentCase(Case[AugmentContestant]):
         """A leaf: every number between -1 and 1 as likely as any other."""
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(self.shape, generator=generator) * RANGE - 1
-        return x.to(dtype).requires_grad_()
+        return x.to(self.device, dtype).requires_grad_()
 
     def builder(self, kinds: Sequence[str]) -> Callable[[str], AugmentContestant]:
         return lambda kind: build(kind, self, pipe_of(kind, self))
@@ -123,11 +124,11 @@ COLOR = AugmentCase("bgc", 0.2, 8, 256)
 
 def drawn(case: AugmentCase, images: Tensor) -> Parameters:
     """What happens to the images, drawn in plain PyTorch: as gankernels does from the same seed."""
-    options: Any = {"dtype": torch.float64}
+    options: Any = {"dtype": torch.float64, "device": images.device}
     uniforms = torch.rand(len(images), UNIFORMS, **options)
     normals = torch.randn(len(images), NORMALS, **options)
     return reference_ada_parameters(
-        torch.full((), case.p),
+        torch.full((), case.p, device=images.device),
         PRESETS[case.preset],
         uniforms=uniforms,
         normals=normals,
@@ -178,7 +179,7 @@ def _kornia(case: AugmentCase) -> Pipe:
 def pipe_of(kind: str, case: AugmentCase) -> Pipe:
     """What augments a batch; it draws from torch's generator in every call."""
     if kind == OURS:
-        return ADAPipe(case.preset, p=case.p)
+        return ADAPipe(case.preset, p=case.p).to(case.device)
     return _kornia(case) if kind == KORNIA else partial(_multi_pass, case)
 
 
@@ -190,8 +191,9 @@ def build(
 ) -> AugmentContestant:
     """A contestant whose inputs are the same in every dtype, and for every kind."""
     generator = torch.Generator().manual_seed(2)
-    given = torch.randn(case.shape, generator=generator).to(dtype)
-    weight = torch.randn(case.shape[1:], generator=generator).to(dtype).requires_grad_()
+    given = torch.randn(case.shape, generator=generator).to(case.device, dtype)
+    weight = torch.randn(case.shape[1:], generator=generator)
+    weight = weight.to(case.device, dtype).requires_grad_()
     return AugmentContestant(kind, pipe, case.images(dtype), given, weight)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from support import devices
 from support.capture import capturing
 from support.launches import launches
 from support.waits import standing_in
@@ -15,6 +16,8 @@ from torch import nn
 
 from gankernels import ops
 from gankernels.augment import APA, ADAController, ADAPipe, ADASchedule
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def feed(controller, *means, batch=10, **others):
@@ -151,6 +154,7 @@ def test_a_p_of_0_8_does_not_leak():
             assert float(made.p) == pytest.approx(0.8)
 
 
+@devices.CPU_ONLY  # numbers on a GPU are not read
 def test_bounds_are_compared_in_float32():
     rounded = torch.tensor(0.8)
     assert float(rounded) > 0.8
@@ -184,6 +188,7 @@ def test_numbers_of_numpy():
             ADAController(kimg=bad)
 
 
+@devices.CPU_ONLY  # a GPU is not waited for: the warning comes some step later
 def test_a_warning_where_augmentations_leak():
     controller = ADAController(interval=1, kimg=0.04)
     with warnings.catch_warnings():
@@ -317,6 +322,7 @@ def test_a_bad_p_in_a_state(said, p, assign):
     assert state_of(controller) == before
 
 
+@devices.CPU_ONLY
 def test_a_state_is_loaded_to_where_p_is():
     controller, loaded = (ADAController(interval=1, kimg=0.1) for _ in range(2))
     feed(controller, 1)
@@ -332,7 +338,7 @@ def test_a_state_is_loaded_to_where_p_is():
     assert half.sums.dtype == half.r.dtype == torch.float64
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
 def test_a_state_is_loaded_to_the_gpu():
     controller = ADAController(interval=2, kimg=0.1)
     feed(controller, 1, 1, 1)
@@ -391,7 +397,12 @@ def test_bad_settings(error, said, arguments):
         (TypeError, "real_logits of a floating-point dtype", "rt", [torch.ones(3).long()]),
         (ValueError, "real_logits whose first dimension", "rt", [torch.ones(())]),
         (ValueError, "real_logits of at least one scale", "rt", [[]]),
-        (ValueError, "real_logits on cpu, where p is, got meta", "rt", [torch.ones(3).to("meta")]),
+        (
+            ValueError,
+            "real_logits on (cpu|cuda:0), where p is, got meta",
+            "rt",
+            [torch.ones(3).to("meta")],
+        ),
         (ValueError, 'real_.* only, as .* "rt" takes, got fake_logits', "rt", [torch.ones(3)] * 2),
         (ValueError, 'real_logits for the metric "rt", got no real_logits', "rt", [None]),
         (ValueError, "real_logits and fake_logits .*, got no fake", "accuracy", [torch.ones(3)]),

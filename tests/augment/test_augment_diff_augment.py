@@ -4,13 +4,16 @@ import math
 
 import pytest
 import torch
+from support import devices
 from support.launches import launches
 
 from gankernels.augment import APA, ADAPipe, DiffAugment
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return devices.generator(seed)
 
 
 def images_of(*shape, dtype=torch.float64, seed=1):
@@ -267,7 +270,7 @@ def test_apa_bounds_p():
         (TypeError, "fake to be a tensor, got NoneType", (torch.ones(3, 2), None)),
         (ValueError, "real and fake samples .* of one shape and", (torch.ones(3), torch.ones(2))),
         (ValueError, ".* of one shape and dtype", (torch.ones(3), torch.ones(3).double())),
-        (ValueError, "real on cpu, where p is", (torch.ones(3).to("meta"),) * 2),
+        (ValueError, "real on (cpu|cuda:0), where p is", (torch.ones(3).to("meta"),) * 2),
     ],
 )
 def test_bad_samples(error, said, samples):

@@ -10,34 +10,27 @@ import pytest
 import torch
 from support import ROOT
 
-pytest.importorskip("rich")
-pytest.importorskip("matplotlib")
-
-from rich.console import Console
-
 from benchmarks.core.contest import WrongResultError
 from benchmarks.gpu import check as gpu_check
 from benchmarks.gpu import exact as gpu_exact
 from benchmarks.gpu import measure as gpu_measure
 from benchmarks.gpu import page as gpu_page
-from benchmarks.gpu import spectral_norm as gpu_norm
+from benchmarks.gpu import profile as gpu_profile
 from benchmarks.gpu import steps as gpu_steps
 from benchmarks.gpu import tools as gpu_tools
 from benchmarks.gpu import workout as gpu_workout
 from benchmarks.gpu.measure import EAGER, PENALTY
-from benchmarks.gpu.steps import Plan, Step
-from benchmarks.gpu.tools import SkipStepError, StepError
+from benchmarks.gpu.plan import Plan, SkipStepError, StepError
+from benchmarks.gpu.steps import Part, Step
+from benchmarks.gpu.workouts import spectral_norm as gpu_norm
 from benchmarks.suites import spectral_norm
 from benchmarks.suites.spectral_norm import FUSED, LAYER, TORCH
+from build_support import cuda
 from gankernels import _library
 
 
 def _silent(_: str) -> None:
     pass
-
-
-def _console() -> Console:
-    return Console(quiet=True)
 
 
 def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -60,7 +53,7 @@ def test_dry_run_writes_both_files_and_says_what_it_is(tmp_path):
     assert gpu_page.DRY_RUN in done.stdout
     report = json.loads((tmp_path / "dry-run.json").read_text())
     html = (tmp_path / "dry-run.html").read_text()
-    assert report["what"] == gpu_page.DRY_RUN
+    assert (report["what"], report["failed"]) == (gpu_page.DRY_RUN, [])
     assert gpu_page.DRY_RUN in html
     assert report["device"] == "none"
     assert [step["name"] for step in report["steps"]] == [step.name for step in gpu_steps.STEPS]
@@ -68,7 +61,7 @@ def test_dry_run_writes_both_files_and_says_what_it_is(tmp_path):
     facts = {step["name"]: step["facts"] for step in report["steps"]}
     assert len(facts["values"]["rows"]) == len(gpu_steps.CASES)
     assert facts["values"]["device"] == "cpu"
-    for name in ("benchmark", "penalties", "bandwidth", "launches"):
+    for name in ("augmentation", "benchmark", "penalties", "bandwidth", "launches"):
         assert facts[name]["rows"]
         for row in facts[name]["rows"]:
             assert not {"seconds", "times_faster", "bytes_per_second", "kernels"} & set(row)
@@ -93,12 +86,77 @@ def test_refusals_name_the_cure(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "--dry-run" in gpu_steps.refusal()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    missing = _library.ExtensionStatus(False, reason="it was not built", cure="reinstall")
-    monkeypatch.setitem(_library.EXTENSIONS, "_C_cuda", missing)
-    assert "gankernels._C_cuda is not loaded" in gpu_steps.refusal()
-    loaded = _library.ExtensionStatus(True, path="_C_cuda.so")
-    monkeypatch.setitem(_library.EXTENSIONS, "_C_cuda", loaded)
     assert gpu_steps.refusal() is None
+
+
+MISSING = _library.ExtensionStatus(False, reason="it was not built", cure="reinstall")
+
+
+def test_without_kernels_steps_fail_at_once(monkeypatch):
+    monkeypatch.setitem(_library.EXTENSIONS, "_C_cuda", MISSING)
+    result = gpu_check.attempt(Step("a", "A", _break), Plan(), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert result["reason"] == "gankernels._C_cuda is not loaded, it was not built: reinstall."
+
+
+# --- the build ---------------------------------------------------------------------------------
+
+
+def test_binaries_are_taken_or_built(monkeypatch, tmp_path):
+    loaded = _library.ExtensionStatus(True, path="_C_cuda.so")
+    build = {"sources": gpu_check.fingerprint(), "cuda": {"arch_flags": ["code=sm_90"]}}
+    monkeypatch.setattr(gpu_steps.info, "build_info", lambda: build)
+    gpu = {"covered": True, "compiled": ["9.0"], "architecture": "9.0"}
+    monkeypatch.setattr(gpu_steps.info, "gpu", lambda _: gpu)
+    commands = []
+
+    def run(command, seconds, **variables):
+        commands.append((command[1:], variables))
+        return status, "a.cu:7: error: no such thing\n" + 40 * "Traceback\n"
+
+    monkeypatch.setattr(gpu_steps.tools, "run", run)
+    monkeypatch.setitem(_library.EXTENSIONS, "_C", loaded)
+    monkeypatch.setitem(_library.EXTENSIONS, "_C_cuda", loaded)
+    step, status = gpu_steps.STEPS[0], 0
+    assert not gpu_check.attempt(step, Plan(), _silent)["facts"]["built"]
+    assert not commands
+    for change, reason in (
+        (lambda: gpu.update(covered=False, architecture="7.5"), "for 9.0, the GPU is 7.5"),
+        (lambda: build.update(sources="older"), "from other sources"),
+        (lambda: monkeypatch.setitem(_library.EXTENSIONS, "_C_cuda", MISSING), "was not built"),
+    ):
+        change()
+        assert not gpu_check.attempt(step, Plan(dry_run=True), _silent)["facts"]["built"]
+        result = gpu_check.attempt(step, Plan(), _silent)
+        assert result["status"] == gpu_check.PASSED
+        assert reason in result["facts"]["because"]
+        assert commands.pop() == (["setup.py", "build_ext", "--inplace"], {"GANKERNELS_CUDA": "1"})
+    status = 1
+    result = gpu_check.attempt(step, Plan(), _silent)
+    assert result["status"] == gpu_check.FAILED
+    assert result["facts"]["output"].startswith("a.cu:7: error: no such thing\n...\nTraceback")
+
+
+def test_the_fingerprint_is_of_what_is_compiled(monkeypatch, tmp_path):
+    before = cuda.fingerprint()
+    for changed in (
+        "setup.py",
+        "csrc/X.h",
+        "csrc/cuda/X.cuh",
+        "csrc/cpu/simd/X.inc",
+        "csrc/emu/X.h",
+    ):
+        root = tmp_path / changed.replace("/", "_")
+        (root / "build_support").mkdir(parents=True)
+        (root / "build_support" / "cuda.py").write_text("")
+        monkeypatch.setattr(cuda, "__file__", str(root / "build_support" / "cuda.py"))
+        for name in ("setup.py", changed):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text("a")
+        first = cuda.fingerprint()
+        assert first != before
+        (root / changed).write_text("b")
+        assert (cuda.fingerprint() == first) == ("emu" in changed)
 
 
 # --- pytest and compute-sanitizer --------------------------------------------------------------
@@ -226,6 +284,7 @@ def test_a_sanitizer_that_could_not_run_has_not_passed():
 @pytest.fixture
 def no_sanitizer(monkeypatch):
     monkeypatch.setattr(gpu_tools, "find_sanitizer", lambda: None)
+    monkeypatch.setattr(gpu_check, "no_kernels", lambda: None)
 
 
 def test_without_compute_sanitizer_the_step_is_skipped_with_the_cure(no_sanitizer):
@@ -264,29 +323,86 @@ def _skip(plan, say):
     raise SkipStepError("not here: do this")
 
 
+PART = Part(
+    "part",
+    (
+        Step("a", "A", lambda plan, say: {"x": 1}),
+        Step("b", "B", _break),
+        Step("c", "C", _skip),
+        Step("d", "D", lambda plan, say: {"y": 2}),
+    ),
+)
+
+
 def test_a_failing_step_does_not_stop_the_later_ones():
-    steps = [
-        Step("a", "A", lambda plan, say: {"x": 1}, apart=False),
-        Step("b", "B", _break, apart=False),
-        Step("c", "C", _skip, apart=False),
-        Step("d", "D", lambda plan, say: {"y": 2}, apart=False),
-    ]
-    report = gpu_check.check(steps, Plan(), _console())
-    statuses = [step["status"] for step in report["steps"]]
-    assert statuses == [gpu_check.PASSED, gpu_check.FAILED, gpu_check.SKIPPED, gpu_check.PASSED]
+    steps = gpu_check.run_part(PART, PART.steps, Plan(dry_run=True))
+    statuses = [step["status"] for step in steps]
+    not_run = gpu_check.NOT_RUN
+    assert statuses == [not_run, gpu_check.FAILED, gpu_check.SKIPPED, not_run]
+    report = gpu_check.merged(gpu_check.start_report(Plan(dry_run=True)), steps)
     assert report["failed"] == ["b"]
     assert "illegal memory access" in report["steps"][1]["reason"]
     assert "illegal memory access" in gpu_page.render(report)
 
 
+def test_a_part_ends_in_its_time():
+    part = Part("part", PART.steps, seconds=gpu_check.LEAST_SECONDS / 2)
+    steps = gpu_check.run_part(part, part.steps, Plan(dry_run=True))
+    assert {step["reason"] for step in steps} == {"no time was left"}
+    assert {step["status"] for step in steps} == {gpu_check.NOT_RUN}
+    for part in gpu_steps.PARTS:
+        assert part.seconds <= 480
+        assert all(step.seconds <= part.seconds for step in part.steps)
+        # Those that take all that they may leave the later ones what these need.
+        assert sum(step.seconds for step in part.steps[:-1]) < part.seconds
+
+
 def test_exit_status_follows_the_steps(tmp_path, monkeypatch):
-    good = Step("a", "A", lambda plan, say: {}, apart=False)
-    bad = Step("b", "B", _break, apart=False)
-    for steps, status in (((good,), 0), ((bad, good), 1)):
-        monkeypatch.setattr(gpu_check, "STEPS", steps)
+    for steps, status in ((PART.steps[:1], 0), (PART.steps[:2], 1)):
+        monkeypatch.setattr(gpu_check, "PARTS", (Part("part", steps),))
         assert gpu_check.main(["--dry-run", "--out", str(tmp_path)]) == status
     report = json.loads((tmp_path / "dry-run.json").read_text())
-    assert [step["status"] for step in report["steps"]] == [gpu_check.FAILED, gpu_check.NOT_RUN]
+    assert [step["status"] for step in report["steps"]] == [gpu_check.NOT_RUN, gpu_check.FAILED]
+
+
+def test_a_part_alone(tmp_path, monkeypatch):
+    one, other = PART.steps[:1], PART.steps[3:]
+    monkeypatch.setattr(gpu_check, "PARTS", (Part("first", one), Part("second", other)))
+    assert gpu_check.main(["--dry-run", "--out", str(tmp_path), "--part", "2"]) == 0
+    report = json.loads((tmp_path / "dry-run.json").read_text())
+    assert [(step["name"], step["part"]) for step in report["steps"]] == [("d", 2)]
+
+
+def _result(name, status, **rows):
+    facts = {"rows": [{"network": "net", "pass": "forward", "kind": "x", **rows}]}
+    return {"name": name, "title": name, "status": status, "seconds": 1.0, "facts": facts}
+
+
+def test_parts_are_merged_in_one_report(tmp_path):
+    report = gpu_check.start_report(Plan()) | {"device": "GPU"}
+    first = [_result("bandwidth", "passed"), _result("values", "failed")]
+    report = gpu_check.merged(report, first)
+    assert report["failed"] == ["values"]
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps(report))
+    again = gpu_check.earlier(path, gpu_check.start_report(Plan()) | {"device": "GPU"})
+    again = gpu_check.merged(again, [_result("values", "passed"), _result("tests", "passed")])
+    assert [step["name"] for step in again["steps"]] == ["values", "tests", "bandwidth"]
+    assert again["failed"] == []
+    other = gpu_check.earlier(path, gpu_check.start_report(Plan()) | {"device": "another"})
+    assert other["steps"] == []
+
+
+def test_times_are_compared_with_those_before():
+    def report(median, kind="x"):
+        step = _result("bandwidth", "passed", seconds=_spread(median), kind=kind)
+        return {"steps": [step]}
+
+    now = report(2.0)
+    gpu_check.compare(now, report(3.0))
+    assert now["steps"][0]["facts"]["rows"][0]["before"] == 3.0
+    gpu_check.compare(now, report(3.0, kind="y"))
+    assert "before" not in now["steps"][0]["facts"]["rows"][0]
 
 
 @pytest.mark.slow
@@ -295,10 +411,90 @@ def test_a_process_that_dies_is_a_failed_step():
     result = gpu_check.attempt_apart(unknown, Plan(dry_run=True), _silent)
     assert result["status"] == gpu_check.FAILED
     assert "ended with status 2" in result["reason"]
-    late = Step("values", "?", _break, timeout_s=0.1)
-    result = gpu_check.attempt_apart(late, Plan(dry_run=True), _silent)
+    late = Step("values", "?", _break)
+    result = gpu_check.attempt_apart(late, Plan(dry_run=True, seconds=0.1), _silent)
     assert result["status"] == gpu_check.FAILED
     assert "stopped after" in result["reason"]
+
+
+def test_what_was_found_in_time_is_kept(monkeypatch):
+    """By a step that does not live to return it."""
+    dies = (
+        "import json, pathlib, sys; at = sys.argv.index('--kept') + 1; "
+        "pathlib.Path(sys.argv[at]).write_text(json.dumps({'rows': [1]})); sys.exit(3)"
+    )
+    right = subprocess.Popen
+
+    def popen(command, **options):
+        return right([sys.executable, "-c", dies, *command], **options)
+
+    monkeypatch.setattr(gpu_check.subprocess, "Popen", popen)
+    result = gpu_check.attempt_apart(
+        Step("values", "?", _break), Plan(dry_run=True, seconds=60), _silent
+    )
+    assert result["reason"] == "its process ended with status 3"
+    assert result["facts"]["rows"] == [1]
+
+
+def test_who_is_stopped_says_what_it_knows():
+    waits = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('5 passed in 1.0s')"
+    status, output = gpu_tools.run([sys.executable, "-c", waits], 2.0)
+    assert status == gpu_tools.STOPPED
+    assert gpu_tools.parse_pytest(output) == {"passed": 5}
+    with pytest.raises(StepError, match="time ran out"):
+        gpu_tools.judge_pytest(status, output)
+
+
+def test_without_time_nothing_is_compiled():
+    everyone = (EAGER, gpu_measure.INDUCTOR, PENALTY)
+    assert gpu_measure.affordable(everyone, Plan()) == (list(everyone), {})
+    short = gpu_measure.affordable(everyone, Plan(seconds=1.0))
+    assert short == ([EAGER, PENALTY], {gpu_measure.INDUCTOR: "no time was left"})
+
+
+# --- Nsight Compute ----------------------------------------------------------------------------
+
+NCU = """==PROF== Connected to process 7
+"ID","Process ID","Kernel Name","gpu__time_duration.sum","launch__registers_per_thread"
+"","","","ns","register/thread"
+"0","7","void resample<float, (int)3>(Args)","1,234","96"
+"1","7","finish(Table)","2000","40"
+==PROF== Disconnected from process 7
+"""
+
+
+def test_output_of_nsight_compute():
+    first, second = gpu_profile.parse(NCU)
+    assert (first["kernel"], second["kernel"]) == ("void resample", "finish")
+    assert first["us"] == pytest.approx(1.234)
+    assert first["registers"] == 96
+    assert first["SM %"] is None
+    assert gpu_profile.parse("==ERROR== no kernels were profiled") == []
+
+
+def test_nsight_compute_is_run_on_every_pass(monkeypatch):
+    monkeypatch.setattr(gpu_profile, "find_tool", lambda *_: "/opt/ncu")
+    ran = []
+
+    def run(command, seconds):
+        ran.append(command[-1])
+        return 0, NCU
+
+    monkeypatch.setattr(gpu_profile, "run", run)
+    facts = gpu_profile.run_all(Plan(seconds=240.0), _silent)
+    assert len(ran) == len(set(ran)) == 7
+    assert len(facts["rows"]) == 14
+    monkeypatch.setattr(gpu_profile, "run", lambda *_: (1, "==ERROR== ERR_NVGPUCTRPERM"))
+    with pytest.raises(SkipStepError, match="run it as root"):
+        gpu_profile.run_all(Plan(seconds=240.0), _silent)
+    monkeypatch.setattr(gpu_profile, "run", lambda *_: (1, "==ERROR== broken"))
+    with pytest.raises(StepError, match="ended with status 1"):
+        gpu_profile.run_all(Plan(seconds=240.0), _silent)
+    with pytest.raises(StepError, match="no time was left for spectral norm, forward"):
+        gpu_profile.run_all(Plan(seconds=1.0), _silent)
+    monkeypatch.setattr(gpu_profile, "find_tool", lambda *_: None)
+    with pytest.raises(SkipStepError, match="install Nsight Compute"):
+        gpu_profile.run_all(Plan(), _silent)
 
 
 # --- values ------------------------------------------------------------------------------------
@@ -436,6 +632,8 @@ def test_page_of_a_made_up_gpu():
     left_out = [{"network": "net<1>", "kind": "compiled", "reason": "no compiler"}]
     penalty = row | {"network": "gradient (2, 3)", "seconds": _spread(4e-5)}
     penalties = [penalty | {"kind": EAGER}, penalty | {"kind": PENALTY, "error": 2e-7}]
+    augmented = [row | {"kind": kind, "seconds": _spread(1e-3), "before": 2e-3}
+                 for kind in (gpu_measure.PUBLISHED, "gankernels")]  # fmt: skip
     moved = {"network": "net<1>", "pass": "forward", "bytes": 8_000_000, "timed": "CUDA graph"}
     moved |= {"seconds": _spread(1e-5), "bytes_per_second": 8e11, "of_copy": 0.8}
     launched = {
@@ -448,6 +646,8 @@ def test_page_of_a_made_up_gpu():
     }
     facts = {
         "benchmark": {"rows": rows, "left_out": left_out},
+        "augmentation": {"rows": augmented, "left_out": []},
+        "profile": {"rows": [{"pass": "resampling, forward", **gpu_profile.parse(NCU)[0]}]},
         "penalties": {"rows": penalties, "left_out": []},
         "bandwidth": {"copy_bytes_per_second": 1e12, "rows": [moved | {"fits_in_l2": True}]},
         "launches": {"rows": [launched | {"copies and fills": 1}]},
@@ -456,7 +656,15 @@ def test_page_of_a_made_up_gpu():
         },
     }
     steps = [
-        {"name": name, "title": name, "status": "passed", "reason": "", "seconds": 1.0, "facts": f}
+        {
+            "name": name,
+            "title": name,
+            "status": "passed",
+            "reason": "",
+            "seconds": 1.0,
+            "facts": f,
+            "part": 1,
+        }
         for name, f in facts.items()
     ]
     report = {"what": "", "dry_run": False, "device": "Made-up GPU (80 GB)", "started": "today"}
@@ -464,9 +672,11 @@ def test_page_of_a_made_up_gpu():
     html = gpu_page.render(report)
     assert gpu_check.file_name(report) == "made-up-gpu-80-gb"
     assert gpu_page.DRY_RUN not in html
+    for text in ("2000.0", "void resample", "published pipeline"):
+        assert text in html
     for text in ("<svg", "3.50", "700.0", "net&lt;1&gt;", "80 %", "no compiler", "Invalid __glo"):
         assert text in html
     assert "net<1>" not in html
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 3
     assert "gradient (2, 3)" in html
-    gpu_check.show(report, _console())
+    gpu_check.show(report["steps"])

@@ -16,6 +16,8 @@ from gankernels import _warnings
 from gankernels.nn.utils import spectral_norm as our_hook
 from gankernels.nn.utils.parametrizations import spectral_norm as our_parametrization
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 @pytest.fixture(autouse=True)
 def _warnings_anew():

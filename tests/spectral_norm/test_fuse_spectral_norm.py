@@ -27,6 +27,8 @@ from gankernels import fuse_spectral_norm, ops
 from gankernels.spectral_norm import deposits
 from gankernels.spectral_norm.fuse import FusedSpectralNorm, sites
 
+pytestmark = pytest.mark.usefixtures("device")
+
 #: Who normalizes the layers of a critic, in turn; and torch's own for the same numbers.
 MIXES = {
     "torch_hook": (["torch_hook"], ["torch_hook"]),

@@ -21,6 +21,9 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from support import devices
 from support.networks import (
     KINDS,
     LAYERS,
@@ -24,6 +25,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from gankernels.nn.utils.parametrizations import spectral_norm
+
+pytestmark = pytest.mark.usefixtures("device")
 
 KIND = KINDS["parametrization"]
 
@@ -43,6 +46,7 @@ def reads(module, n):
     return weights
 
 
+@devices.CPU_ONLY  # numbers that a GPU draws are others
 @pytest.mark.parametrize("training, iterations", [(True, 16), (False, 15)])
 def test_first_u_and_v(training, iterations):
     def prepare(module):

@@ -31,6 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import gankernels
 from gankernels.nn.utils import remove_spectral_norm, spectral_norm
 
+pytestmark = pytest.mark.usefixtures("device")
+
 HOOK = KINDS["hook"]
 
 

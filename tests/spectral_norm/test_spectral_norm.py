@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.backends import current_backend, instruction_sets, native_ops
 from support.tensors import DTYPES, TOLERANCE, assert_near, drawer, dtype_name
 from support.weights import LARGE_LAYOUTS, LAYOUTS
@@ -37,7 +35,7 @@ def vectors(weights, seed=1):
 def exact(weights, u, v, n=1, eps=1e-12, order="u_first", max_norm=None, guard=False):
     """u, v, sigma, outputs and the guard's counters, by the reference in float64."""
     weights, u, v = doubles(weights), doubles(u), doubles(v)
-    skipped = torch.zeros(len(weights), dtype=torch.int64) if guard else None
+    skipped = weights[0].new_zeros(len(weights), dtype=torch.int64) if guard else None
     new_u, new_v, sigma = reference.power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
     out, sigma = reference.spectral_normalize(weights, new_u, new_v, sigma, max_norm=max_norm)
     return new_u, new_v, sigma, out, skipped
@@ -348,12 +346,13 @@ def test_nothing_is_counted_without_need(backend):
 
 def test_float16_edges(backend, isa):
     """Every float16 and bfloat16 number goes through the conversions unchanged."""
-    bits = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(256, 256)
+    bits = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32, device=backend)
+    bits = bits.to(torch.int16).view(256, 256)
     for dtype in (torch.float16, torch.bfloat16):
         w = bits.view(dtype).clone()
         w[~torch.isfinite(w)] = 1
         u, v = vectors([w])
-        one = torch.ones(1)
+        one = torch.ones(1, device=backend)
         for name in instruction_sets():
             isa(name)
             (out,), _ = ops.spectral_normalize([w], u, v, one)
@@ -365,12 +364,12 @@ def test_float16_edges(backend, isa):
 
 def test_rounding_of_float16(backend, isa):
     """The roundings of outputs are torch's, ties, subnormal numbers and overflow included."""
-    w = torch.tensor([[1.0, 1.5, 2.0, 65504.0, 6e-8, 1e-5, 1.25, 3.0]])
-    u, v = torch.ones(1), torch.ones(8)
+    w = torch.tensor([[1.0, 1.5, 2.0, 65504.0, 6e-8, 1e-5, 1.25, 3.0]], device=backend)
+    u, v = torch.ones(1, device=backend), torch.ones(8, device=backend)
     for dtype in (torch.float16, torch.bfloat16):
         stored = w.to(dtype)
         for scale in (3.0, 1.0009765625, 0.5, 2.0, 1000.0, 0.9999):
-            sigma = torch.tensor([1 / scale])
+            sigma = torch.tensor([1 / scale], device=backend)
             for name in instruction_sets():
                 isa(name)
                 (out,), _ = ops.spectral_normalize([stored], [u], [v], sigma)
@@ -412,32 +411,38 @@ def test_outputs_own_their_memory(backend):
 # --- hypothesis ----------------------------------------------------------------------------------
 
 
-@st.composite
-def lists_of_weights(draw):
-    """Seeds and recipes for weights of 1 to 5 dimensions in any memory order, some not dense."""
-    count = draw(st.integers(1, 6))
-    recipes = []
-    for _ in range(count):
-        shape = draw(
-            st.lists(st.integers(1, 9), min_size=1, max_size=5)
-            | st.tuples(st.integers(1, 70), st.integers(1, 300)).map(list)
-        )
-        order = draw(st.permutations(range(len(shape))))
-        step = draw(st.sampled_from([1, 1, 1, 2]))
-        recipes.append((shape, order, step))
-    return recipes
+def test_any_weights():
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
+
+    @st.composite
+    def lists_of_weights(draw):
+        """Seeds and recipes for weights of 1 to 5 dimensions in any order, some not dense."""
+        count = draw(st.integers(1, 6))
+        recipes = []
+        for _ in range(count):
+            shape = draw(
+                st.lists(st.integers(1, 9), min_size=1, max_size=5)
+                | st.tuples(st.integers(1, 70), st.integers(1, 300)).map(list)
+            )
+            order = draw(st.permutations(range(len(shape))))
+            step = draw(st.sampled_from([1, 1, 1, 2]))
+            recipes.append((shape, order, step))
+        return recipes
+
+    drawn = hypothesis.given(
+        recipes=lists_of_weights(),
+        dtype=st.sampled_from(DTYPES),
+        n=st.integers(1, 3),
+        order=st.sampled_from(ORDERS),
+        max_norm=st.none() | st.floats(0.01, 10),
+        seed=st.integers(0, 1000),
+    )
+    often = hypothesis.settings(max_examples=50, deadline=None, derandomize=True, database=None)
+    often(drawn(check_weights))()
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
-@given(
-    recipes=lists_of_weights(),
-    dtype=st.sampled_from(DTYPES),
-    n=st.integers(1, 3),
-    order=st.sampled_from(ORDERS),
-    max_norm=st.none() | st.floats(0.01, 10),
-    seed=st.integers(0, 1000),
-)
-def test_any_weights(recipes, dtype, n, order, max_norm, seed):
+def check_weights(recipes, dtype, n, order, max_norm, seed):
     draw = drawer(seed, dtype)
     weights = []
     for shape, permutation, step in recipes:

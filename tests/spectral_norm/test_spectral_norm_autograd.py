@@ -203,7 +203,7 @@ def test_upstream_gradients_of_any_layout(backend, use):
         out, s = normalize(weights, u, v, sigma)
         terms = {
             "expand": lambda o: (o * 2).sum(0).sum(),
-            "transpose": lambda o: (o.transpose(0, 1) * torch.ones(1)).cos().sum(),
+            "transpose": lambda o: (o.transpose(0, 1) * o.new_ones(1)).cos().sum(),
             "slice": lambda o: o[1:, ::2].square().sum(),
             "sum": lambda o: o.sum(),
         }

@@ -14,8 +14,8 @@ from gankernels import _library, ops, reference
 NAN = math.nan
 
 
-def good(dtype=torch.float32):
-    draw = drawer(0, dtype)
+def good(dtype=torch.float32, device="cpu"):
+    draw = drawer(0, dtype, device)
     weights = [draw(4, 3), draw(2, 3, 2), draw(5)]
     u = [draw(4), draw(2), draw(5)]
     v = [draw(3), draw(6), draw(1)]
@@ -329,8 +329,8 @@ def test_bad_sigma(sigma, error, words, trainable):
 
 def test_a_sigma_that_is_not_contiguous(backend):
     """Is as good as any other."""
-    weights, u, v = good()
-    sigma = torch.tensor([2.0, 0.0, 3.0, 0.0, 4.0])[::2]
+    weights, u, v = good(device=backend)
+    sigma = torch.tensor([2.0, 0.0, 3.0, 0.0, 4.0], device=backend)[::2]
     out, found = ops.spectral_normalize(weights, u, v, sigma)
     assert torch.equal(found, sigma)
     for w, o, s in zip(weights, out, sigma, strict=True):

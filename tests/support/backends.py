@@ -88,6 +88,14 @@ EMULATED = ("emu", "ptx")
 _current = "cpu"
 
 
+def _really(*, strict: bool) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+#: What tests on a GPU run in: nothing, but where it is pretended.
+on_gpu: Callable[..., contextlib.AbstractContextManager[None]] = _really
+
+
 @contextlib.contextmanager
 def use(name: str, test: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Run the operators on a backend within a block of the test of this id."""
@@ -99,7 +107,8 @@ def use(name: str, test: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch
         monkeypatch.setattr(_operator, "kernels", getattr(torch.ops, f"gankernels_{name}"))
     _current = name
     try:
-        yield device
+        with on_gpu(strict=True) if name == "cuda" else contextlib.nullcontext():
+            yield device
     finally:
         _current = "cpu"
 

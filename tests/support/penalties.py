@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 import gankernels as gk
+from support import devices
 
 Critic = Callable[..., Any]
 
 
 def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(7)
+    return devices.generator(7)
 
 
 def noise(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 import torch
+from support import devices
 from support.networks import CRITIC_LABELS, KINDS, WAYS, batch, critic, loss, make
 from torch import nn
 from torch.nn.utils import parametrize
@@ -13,6 +14,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gankernels import fold_spectral_norm, fuse_spectral_norm
 from gankernels.ema import AveragedModel, decay_for_half_life
+
+pytestmark = pytest.mark.usefixtures("device")
 
 MIX = ["torch_hook", "ours_parametrization", "ours_hook", "torch_parametrization"]
 CASES = {
@@ -166,6 +169,7 @@ def assert_autocast_changes_nothing(model: nn.Module, device: str) -> None:
     assert_equal_tensors(average.state_dict(), expected.state_dict(), atol=0)
 
 
+@devices.CPU_ONLY
 @pytest.mark.parametrize("way", ["torch_parametrization", "ours_parametrization"])
 def test_autocast_changes_nothing(way):
     module = make(WAYS[way], lambda: nn.Linear(4, 3))
@@ -175,10 +179,11 @@ def test_autocast_changes_nothing(way):
     assert_autocast_changes_nothing(module, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="autocast knows mv on GPUs only")
+# Autocast knows mv on GPUs only.
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
 @pytest.mark.parametrize("way", list(WAYS))
 def test_autocast_changes_nothing_on_a_gpu(way):
-    assert_autocast_changes_nothing(critic(way, dtype=torch.float32).cuda(), "cuda")
+    assert_autocast_changes_nothing(critic(way, dtype=torch.float32), "cuda")
 
 
 @pytest.mark.parametrize("way", list(WAYS))
