@@ -26,9 +26,8 @@ DOUBLE_SOURCES = {
     "affine_resample.h": "positions in an image of any size",
     "cuda/affine_resample.cuh": "positions in an image of any size",
     "cuda/affine_resample_transpose.cuh": "positions, and the bounds of what is reached from them",
-    "spectral_norm.h": "the scale of a layer, once a block",
-    "cuda/factor.cuh": "factors of a layer, once a block",
-    "common/reduce.cuh": "sums of other blocks' sums, one addition a tile",
+    "spectral_norm.h": "the scale of a layer, by one thread",
+    "cuda/factor.cuh": "factors of a layer, by one thread",
 }
 #: What the toolkit and the platform offer is of the line that calls it.
 DIALECT = re.compile(r"/include/|/csrc/common/platform\.h$")

@@ -184,7 +184,7 @@ def network(count, draw):
     ]
 
 
-@pytest.mark.parametrize("count", [1, 30, 64, 65])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 30, 64, 65])
 @pytest.mark.parametrize("backend", ["emu"], indirect=True)
 def test_launches(panel, backend, count):
     """Whatever the number of layers up to 64, then per 64; the promise of csrc/spectral_norm.h."""
@@ -444,7 +444,7 @@ def test_shared_memory(panel, backend):
 
 
 @pytest.mark.parametrize("per_tensor", [False, True], ids=["joint", "per_tensor"])
-@pytest.mark.parametrize("count", [1, 30, 64, 65, 130])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 30, 64, 65, 130])
 @pytest.mark.parametrize("backend", ["emu"], indirect=True)
 def test_launches_of_penalties(panel, backend, count, per_tensor):
     """Whatever the number of gradients up to 64, then per 64; the promise of csrc's contract."""
