@@ -182,7 +182,10 @@ inline Walk walk_across(int64_t batches, int64_t depth, int64_t width, int64_t g
   const int64_t unit = group > held ? group : span, units = ceil_div(width, unit);
   const int64_t each = std::max<int64_t>(tiles / batches, 1);
   const int64_t least = std::max(ceil_div(units, kMaxStripes), ceil_div(units, each));
-  const TileSides sides = tile_sides(units, depth, least, each, INT32_MAX);
+  // A group of more than a block holds at a time is a stripe of its own.
+  const TileSides sides = group > held
+                              ? TileSides{1, ceil_div(depth, std::max<int64_t>(each / units, 1))}
+                              : tile_sides(units, depth, least, each, INT32_MAX);
   walk.stripe = static_cast<int>(std::min(sides.across * unit, width));
   walk.stripes = static_cast<int>(ceil_div(width, walk.stripe));
   // At least a row for every warp, or for what its lanes hold beside it.
