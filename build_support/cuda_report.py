@@ -108,6 +108,7 @@ class Figures:
     occupancy: int = 0
     loads16: bool = False
     stores16: bool = False
+    in_flight: int = 0
     doubles: int = 0
 
 
@@ -122,6 +123,7 @@ class Row:
     occupancy: int  # percent
     loads16: int
     stores16: int
+    in_flight: int  # 16-byte loads before the first is used, in the loop with the fewest
     doubles: int  # instructions, of kernels that do not compute in double
 
     @property
@@ -135,7 +137,12 @@ class Row:
     @property
     def figures(self) -> Figures:
         return Figures(
-            self.shared, self.occupancy, self.loads16 > 0, self.stores16 > 0, self.doubles
+            self.shared,
+            self.occupancy,
+            self.loads16 > 0,
+            self.stores16 > 0,
+            self.in_flight,
+            self.doubles,
         )
 
 
@@ -266,7 +273,9 @@ def measure(tools: cuda.Toolkit, arch: str, sources: Sequence[str], folder: Path
         kernels = sass.parse(code)
         names = {mangled: readable(mangled) for mangled in used}
         rules = sass.rules(ROOT / source)
-        sizes = [(rules.threads, *used[mangled]) for mangled in used]
+        sizes = [
+            (rules.threads[names[mangled].partition("<")[0]], *used[mangled]) for mangled in used
+        ]
         for (mangled, (registers, shared)), percent in zip(
             used.items(), occupancies(tools, arch, sizes, folder), strict=True
         ):
@@ -281,6 +290,7 @@ def measure(tools: cuda.Toolkit, arch: str, sources: Sequence[str], folder: Path
                     percent,
                     found.loads16,
                     found.stores16,
+                    found.in_flight,
                     0 if sass.is_double(name) else len(found.doubles),
                 )
             )
@@ -325,20 +335,24 @@ The worst of every operator, over all its kernels, dtypes and architectures:
 
 """
 CHECKED = """
-- registers of a thread, bytes of shared memory of a block of {threads} threads, or of the `kBlock`
-  threads that a source names
+- registers of a thread, bytes of shared memory of a block of the threads that a kernel names,
+  {threads} of most
 - occupancy: the part of a multiprocessor's threads that can be resident, by `cuda_occupancy.h`
 - 16-byte accesses: the kernels in whose machine code loads and stores of 16 bytes stand, of all
+- in flight: 16-byte loads on their way before an instruction reads one of their registers, counted
+  in the machine code, in the loop with the fewest; the least of the kernels that have such loads
 - double: instructions of double arithmetic in kernels that do not compute in double
 
 Errors, whatever was committed: warnings, spills, local memory, 16-byte accesses that a kernel's
-comment promises and the machine code does not have, double arithmetic in a function whose comment
-does not say `double: why` (`build_support/sass.py` lists the sources that may have it anywhere).
+comment promises and the machine code does not have, fewer loads in flight than it promises, double
+arithmetic in a function whose comment does not say `double: why` (`build_support/sass.py` lists the
+sources that may have it anywhere). In kernels that promise loads in flight, too: double arithmetic
+in any loop, and integer divisions in a loop over tensors.
 
 Compared with `tests/kernels/cuda_report.json`, which has a line a kernel with one figure for all
 architectures, or one each: a kernel that comes or goes, less occupancy, more shared memory, more
-double arithmetic, no 16-byte accesses any more. Where that is wanted: `make cuda-report`, and both
-files are to be committed.
+double arithmetic, fewer loads in flight, no 16-byte accesses any more. Where that is wanted:
+`make cuda-report`, and both files are to be committed.
 """
 COLUMNS = (
     "kernel",
@@ -347,6 +361,7 @@ COLUMNS = (
     "occupancy %",
     "16-byte loads",
     "16-byte stores",
+    "in flight",
     "double",
 )
 
@@ -377,8 +392,8 @@ def summary(rows: Sequence[Row], version: str, threads: int) -> str:
         return f"{value} ({row.kernel.partition(': ')[2]}, sm_{row.arch})" if value else "0"
 
     lines = [
-        _line(("operator", *COLUMNS[1:4], "16-byte loads, stores", "double")),
-        "|---" * 6 + "|",
+        _line(("operator", *COLUMNS[1:4], "16-byte loads, stores", "in flight", "double")),
+        "|---" * 7 + "|",
     ]
     for operator in dict.fromkeys(row.operator for row in rows):
         own = [row for row in rows if row.operator == operator]
@@ -395,6 +410,7 @@ def summary(rows: Sequence[Row], version: str, threads: int) -> str:
                     worst(own, "shared"),
                     worst(own, "occupancy", -1),
                     f"{len(vectors[0])}, {len(vectors[1])} of {len(kernels)}",
+                    worst([row for row in own if row.in_flight] or own, "in_flight", -1),
                     worst(own, "doubles"),
                 )
             )
@@ -457,6 +473,7 @@ def worse(before: Mapping[Key, Figures], now: Iterable[Row], same_compiler: bool
             ("occupancy", new.occupancy * slack < old.occupancy),
             ("shared", new.shared > old.shared * slack),
             ("doubles", new.doubles > old.doubles * slack),
+            ("in_flight", new.in_flight < old.in_flight),
             ("loads16", old.loads16 and not new.loads16),
             ("stores16", old.stores16 and not new.stores16),
         ):

@@ -127,10 +127,11 @@ constexpr Scale scale_of(double sigma, double max_norm) {
 
 // Where a guarded layer starts whose u or v is zero or not finite, before it is divided by its norm:
 // entry i of either, by Weyl's sequence, which is orthogonal to no row or column that people have.
-constexpr double start_of(int64_t i) {
-  return static_cast<double>((static_cast<uint64_t>(i) + 1) * 2654435761 & 0xffffffff) /
-             (1u << 31) -
-         1;
+template <class T = double>
+constexpr T start_of(int64_t i) {
+  const uint64_t turned = (static_cast<uint64_t>(i) + 1) * 2654435761;
+  return static_cast<T>(static_cast<int32_t>(static_cast<uint32_t>(turned) ^ 0x80000000)) *
+         T(0x1p-31);
 }
 
 // Every launcher returns null, or what went wrong.

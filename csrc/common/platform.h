@@ -43,7 +43,7 @@ struct alignas(N * sizeof(T)) Vector {
 #define KERNEL_FOR(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define KERNEL(threads) KERNEL_FOR(threads, 3)
 #define DEVICE __device__ __forceinline__
-#define TABLE(T) const __grid_constant__ T
+#define TABLE(...) const __grid_constant__ __VA_ARGS__
 #define PRAGMA(text) _Pragma(#text)
 #define UNROLL(n) PRAGMA(unroll n)
 #define SHARED(T, name, n) __shared__ __align__(32) T name[n]
@@ -74,7 +74,10 @@ DEVICE void store(T* p, T x) {
 }
 template <class T, int N>
 DEVICE void store(T* p, const Vector<T, N>& x) {
-  *reinterpret_cast<Vector<T, N>*>(p) = x;
+  if constexpr (sizeof(x) == 16)  // of an assignment, nvcc may make a store for every element
+    __stwb(reinterpret_cast<uint4*>(p), *reinterpret_cast<const uint4*>(&x));
+  else
+    *reinterpret_cast<Vector<T, N>*>(p) = x;
 }
 template <int N, class T>
 DEVICE Vector<T, N> shared_load(const T* p) {

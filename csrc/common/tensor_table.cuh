@@ -2,7 +2,9 @@
 // its tiles, and the workspace.
 #pragma once
 
+#include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/platform.h"
 
@@ -10,8 +12,34 @@ namespace gankernels {
 
 constexpr int kTensors = 64;  // of one launch: with 64, tables stay below 32 KiB
 
+// Calls f(capacity) with the least of three capacities of a table, as a constant, that `count` tensors
+// need: a table is an argument of a launch, which takes longer the larger it is, and beyond 4 KiB needs
+// a driver of CUDA 12.1.
+template <class F>
+auto visit_capacity(int64_t count, F&& f) {
+  if (count <= 1) return f(std::integral_constant<int, 1>{});
+  if (count <= 8) return f(std::integral_constant<int, 8>{});
+  return f(std::integral_constant<int, kTensors>{});
+}
+
 template <class T>
 constexpr int kVector = 16 / sizeof(T);
+
+// N elements as they are loaded, which as_vector makes numbers of where they are used: half precision that
+// is taken apart at once takes two registers for one until then.
+template <class T, int N>
+using Words = std::conditional_t<N * sizeof(T) == 16, Vector<uint32_t, 4>, Vector<T, N>>;
+template <class T, int N>
+DEVICE Words<T, N> load_words(const T* p) {
+  if constexpr (N * sizeof(T) == 16)
+    return load<4>(reinterpret_cast<const uint32_t*>(p));
+  else
+    return load<N>(p);
+}
+template <class T, int N>
+DEVICE Vector<T, N> as_vector(const Words<T, N>& words) {
+  return std::bit_cast<Vector<T, N>>(words);
+}
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;

@@ -1,4 +1,4 @@
-// Norms and factors of a whole layer, computed in double, once a block.
+// Norms and factors of a whole layer, computed in double, by one thread.
 #pragma once
 
 #include <cmath>

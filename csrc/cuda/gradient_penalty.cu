@@ -33,6 +33,7 @@ template <class T>
 class PenaltyPlan {
  public:
   using Acc = Accumulation<T>;
+  using Table = PenaltyTable<Acc, kTensors>;
 
   explicit PenaltyPlan(const Penalty& p) : p_(p) {
     const int64_t chunk = chunk_bytes(p) / static_cast<int64_t>(sizeof(T));
@@ -52,7 +53,7 @@ class PenaltyPlan {
         tables_.push_back({0, numbers, {}});
         tiles_.push_back(0);
       }
-      PenaltyTable<Acc>& table = tables_.back();
+      Table& table = tables_.back();
       const Gradient& x = p.grads[k];
       const int64_t chunks = ceil_div(x.size, chunk);
       const bool vectors =
@@ -71,7 +72,7 @@ class PenaltyPlan {
       column += chunks;
       most = std::max(most, p.per_tensor ? chunks : column);
     }
-    for (PenaltyTable<Acc>& table : tables_) {
+    for (Table& table : tables_) {
       table.numbers.columns = static_cast<int>(column);
       table.numbers.lanes = lanes_for(most);
     }
@@ -80,7 +81,7 @@ class PenaltyPlan {
   // Calls f(numbers) for those of every table.
   template <class F>
   void set(F&& f) {
-    for (PenaltyTable<Acc>& table : tables_) f(table.numbers);
+    for (Table& table : tables_) f(table.numbers);
   }
 
   void place_partial(Arena& arena, Buffers* buffers) {
@@ -93,21 +94,17 @@ class PenaltyPlan {
     set([&](auto& x) { x.products = products; });
   }
 
-  // A kernel for every tile of every gradient.
-  template <auto kernel>
-  const char* launch_tiles(const char* name, void* stream) const {
-    for (size_t k = 0; k < tables_.size(); ++k)
-      if (const char* error = launch<kernel>(name, tiles_[k], kThreads, stream, tables_[k]))
-        return error;
-    return nullptr;
+  // Calls f(table, tiles) for every table, as a table of the least capacity: a kernel for every tile of
+  // every gradient.
+  template <class F>
+  const char* launch_tiles(F&& f) const {
+    return launch_from(0, f);
   }
 
   // A kernel of one block for all rows; the last table will do where there is one row for all.
-  template <auto kernel>
-  const char* launch_rows(const char* name, void* stream) const {
-    for (size_t k = p_.per_tensor ? 0 : tables_.size() - 1; k < tables_.size(); ++k)
-      if (const char* error = launch<kernel>(name, 1, kThreads, stream, tables_[k])) return error;
-    return nullptr;
+  template <class F>
+  const char* launch_rows(F&& f) const {
+    return launch_from(p_.per_tensor ? 0 : tables_.size() - 1, f);
   }
 
   void declare(Buffers& buffers) const {
@@ -134,8 +131,22 @@ class PenaltyPlan {
   }
 
  private:
+  template <class F>
+  const char* launch_from(size_t first, F& f) const {
+    for (size_t k = first; k < tables_.size(); ++k) {
+      const Table& all = tables_[k];
+      const char* error = visit_capacity(all.count, [&](auto capacity) {
+        PenaltyTable<Acc, capacity> table{all.count, all.numbers, {}};
+        std::copy_n(all.items, all.count, table.items);
+        return f(table, tiles_[k]);
+      });
+      if (error) return error;
+    }
+    return nullptr;
+  }
+
   const Penalty& p_;
-  std::vector<PenaltyTable<Acc>> tables_;
+  std::vector<Table> tables_;
   std::vector<int64_t> tiles_;
 };
 
@@ -151,9 +162,14 @@ const char* run(const Forward& args, void* workspace, void* stream) {
   Arena arena(workspace);
   plan.place_partial(arena, &buffers);
   plan.set([&](auto& n) { n.norms_out = args.norms, n.values = args.values; });
-  if (const char* error = plan.template launch_tiles<products<T, true>>("products", stream))
-    return error;
-  return plan.template launch_rows<finish<T>>("finish", stream);
+  const char* error =
+      plan.launch_tiles([&]<int C>(const PenaltyTable<Acc, C>& table, int64_t tiles) {
+        return launch<products<T, true, C>>("products", tiles, kThreads, stream, table);
+      });
+  if (error) return error;
+  return plan.launch_rows([&]<int C>(const PenaltyTable<Acc, C>& table, int64_t) {
+    return launch<finish<T, C>>("finish", 1, kFinishThreads, stream, table);
+  });
 }
 
 template <class T>
@@ -162,7 +178,10 @@ const char* run(const Backward& args, void* /*workspace*/, void* stream) {
   PenaltyPlan<T> plan(args.penalty);
   plan.declare(buffers);
   plan.declare_backward(args, buffers);
-  return plan.template launch_tiles<cuda::backward<T>>("backward", stream);
+  return plan.launch_tiles(
+      [&]<int C>(const PenaltyTable<Accumulation<T>, C>& table, int64_t tiles) {
+        return launch<cuda::backward<T, C>>("backward", tiles, kThreads, stream, table);
+      });
 }
 
 template <class T>
@@ -179,11 +198,18 @@ const char* run(const DoubleBackward& args, void* workspace, void* stream) {
   plan.place_partial(arena, &buffers);
   plan.place_products(arena, &buffers);
   plan.set([&](auto& n) { n.e = args.e, n.d_seed = args.d_seed; });
-  if (const char* error = plan.template launch_tiles<products<T, false>>("products", stream))
-    return error;
-  if (const char* error = plan.template launch_rows<finish_double<T>>("finish_double", stream))
-    return error;
-  return plan.template launch_tiles<cuda::double_backward<T>>("double_backward", stream);
+  const char* error =
+      plan.launch_tiles([&]<int C>(const PenaltyTable<Acc, C>& table, int64_t tiles) {
+        return launch<products<T, false, C>>("products", tiles, kThreads, stream, table);
+      });
+  if (error) return error;
+  error = plan.launch_rows([&]<int C>(const PenaltyTable<Acc, C>& table, int64_t) {
+    return launch<finish_double<T, C>>("finish_double", 1, kFinishThreads, stream, table);
+  });
+  if (error) return error;
+  return plan.launch_tiles([&]<int C>(const PenaltyTable<Acc, C>& table, int64_t tiles) {
+    return launch<cuda::double_backward<T, C>>("double_backward", tiles, kThreads, stream, table);
+  });
 }
 
 int64_t workspace_of(const Penalty& p, bool with_products) {

@@ -35,11 +35,11 @@ struct Numbers {
   bool per_tensor;  // a row for each item, else one of all columns
 };
 
-template <class Acc>
+template <class Acc, int kCapacity>
 struct PenaltyTable {
   int count;
   Numbers<Acc> numbers;
-  Item items[kTensors];
+  Item items[kCapacity];
 };
 
 // The work of a block: `count` elements from `offset` on.
@@ -84,28 +84,48 @@ DEVICE Acc norm_of(const Numbers<Acc>& n, int row, int sample) {
 
 // --- sums over samples ------------------------------------------------------------------------------
 
+// Vectors that every thread loads before it uses the first, in one loop, so that it is true of the end of
+// a chunk, too. All four are there where chunks have 16 KiB, from 16 MiB of gradients on.
+constexpr int kVectorsAtOnce = 4;
+
+// Sums of the vectors of a batch, one after the other.
 template <class T, bool kSquares, int N>
 DEVICE Accumulation<T> multiply(const Item& item, const Chunk& chunk) {
   Accumulation<T> sum = 0;
-  UNROLL(4)
-  for (int i = thread_id() * N; i < chunk.count; i += kThreads * N) {
-    const auto x = load<N>(static_cast<const T*>(item.g) + chunk.offset + i);
-    const auto y = kSquares ? x : load<N>(static_cast<const T*>(item.h) + chunk.offset + i);
-    for (int j = 0; j < N; ++j) sum += widen(x.at[j]) * widen(y.at[j]);
+  const T* g = static_cast<const T*>(item.g) + chunk.offset;
+  const T* h = static_cast<const T*>(item.h) + chunk.offset;
+  UNROLL(1)
+  for (int i = thread_id() * N; i < chunk.count; i += kVectorsAtOnce * kThreads * N) {
+    Words<T, N> g_words[kVectorsAtOnce], h_words[kVectorsAtOnce];
+    UNROLL(kVectorsAtOnce)
+    for (int r = 0; r < kVectorsAtOnce; ++r) {
+      const int at = i + r * kThreads * N;
+      if (at >= chunk.count) break;
+      g_words[r] = load_words<T, N>(g + at);
+      if (!kSquares) h_words[r] = load_words<T, N>(h + at);
+    }
+    UNROLL(kVectorsAtOnce)
+    for (int r = 0; r < kVectorsAtOnce; ++r) {
+      if (i + r * kThreads * N >= chunk.count) break;
+      const auto x = as_vector<T, N>(g_words[r]);
+      const auto y = kSquares ? x : as_vector<T, N>(h_words[r]);
+      for (int j = 0; j < N; ++j) sum += widen(x.at[j]) * widen(y.at[j]);
+    }
   }
   return sum;
 }
 
 // partial[sample][chunk] = <g, g> or <h, g> over a chunk. Reads g, or both, once.
-// 16-byte accesses: loads
-template <class T, bool kSquares>
+// 16-byte accesses: loads (4 in flight)
+template <class T, bool kSquares, int kCapacity>
 KERNEL(kThreads)
-products(TABLE(PenaltyTable<Accumulation<T>>) table) {
+products(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
   using Acc = Accumulation<T>;
   const Item& item = table.items[owner_of(table.items, table.count, block_id())];
   const Chunk chunk = chunk_of(item, block_id() - item.first_tile);
-  const Acc total = block_sum(item.vectors ? multiply<T, kSquares, kVector<T>>(item, chunk)
-                                           : multiply<T, kSquares, 1>(item, chunk));
+  const Acc total =
+      block_sum<kThreads>(item.vectors ? multiply<T, kSquares, kVector<T>>(item, chunk)
+                                       : multiply<T, kSquares, 1>(item, chunk));
   if (thread_id() == 0)
     store(static_cast<Acc*>(table.numbers.partial) +
               static_cast<int64_t>(chunk.sample) * table.numbers.columns + item.column +
@@ -113,26 +133,38 @@ products(TABLE(PenaltyTable<Accumulation<T>>) table) {
           total);
 }
 
+// One block finishes all samples; it is as large as can be, as it waits for memory and for barriers.
+constexpr int kFinishThreads = 1024;
+
 // Calls f(sample, sum) in one thread for every sample: the sum of columns [begin, end) of its partial
-// sums. All threads must call it. double: a norm decides a whole sample, one addition a tile
+// sums, of which four are read before the first is added. All threads must call it.
 template <class Acc, class F>
 DEVICE void for_each_sum(const Numbers<Acc>& n, int begin, int end, F&& f) {
+  constexpr int kAtOnce = 4;
   const int lane = thread_id() % n.lanes, slot = thread_id() / n.lanes;
-  for (int first = 0; first < n.batch; first += kThreads / n.lanes) {
+  for (int first = 0; first < n.batch; first += kFinishThreads / n.lanes) {
     const int sample = first + slot;
-    double sum = 0;
-    if (sample < n.batch)
-      for (int c = begin + lane; c < end; c += n.lanes)
-        sum +=
-            load(static_cast<const Acc*>(n.partial) + static_cast<int64_t>(sample) * n.columns + c);
+    const Acc* partial =
+        static_cast<const Acc*>(n.partial) + static_cast<int64_t>(sample) * n.columns;
+    Acc sums[kAtOnce] = {};
+    UNROLL(1)
+    for (int c = begin + lane; sample < n.batch && c < end; c += kAtOnce * n.lanes) {
+      Acc next[kAtOnce] = {};
+      UNROLL(kAtOnce)
+      for (int r = 0; r < kAtOnce; ++r)
+        if (c + r * n.lanes < end) next[r] = load(partial + c + r * n.lanes);
+      UNROLL(kAtOnce)
+      for (int r = 0; r < kAtOnce; ++r) sums[r] += next[r];
+    }
+    Acc sum = sums[0] + sums[1] + (sums[2] + sums[3]);
     for (int lanes = n.lanes / 2; lanes > 0; lanes /= 2) sum += shuffle_xor(sum, lanes);
     if (lane == 0 && sample < n.batch) f(sample, sum);
   }
 }
 
 // Calls f(row, begin, end) for the rows of this table, with the columns that they are sums of.
-template <class Acc, class F>
-DEVICE void for_each_row(const PenaltyTable<Acc>& table, F&& f) {
+template <class Acc, int kCapacity, class F>
+DEVICE void for_each_row(const PenaltyTable<Acc, kCapacity>& table, F&& f) {
   const auto& n = table.numbers;
   if (!n.per_tensor) return f(0, 0, n.columns);
   for (int k = 0; k < table.count; ++k) {
@@ -142,38 +174,35 @@ DEVICE void for_each_row(const PenaltyTable<Acc>& table, F&& f) {
 }
 
 // Norms and values from the squares. One block; reads the partial sums once.
-// double: norms, and a sum over the batch
-template <class T>
-KERNEL(kThreads)
-finish(TABLE(PenaltyTable<Accumulation<T>>) table) {
+template <class T, int kCapacity>
+KERNEL_FOR(kFinishThreads, 1)
+finish(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   for_each_row(table, [&](int row, int begin, int end) {
-    double value = 0;
-    for_each_sum(n, begin, end, [&](int sample, double square) {
-      const Acc norm = static_cast<Acc>(sqrt(square)) * number<Acc>(n.inv_scale, 0, 1);
+    Acc value = 0;
+    for_each_sum(n, begin, end, [&](int sample, Acc square) {
+      const Acc norm = std::sqrt(square) * number<Acc>(n.inv_scale, 0, 1);
       store(static_cast<Acc*>(n.norms_out) + static_cast<int64_t>(row) * n.batch + sample, norm);
       const auto s = sample_of(n, norm, row, sample);
       const Acc part = s.weight * s.d_weight();
       value += part;
       if (!n.reduced) store(static_cast<Acc*>(n.values) + value_index(n, row, sample), part);
     });
-    const Acc total = static_cast<Acc>(block_sum(value));
+    const Acc total = block_sum<kFinishThreads>(value);
     if (n.reduced && thread_id() == 0) store(static_cast<Acc*>(n.values) + row, total);
   });
 }
 
 // The same for the second order: products[row][sample] = <h, g>, d_seed and d_sample_weight.
-// double: a sum over the batch
-template <class T>
-KERNEL(kThreads)
-finish_double(TABLE(PenaltyTable<Accumulation<T>>) table) {
+template <class T, int kCapacity>
+KERNEL_FOR(kFinishThreads, 1)
+finish_double(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   for_each_row(table, [&](int row, int begin, int end) {
-    double value = 0;
-    for_each_sum(n, begin, end, [&](int sample, double sum) {
-      const auto t = static_cast<Acc>(sum);
+    Acc value = 0;
+    for_each_sum(n, begin, end, [&](int sample, Acc t) {
       const auto s = sample_of(n, norm_of(n, row, sample), row, sample);
       store(static_cast<Acc*>(n.products) + static_cast<int64_t>(row) * n.batch + sample, t);
       const Acc part = s.d_seed(t, number<Acc>(n.e, sample, 0));
@@ -184,7 +213,7 @@ finish_double(TABLE(PenaltyTable<Accumulation<T>>) table) {
         store(d_weight, (row == 0 ? Acc{0} : load(d_weight)) + s.d_weight_again(t));
       }
     });
-    const Acc total = static_cast<Acc>(block_sum(value));
+    const Acc total = block_sum<kFinishThreads>(value);
     if (n.reduced && thread_id() == 0) store(static_cast<Acc*>(n.d_seed) + row, total);
   });
 }
@@ -193,26 +222,42 @@ finish_double(TABLE(PenaltyTable<Accumulation<T>>) table) {
 
 template <class T, bool kTwo, int N>
 DEVICE void combine(const Item& item, const Chunk& chunk, Accumulation<T> a, Accumulation<T> b) {
-  UNROLL(4)
-  for (int i = thread_id() * N; i < chunk.count; i += kThreads * N) {
-    const auto g = load<N>(static_cast<const T*>(item.g) + chunk.offset + i);
-    Vector<T, N> out;
-    if constexpr (kTwo) {
-      const auto h = load<N>(static_cast<const T*>(item.h) + chunk.offset + i);
-      for (int j = 0; j < N; ++j) out.at[j] = narrow<T>(a * widen(h.at[j]) + b * widen(g.at[j]));
-    } else {
-      for (int j = 0; j < N; ++j) out.at[j] = narrow<T>(b * widen(g.at[j]));
+  const T* from_g = static_cast<const T*>(item.g) + chunk.offset;
+  const T* from_h = static_cast<const T*>(item.h) + chunk.offset;
+  T* to = static_cast<T*>(item.out) + chunk.offset;
+  UNROLL(1)
+  for (int i = thread_id() * N; i < chunk.count; i += kVectorsAtOnce * kThreads * N) {
+    Words<T, N> g_words[kVectorsAtOnce], h_words[kVectorsAtOnce];
+    UNROLL(kVectorsAtOnce)
+    for (int r = 0; r < kVectorsAtOnce; ++r) {
+      const int at = i + r * kThreads * N;
+      if (at >= chunk.count) break;
+      g_words[r] = load_words<T, N>(from_g + at);
+      if (kTwo) h_words[r] = load_words<T, N>(from_h + at);
     }
-    store(static_cast<T*>(item.out) + chunk.offset + i, out);
+    UNROLL(kVectorsAtOnce)
+    for (int r = 0; r < kVectorsAtOnce; ++r) {
+      const int at = i + r * kThreads * N;
+      if (at >= chunk.count) break;
+      const auto g = as_vector<T, N>(g_words[r]);
+      Vector<T, N> out;
+      if constexpr (kTwo) {
+        const auto h = as_vector<T, N>(h_words[r]);
+        for (int j = 0; j < N; ++j) out.at[j] = narrow<T>(a * widen(h.at[j]) + b * widen(g.at[j]));
+      } else {
+        for (int j = 0; j < N; ++j) out.at[j] = narrow<T>(b * widen(g.at[j]));
+      }
+      store(to + at, out);
+    }
   }
 }
 
 // out = factor of the sample times g; the first block of every sample also adds up d_sample_weight over
 // the rows. Reads g once, writes out once.
-// 16-byte accesses: loads, stores
-template <class T>
+// 16-byte accesses: loads (4 in flight), stores
+template <class T, int kCapacity>
 KERNEL(kThreads)
-backward(TABLE(PenaltyTable<Accumulation<T>>) table) {
+backward(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   const Item& item = table.items[owner_of(table.items, table.count, block_id())];
@@ -231,10 +276,10 @@ backward(TABLE(PenaltyTable<Accumulation<T>>) table) {
 }
 
 // out = a h + b g. Reads both once, writes out once.
-// 16-byte accesses: loads, stores
-template <class T>
+// 16-byte accesses: loads (8 in flight), stores
+template <class T, int kCapacity>
 KERNEL(kThreads)
-double_backward(TABLE(PenaltyTable<Accumulation<T>>) table) {
+double_backward(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
   using Acc = Accumulation<T>;
   const auto& n = table.numbers;
   const Item& item = table.items[owner_of(table.items, table.count, block_id())];

@@ -41,18 +41,27 @@ DEVICE FilterTile tile_of(const FilterTask& task, int block) {
           static_cast<int>(columns < kColumns<Acc> ? columns : kColumns<Acc>)};
 }
 
-// One axis of a tile and of what is around it: the pixels that are shown there, and whether cutout
-// takes their part of the image; `middle` is a number of the box, of which one axis alone is asked.
-// double: the box, as on the CPU
+// One axis of a tile and of what is around it: the pixels that are shown there, and whether the cutout
+// [begin, end) has them.
 DEVICE void look_up(SharedArray<int> pixel, SharedArray<int> cut, int count, int64_t first,
-                    int64_t size, const double* box, int middle) {
+                    int64_t size, int begin, int end) {
   for (int i = thread_id(); i < count; i += kThreads) {
-    const int64_t at = reflected(first + i, size);
-    pixel[i] = static_cast<int>(at);
-    bool taken = false;
-    if (box) taken = !kept(load(box + middle), 0.5, load(box + 2), at, 0, size, 1);
-    cut[i] = taken;
+    const int at = static_cast<int>(reflected(first + i, size));
+    pixel[i] = at;
+    cut[i] = at >= begin && at < end;
   }
+}
+
+// The cutout of a sample into shared memory, by one thread: x0, x1, y0, y1.
+// double: the edges of the box, once a block
+DEVICE void stage_cutout(const double* box, const Layout& l, SharedArray<int> edges) {
+  if (thread_id() > 0) return;
+  Cutout cutout{};
+  if (box) {
+    const double numbers[3] = {load(box), load(box + 1), load(box + 2)};
+    cutout = Cutout::of(numbers, l.width, l.height);
+  }
+  edges[0] = cutout.x0, edges[1] = cutout.x1, edges[2] = cutout.y0, edges[3] = cutout.y1;
 }
 
 // W of the contract, with `factor` for 1/2.
@@ -68,6 +77,34 @@ template <class F>
 DEVICE void for_each(int rows, int columns, F&& f) {
   for (int r = thread_id() / kWarp; r < rows; r += kWarps)
     for (int c = thread_id() % kWarp; c < columns; c += kWarp) f(r, c);
+}
+
+// Calls put(row, column, number) for all of these with what get(row, column) loads: eight numbers of two
+// rows are on their way in every thread before the first is put.
+template <class T, class Get, class Put>
+DEVICE void stage_each(int rows, int columns, Get&& get, Put&& put) {
+  constexpr int kRowsAtOnce = 2, kColumnsAtOnce = 4;
+  UNROLL(1)
+  for (int r = thread_id() / kWarp; r < rows; r += kRowsAtOnce * kWarps) {
+    UNROLL(1)
+    for (int c = thread_id() % kWarp; c < columns; c += kColumnsAtOnce * kWarp) {
+      T numbers[kRowsAtOnce][kColumnsAtOnce];
+      UNROLL(kRowsAtOnce)
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        UNROLL(kColumnsAtOnce)
+        for (int j = 0; j < kColumnsAtOnce; ++j)
+          if (r + i * kWarps < rows && c + j * kWarp < columns)
+            numbers[i][j] = get(r + i * kWarps, c + j * kWarp);
+      }
+      UNROLL(kRowsAtOnce)
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        UNROLL(kColumnsAtOnce)
+        for (int j = 0; j < kColumnsAtOnce; ++j)
+          if (r + i * kWarps < rows && c + j * kWarp < columns)
+            put(r + i * kWarps, c + j * kWarp, numbers[i][j]);
+      }
+    }
+  }
 }
 
 // kRun neighbors along an axis of shared memory, `step` elements apart; x begins 21 before the first.
@@ -130,8 +167,7 @@ DEVICE void filter_tile(const Acc* taps, SharedArray<Acc> pixels, SharedArray<Ac
 // neighbors at a time: 43 multiply-adds and 6.3 shared loads each.
 //
 // Reads, of float: 3.8 times the tile, of which caches serve what neighboring tiles share; writes it
-// once.
-// double: the box, as on the CPU
+// once. Of what is around a tile and in it, a thread has eight loads under way before it uses the first.
 template <class T>
 KERNEL_FOR(kThreads, 2)
 filter(TABLE(FilterTask) task) {
@@ -143,6 +179,7 @@ filter(TABLE(FilterTask) task) {
   SHARED(int, source_y, kRowsAround);
   SHARED(int, cut_x, kPitch);
   SHARED(int, cut_y, kRowsAround);
+  SHARED(int, edges, 4);
   const Layout& l = task.layout;
   const FilterTile tile = tile_of<Acc>(task, block_id());
   const Acc* gains = static_cast<const Acc*>(task.gains) + kBands * tile.sample;
@@ -154,8 +191,10 @@ filter(TABLE(FilterTask) task) {
   const int row_runs = (tile.rows + kRun - 1) / kRun;
   const int column_runs = (tile.columns + kRun - 1) / kRun;
   const int rows = row_runs * kRun + 2 * kReach, columns = column_runs * kRun + 2 * kReach;
-  look_up(source_x, cut_x, columns, tile.column - kReach, l.width, box, 0);
-  look_up(source_y, cut_y, rows, tile.row - kReach, l.height, box, 1);
+  stage_cutout(box, l, edges);
+  sync_threads();
+  look_up(source_x, cut_x, columns, tile.column - kReach, l.width, edges[0], edges[1]);
+  look_up(source_y, cut_y, rows, tile.row - kReach, l.height, edges[2], edges[3]);
   sync_threads();
 
   // Indexed by the block's rows and columns, those around the tile included.
@@ -174,12 +213,18 @@ filter(TABLE(FilterTask) task) {
   if (g[0] == 1 && g[1] == 1 && g[2] == 1 && g[3] == 1) {
     for (int64_t c = 0; c < task.channels; ++c) {
       const int64_t plane = tile.sample * l.sample_stride + c * l.channel_stride;
-      for_each(tile.rows, tile.columns, [&](int row, int column) {
-        const int64_t at = plane + offset(row + kReach, column + kReach);
-        const Acc value = widen(load(static_cast<const T*>(task.in) + at));
-        store(static_cast<T*>(task.out) + at,
-              narrow<T>(finished(c, row + kReach, column + kReach, value)));
-      });
+      const auto place = [&](int row, int column) {
+        return plane + offset(row + kReach, column + kReach);
+      };
+      stage_each<T>(
+          tile.rows, tile.columns,
+          [&](int row, int column) {
+            return load(static_cast<const T*>(task.in) + place(row, column));
+          },
+          [&](int row, int column, T number) {
+            store(static_cast<T*>(task.out) + place(row, column),
+                  narrow<T>(finished(c, row + kReach, column + kReach, widen(number))));
+          });
     }
     return;
   }
@@ -188,13 +233,19 @@ filter(TABLE(FilterTask) task) {
   mix_bank(g, taps);
   for (int64_t c = 0; c < task.channels; ++c) {
     const int64_t plane = tile.sample * l.sample_stride + c * l.channel_stride;
-    for_each(rows, columns, [&](int row, int column) {
-      Acc value = widen(load(static_cast<const T*>(task.in) + plane + offset(row, column)));
-      if (task.transpose)
-        value = is_cut(row, column) ? Acc{0}
-                                    : value * at_border(l, source_x[column], source_y[row], Acc{2});
-      pixels[row * kPitch + column] = value;
-    });
+    stage_each<T>(
+        rows, columns,
+        [&](int row, int column) {
+          return load(static_cast<const T*>(task.in) + plane + offset(row, column));
+        },
+        [&](int row, int column, T number) {
+          Acc value = widen(number);
+          if (task.transpose)
+            value = is_cut(row, column)
+                        ? Acc{0}
+                        : value * at_border(l, source_x[column], source_y[row], Acc{2});
+          pixels[row * kPitch + column] = value;
+        });
     sync_threads();
     filter_tile<Acc>(taps, pixels, filtered, tile, row_runs, column_runs, columns);
     sync_threads();

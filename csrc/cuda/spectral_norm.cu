@@ -1,5 +1,6 @@
 // Launches the kernels of spectral normalization for every 64 layers: what is read how (walks), where
 // it goes in the workspace, and which blocks serve which layer.
+#include <algorithm>
 #include <initializer_list>
 #include <vector>
 
@@ -32,18 +33,34 @@ const char* check(const Matrix& w) {
   return fits ? nullptr : "expected weights of less than 2^31 rows, columns and elements a slab";
 }
 
-template <class Layer>
-int64_t bytes_of(const Layer* layers, int64_t count, DType dtype) {
-  int64_t size = 0;
-  for (int64_t i = 0; i < count; ++i) size += layers[i].w.size();
-  return size * static_cast<int64_t>(item_size(dtype));
-}
+// The layers of a launch, [begin, end), in ascending order of their sizes, and the bytes of all.
+struct Order {
+  template <class Layer>
+  Order(const Layer* layers, int64_t begin, int64_t end, size_t item) {
+    for (int64_t i = begin; i < end; ++i) {
+      index.push_back(static_cast<int>(i - begin));
+      bytes.push_back(layers[i].w.size() * static_cast<int64_t>(item));
+      total += bytes.back();
+    }
+    std::stable_sort(index.begin(), index.end(), [&](int a, int b) { return bytes[a] < bytes[b]; });
+  }
+  std::vector<int> index;
+  std::vector<int64_t> bytes;
+  int64_t total = 0;
+};
 
-// Elements of a tile of this call.
-template <class T, class Args>
-int64_t tile_size(const Args& args) {
-  return tile_bytes(bytes_of(args.layers, args.count, args.dtype)) /
-         static_cast<int64_t>(sizeof(T));
+// Elements of the tiles that weights are cut into from end to end, by layer: whole lines of a cache.
+template <class T>
+std::vector<int64_t> flat_tiles(const Order& order) {
+  constexpr int64_t kLine = 128 / sizeof(T);
+  std::vector<int64_t> tiles(order.index.size());
+  TileBudget budget(order.total);
+  for (const int i : order.index) {
+    const int64_t size = order.bytes[i] / static_cast<int64_t>(sizeof(T));
+    tiles[i] = ceil_div(ceil_div(size, budget.share(order.bytes[i])), kLine) * kLine;
+    budget.take(order.bytes[i], ceil_div(size, tiles[i]));
+  }
+  return tiles;
 }
 
 // How many elements a thread takes at a time: rows that begin anywhere are read one by one.
@@ -54,12 +71,6 @@ int vector_for(int64_t width, int64_t group, std::initializer_list<const void*> 
   return vectors ? kVector<T> : 1;
 }
 
-// Starts one kernel for the tables of all layers; first_tile of each is the sum of those before.
-template <auto kernel, class Table>
-const char* launch_tiles(const char* name, const Table& table, int64_t tiles, void* stream) {
-  return launch<kernel>(name, tiles, kThreads, stream, table);
-}
-
 // --- power iteration --------------------------------------------------------------------------------
 
 // The workspace of a layer: the two products, and what their sums need.
@@ -67,20 +78,29 @@ template <class T>
 struct Iteration {
   using Acc = Accumulation<T>;
 
-  Iteration(const PowerIterationLayer& layer, int64_t target) {
+  // Cuts into tiles, and says how many they are.
+  void cut(const PowerIterationLayer& layer, int64_t bytes, TileBudget& for_u, TileBudget& for_v) {
     const Matrix& w = layer.w;
     const Memory m(w);
     const auto vector = [&](int64_t width, int64_t group) {
       return vector_for<T>(width, group, {w.data});
     };
-    const Walk along = walk_along(m.units, m.width, vector(m.width, 1), target);
-    const Walk across =
-        walk_across(1, m.units, m.width, m.group, vector(m.width, m.group), target, kMaxParts);
+    const auto along = [&](int64_t tiles) {
+      return walk_along(m.units, m.width, vector(m.width, 1), tiles);
+    };
+    const auto across = [&](int64_t tiles) {
+      return walk_across(1, m.units, m.width, m.group, vector(m.width, m.group), tiles, kMaxParts);
+    };
     // Where a unit holds several columns, W^T u is a product for each unit.
-    const Walk inside =
-        walk_across(m.units, w.rows, m.group, 1, vector(m.group, 1), target, kMaxParts);
-    u = m.rows_along ? along : across;
-    v = m.rows_along ? across : m.group == 1 ? along : inside;
+    const auto inside = [&](int64_t tiles) {
+      return walk_across(m.units, w.rows, m.group, 1, vector(m.group, 1), tiles, kMaxParts);
+    };
+    u = m.rows_along ? along(for_u.share(bytes)) : across(for_u.share(bytes));
+    v = m.rows_along   ? across(for_v.share(bytes))
+        : m.group == 1 ? along(for_v.share(bytes))
+                       : inside(for_v.share(bytes));
+    for_u.take(bytes, u.tiles());
+    for_v.take(bytes, v.tiles());
     fold = m.rows_along ? 1 : static_cast<int>(m.group);
   }
 
@@ -89,29 +109,30 @@ struct Iteration {
     partial = arena.take<Acc>("partial", std::max(partial_size(u), partial_size(v)), buffers);
     u_raw = arena.take<Acc>("u_raw", w.rows, buffers);
     v_raw = arena.take<Acc>("v_raw", w.cols(), buffers);
-    u_squares = arena.take<double>("squares", stripes(u), buffers);
-    v_squares = arena.take<double>("squares", stripes(v), buffers);
+    norms = arena.take<Acc>("norms", std::max(stripes(u), stripes(v)), buffers);
+    u_norm = arena.take<NormNumbers<Acc>>("norm", 1, buffers);
+    v_norm = arena.take<NormNumbers<Acc>>("norm", 1, buffers);
   }
   static int stripes(const Walk& walk) { return walk.batches * walk.stripes; }
-  int tickets_needed() const { return std::max(stripes(u), stripes(v)); }
+  int tickets_needed() const { return std::max(stripes(u), stripes(v)) + 1; }
 
   Walk u, v;  // for the products W v and W^T u
   int fold;   // of W v
-  Acc *partial = nullptr, *u_raw = nullptr, *v_raw = nullptr;
-  double *u_squares = nullptr, *v_squares = nullptr;
+  Acc *partial = nullptr, *u_raw = nullptr, *v_raw = nullptr, *norms = nullptr;
+  NormNumbers<Acc>*u_norm = nullptr, *v_norm = nullptr;
   int* tickets = nullptr;
 };
 
 template <class T>
 std::vector<Iteration<T>> plan(const PowerIteration& args, int64_t begin, int64_t end, Arena& arena,
                                Buffers* buffers, int** tickets, int64_t* ticket_count) {
-  std::vector<Iteration<T>> plans;
-  const int64_t target = tile_size<T>(args);
+  std::vector<Iteration<T>> plans(end - begin);
+  const Order order(args.layers, begin, end, sizeof(T));
+  TileBudget for_u(order.total), for_v(order.total);
+  for (const int i : order.index)
+    plans[i].cut(args.layers[begin + i], order.bytes[i], for_u, for_v);
   *ticket_count = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    plans.emplace_back(args.layers[i], target);
-    *ticket_count += plans.back().tickets_needed();
-  }
+  for (const Iteration<T>& each : plans) *ticket_count += each.tickets_needed();
   *tickets = arena.take<int>("tickets", *ticket_count, buffers);
   int* next = *tickets;
   for (size_t i = 0; i < plans.size(); ++i) {
@@ -126,86 +147,99 @@ template <class T>
 const char* launch_product(const PowerIteration& args, int64_t begin,
                            const std::vector<Iteration<T>>& plans, bool to_u, bool first,
                            void* stream) {
-  ProductTable table;
-  table.count = static_cast<int>(plans.size());
-  table.eps = args.eps;
-  int64_t tiles = 0;
-  for (size_t i = 0; i < plans.size(); ++i) {
-    const PowerIterationLayer& from = args.layers[begin + i];
-    const Iteration<T>& plan = plans[i];
-    ProductLayer& layer = table.layers[i];
-    layer.w = from.w.data;
-    layer.walk = to_u ? plan.u : plan.v;
-    layer.x = {to_u ? plan.v_raw : plan.u_raw, false, {}};
-    layer.x_squares = to_u ? plan.v_squares : plan.u_squares;
-    layer.x_square_count = plan.stripes(to_u ? plan.v : plan.u);
-    if (first) {
-      layer.x = {to_u ? from.v : from.u, true, to_u ? column_order(from.w) : ColumnOrder{}};
-      layer.x_squares = nullptr;
+  return visit_capacity(static_cast<int64_t>(plans.size()), [&](auto capacity) {
+    ProductTable<capacity> table;
+    table.count = static_cast<int>(plans.size());
+    table.eps = args.eps;
+    table.max_norm = args.max_norm;
+    int64_t tiles = 0;
+    for (size_t i = 0; i < plans.size(); ++i) {
+      const PowerIterationLayer& from = args.layers[begin + i];
+      const Iteration<T>& plan = plans[i];
+      ProductLayer& layer = table.layers[i];
+      layer.w = from.w.data;
+      layer.walk = to_u ? plan.u : plan.v;
+      layer.x = {to_u ? plan.v_raw : plan.u_raw, false, {}};
+      layer.x_norm = to_u ? plan.v_norm : plan.u_norm;
+      if (first) {
+        layer.x = {to_u ? from.v : from.u, true, to_u ? column_order(from.w) : ColumnOrder{}};
+        layer.x_norm = nullptr;
+      }
+      layer.fold = to_u ? plan.fold : 1;
+      layer.guarded = from.skipped != nullptr;
+      layer.partial = plan.partial;
+      layer.result = to_u ? plan.u_raw : plan.v_raw;
+      layer.norms = plan.norms;
+      layer.norm = to_u ? plan.u_norm : plan.v_norm;
+      layer.tickets = plan.tickets;
+      layer.first_tile = static_cast<int>(tiles);
+      tiles += layer.walk.tiles();
     }
-    layer.fold = to_u ? plan.fold : 1;
-    layer.partial = plan.partial;
-    layer.result = to_u ? plan.u_raw : plan.v_raw;
-    layer.squares = to_u ? plan.u_squares : plan.v_squares;
-    layer.tickets = plan.tickets;
-    layer.first_tile = static_cast<int>(tiles);
-    tiles += layer.walk.tiles();
-  }
-  return launch_tiles<product<T>>("product", table, tiles, stream);
+    return launch<product<T, capacity>>("product", tiles, kBlock, stream, table);
+  });
 }
 
 template <class T>
 const char* launch_repair(const PowerIteration& args, int64_t begin, int64_t end, void* stream) {
-  RepairTable table;
-  table.count = 0;
+  std::vector<RepairLayer> guarded;
   for (int64_t i = begin; i < end; ++i) {
     const PowerIterationLayer& from = args.layers[i];
     if (from.skipped)
-      table.layers[table.count++] = {from.u, from.v, static_cast<int>(from.w.rows),
-                                     static_cast<int>(from.w.cols())};
+      guarded.push_back(
+          {from.u, from.v, static_cast<int>(from.w.rows), static_cast<int>(from.w.cols())});
   }
-  if (table.count == 0) return nullptr;
-  return launch_tiles<repair<T>>("repair", table, 2 * table.count, stream);
+  if (guarded.empty()) return nullptr;
+  return visit_capacity(static_cast<int64_t>(guarded.size()), [&](auto capacity) {
+    RepairTable<capacity> table;
+    table.count = static_cast<int>(guarded.size());
+    std::copy(guarded.begin(), guarded.end(), table.layers);
+    return launch<repair<T, capacity>>("repair", int64_t{2} * table.count, kBlock, stream, table);
+  });
 }
 
 template <class T>
 const char* launch_finish(const PowerIteration& args, int64_t begin,
                           const std::vector<Iteration<T>>& plans, void* stream) {
-  FinishTable table;
-  table.count = static_cast<int>(plans.size());
-  table.eps = args.eps;
-  table.max_norm = args.max_norm;
-  table.u_first = args.u_first;
-  table.tile = static_cast<int>(tile_size<T>(args));
-  int64_t tiles = 0;
-  for (size_t i = 0; i < plans.size(); ++i) {
-    using Acc = Accumulation<T>;
-    const PowerIterationLayer& from = args.layers[begin + i];
-    const Iteration<T>& plan = plans[i];
-    const int64_t index = begin + static_cast<int64_t>(i);
-    const bool is_last = index + 1 == args.count;
-    FinishLayer& layer = table.layers[i];
-    layer.w = from.w.data;
-    layer.out = from.out;
-    layer.u = from.u, layer.v = from.v;
-    layer.u_raw = plan.u_raw, layer.v_raw = plan.v_raw;
-    layer.u_squares = plan.u_squares, layer.v_squares = plan.v_squares;
-    layer.u_square_count = plan.stripes(plan.u), layer.v_square_count = plan.stripes(plan.v);
-    layer.u_out = from.u_out, layer.v_out = from.v_out;
-    layer.sigma_out = static_cast<Acc*>(args.sigma_out) + index;
-    layer.sigma_copy = args.sigma_copy ? static_cast<Acc*>(args.sigma_copy) + index : nullptr;
-    layer.sigma_padding = is_last ? static_cast<int>(packed_size(args.count) - args.count) : 0;
-    layer.skipped = from.skipped;
-    layer.order = column_order(from.w);
-    layer.rows = static_cast<int>(from.w.rows), layer.cols = static_cast<int>(from.w.cols());
-    layer.first_tile = static_cast<int>(tiles);
-    layer.vector_tiles =
-        static_cast<int>(ceil_div(packed_size(layer.rows) + packed_size(layer.cols), kStage));
-    layer.size = from.w.size();
-    layer.vectors = aligned(from.w.data) && aligned(from.out);
-    tiles += layer.vector_tiles + (from.out ? ceil_div(layer.size, table.tile) : 0);
-  }
-  return launch_tiles<finish<T>>("finish", table, tiles, stream);
+  using Acc = Accumulation<T>;
+  const auto count = static_cast<int64_t>(plans.size());
+  const Order order(args.layers, begin, begin + count, sizeof(T));
+  const std::vector<int64_t> flat = flat_tiles<T>(order);
+  return visit_capacity(count, [&](auto capacity) {
+    FinishTable<capacity> table;
+    table.count = static_cast<int>(count);
+    table.u_first = args.u_first;
+    int64_t tiles = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const PowerIterationLayer& from = args.layers[begin + i];
+      const Iteration<T>& plan = plans[i];
+      const int64_t index = begin + i;
+      const bool is_last = index + 1 == args.count;
+      FinishLayer& layer = table.layers[i];
+      layer.w = from.w.data;
+      layer.out = from.out;
+      layer.u = from.u, layer.v = from.v;
+      layer.u_raw = plan.u_raw, layer.v_raw = plan.v_raw;
+      layer.u_norm = plan.u_norm, layer.v_norm = plan.v_norm;
+      layer.u_out = from.u_out, layer.v_out = from.v_out;
+      layer.sigma_out = static_cast<Acc*>(args.sigma_out) + index;
+      layer.sigma_copy = args.sigma_copy ? static_cast<Acc*>(args.sigma_copy) + index : nullptr;
+      layer.sigma_padding = is_last ? static_cast<int>(packed_size(args.count) - args.count) : 0;
+      layer.skipped = from.skipped;
+      layer.order = column_order(from.w);
+      layer.rows = static_cast<int>(from.w.rows), layer.cols = static_cast<int>(from.w.cols());
+      layer.first_tile = static_cast<int>(tiles);
+      layer.size = from.w.size();
+      layer.tile = flat[i];
+      layer.vectors = aligned(from.w.data) && aligned(from.out);
+      // As many tiles as W has, each with a part of u and v; without an `out`, theirs alone.
+      const int64_t entries = packed_size(layer.rows) + packed_size(layer.cols);
+      const int64_t wanted =
+          from.out ? ceil_div(layer.size, layer.tile) : ceil_div(entries, kStage);
+      layer.vector_tile = static_cast<int>(ceil_div(entries, wanted));
+      tiles += wanted;
+    }
+    return launch<finish<T, capacity>>("finish", tiles, kBlock, stream, table);
+  });
 }
 
 template <class T>
@@ -267,32 +301,43 @@ Pointers pointers(const DoubleBackwardLayer& x) {
           .second = x.d_w};
 }
 
-template <class T, class Args>
+// The layers [begin, end) of a table, and of how many tiles they are.
+template <class T, class Args, class Table>
 int64_t constant_table(const Args& args, int64_t begin, int64_t end, int terms, Arena& arena,
-                       Buffers* buffers, ConstantTable& table) {
+                       Buffers* buffers, Table& table) {
   using Acc = Accumulation<T>;
   table.count = static_cast<int>(end - begin);
   table.max_norm = args.max_norm;
   table.guard = false;
-  const int64_t target = tile_size<T>(args);
-  table.tile = static_cast<int>(target);
+  const Order order(args.layers, begin, end, sizeof(T));
+  TileBudget budget(order.total);
+  const std::vector<int64_t> flat = flat_tiles<T>(order);
+  for (const int i : order.index) {
+    const auto& from = args.layers[begin + i];
+    const Memory m(from.w);
+    const Pointers x = pointers(from);
+    ConstantLayer& layer = table.layers[i];
+    const int64_t share = budget.share(order.bytes[i]);
+    const int vector = vector_for<T>(m.width, m.group, {from.w.data, x.g, x.h, x.out, x.second});
+    layer.walk = walk_across(1, m.units, m.width, m.group, vector, share, INT32_MAX);
+    layer.tiles = layer.walk.tiles();
+    layer.size = from.w.size();
+    layer.tile = flat[i];
+    budget.take(order.bytes[i], layer.tiles);
+  }
   int64_t tiles = 0;
   for (int64_t i = begin; i < end; ++i) {
     const auto& from = args.layers[i];
     const Matrix& w = from.w;
-    const Memory m(w);
     const Pointers x = pointers(from);
     ConstantLayer& layer = table.layers[i - begin];
     layer.w = w.data, layer.g = x.g, layer.h = x.h;
     layer.sigma = x.sigma, layer.grad_sigma = x.grad_sigma, layer.sigma_out = x.sigma_out;
     layer.out = x.out, layer.second = x.second;
-    layer.size = w.size();
     const Operand u{from.u, false, {}}, v{from.v, false, column_order(w)};
-    layer.p = m.rows_along ? u : v;
-    layer.q = m.rows_along ? v : u;
-    const int vector = vector_for<T>(m.width, m.group, {w.data, x.g, x.h, x.out, x.second});
-    layer.walk = walk_across(1, m.units, m.width, m.group, vector, target, INT32_MAX);
-    layer.tiles = layer.walk.tiles();
+    const bool rows_along = Memory(w).rows_along;
+    layer.p = rows_along ? u : v;
+    layer.q = rows_along ? v : u;
     layer.sums = terms ? arena.take<Acc>("sums", int64_t{terms} * layer.tiles, buffers) : nullptr;
     layer.first_tile = static_cast<int>(tiles);
     tiles += layer.tiles;
@@ -314,52 +359,60 @@ int64_t constant_table(const Args& args, int64_t begin, int64_t end, int terms, 
 template <class T>
 const char* run_constant(const Normalize& args, int64_t begin, int64_t end, void* workspace,
                          void* stream) {
-  Buffers buffers;
-  Arena arena(workspace);
-  ConstantTable table;
-  const bool known = args.layers[begin].sigma != nullptr;
-  const int64_t tiles = constant_table<T>(args, begin, end, known ? 0 : 1, arena, &buffers, table);
-  table.guard = args.guard;
-  if (!known)
-    if (const char* error =
-            launch_tiles<add_tiles<T, Sums::kBilinear>>("add_tiles", table, tiles, stream))
-      return error;
-  int64_t flat = 0;  // scaling goes through memory from end to end, in tiles of its own
-  for (int i = 0; i < table.count; ++i) {
-    ConstantLayer& layer = table.layers[i];
-    layer.first_tile = static_cast<int>(flat);
-    layer.walk.vectors = aligned(layer.w) && aligned(layer.out);
-    flat += ceil_div(layer.size, table.tile);
-  }
-  return launch_tiles<cuda::normalize<T>>("normalize", table, flat, stream);
+  return visit_capacity(end - begin, [&](auto capacity) -> const char* {
+    Buffers buffers;
+    Arena arena(workspace);
+    ConstantTable<capacity> table;
+    const bool known = args.layers[begin].sigma != nullptr;
+    const int64_t tiles =
+        constant_table<T>(args, begin, end, known ? 0 : 1, arena, &buffers, table);
+    table.guard = args.guard;
+    if (!known)
+      if (const char* error = launch<add_tiles<T, Sums::kBilinear, capacity>>(
+              "add_tiles", tiles, kBlock, stream, table))
+        return error;
+    int64_t flat = 0;  // scaling goes through memory from end to end, in tiles of its own
+    for (int i = 0; i < table.count; ++i) {
+      ConstantLayer& layer = table.layers[i];
+      layer.first_tile = static_cast<int>(flat);
+      layer.walk.vectors = aligned(layer.w) && aligned(layer.out);
+      flat += ceil_div(layer.size, layer.tile);
+    }
+    return launch<cuda::normalize<T, capacity>>("normalize", flat, kBlock, stream, table);
+  });
 }
 
 template <class T>
 const char* run_constant(const Backward& args, int64_t begin, int64_t end, void* workspace,
                          void* stream) {
-  Buffers buffers;
-  Arena arena(workspace);
-  ConstantTable table;
-  const int64_t tiles =
-      constant_table<T>(args, begin, end, kTerms<Sums::kBackward>, arena, &buffers, table);
-  if (const char* error =
-          launch_tiles<add_tiles<T, Sums::kBackward>>("add_tiles", table, tiles, stream))
-    return error;
-  return launch_tiles<cuda::backward<T>>("backward", table, tiles, stream);
+  return visit_capacity(end - begin, [&](auto capacity) -> const char* {
+    Buffers buffers;
+    Arena arena(workspace);
+    ConstantTable<capacity> table;
+    const int64_t tiles =
+        constant_table<T>(args, begin, end, kTerms<Sums::kBackward>, arena, &buffers, table);
+    if (const char* error = launch<add_tiles<T, Sums::kBackward, capacity>>("add_tiles", tiles,
+                                                                            kBlock, stream, table))
+      return error;
+    return launch<cuda::backward<T, capacity>>("backward", tiles, kBlock, stream, table);
+  });
 }
 
 template <class T>
 const char* run_constant(const DoubleBackward& args, int64_t begin, int64_t end, void* workspace,
                          void* stream) {
-  Buffers buffers;
-  Arena arena(workspace);
-  ConstantTable table;
-  const int64_t tiles =
-      constant_table<T>(args, begin, end, kTerms<Sums::kDoubleBackward>, arena, &buffers, table);
-  if (const char* error =
-          launch_tiles<add_tiles<T, Sums::kDoubleBackward>>("add_tiles", table, tiles, stream))
-    return error;
-  return launch_tiles<cuda::double_backward<T>>("double_backward", table, tiles, stream);
+  return visit_capacity(end - begin, [&](auto capacity) -> const char* {
+    Buffers buffers;
+    Arena arena(workspace);
+    ConstantTable<capacity> table;
+    const int64_t tiles =
+        constant_table<T>(args, begin, end, kTerms<Sums::kDoubleBackward>, arena, &buffers, table);
+    if (const char* error = launch<add_tiles<T, Sums::kDoubleBackward, capacity>>(
+            "add_tiles", tiles, kBlock, stream, table))
+      return error;
+    return launch<cuda::double_backward<T, capacity>>("double_backward", tiles, kBlock, stream,
+                                                      table);
+  });
 }
 
 // --- every 64 layers --------------------------------------------------------------------------------
@@ -380,7 +433,7 @@ int64_t constant_workspace(const Args& args, int terms) {
   visit_dtype(args.dtype, [&](auto zero) {
     for_each_group(args, [&](int64_t begin, int64_t end) -> const char* {
       Arena arena(nullptr);
-      ConstantTable table;
+      ConstantTable<kTensors> table;
       constant_table<decltype(zero)>(args, begin, end, terms, arena, nullptr, table);
       most = std::max(most, arena.used());
       return nullptr;

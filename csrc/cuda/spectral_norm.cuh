@@ -16,15 +16,24 @@ namespace gankernels::spectral_norm::cuda {
 template <class T, int N>
 DEVICE void scale_range(const T* w, T* out, Factor<Accumulation<T>> factor, int64_t begin,
                         int64_t end) {
+  constexpr int kRows = rows_at_once(1);
   const int64_t whole = begin + (end - begin) / N * N;
-  UNROLL(4)
-  for (int64_t i = begin + thread_id() * N; i < whole; i += kThreads * N) {
-    auto x = load<N>(w + i);
-    for (int j = 0; j < N; ++j) x.at[j] = narrow<T>(widen(x.at[j]) * factor);
-    store(out + i, x);
+  UNROLL(1)
+  for (int64_t i = begin + thread_id() * N; i < whole; i += kRows * kBlock * N) {
+    Words<T, N> words[kRows];
+    UNROLL(kRows)
+    for (int r = 0; r < kRows; ++r)
+      if (i + r * kBlock * N < whole) words[r] = load_words<T, N>(w + i + r * kBlock * N);
+    UNROLL(kRows)
+    for (int r = 0; r < kRows; ++r) {
+      if (i + r * kBlock * N >= whole) break;
+      auto x = as_vector<T, N>(words[r]);
+      for (int j = 0; j < N; ++j) x.at[j] = narrow<T>(widen(x.at[j]) * factor);
+      store(out + i + r * kBlock * N, x);
+    }
   }
   if constexpr (N > 1) {
-    for (int64_t i = whole + thread_id(); i < end; i += kThreads)
+    for (int64_t i = whole + thread_id(); i < end; i += kBlock)
       store(out + i, narrow<T>(widen(load(w + i)) * factor));
   }
 }

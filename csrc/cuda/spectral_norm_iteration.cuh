@@ -16,53 +16,63 @@ struct RepairLayer {
   int rows, cols;
 };
 
+template <int kCapacity>
 struct RepairTable {
   int count;
-  RepairLayer layers[kTensors];
+  RepairLayer layers[kCapacity];
 };
 
 // A u or v that is zero or not finite becomes that of start_of. Two blocks a layer, u and v.
-// double: squares leave the range of float
-template <class T>
-KERNEL(kThreads)
-repair(TABLE(RepairTable) table) {
+template <class T, int kCapacity>
+KERNEL(kBlock)
+repair(TABLE(RepairTable<kCapacity>) table) {
+  using Acc = Accumulation<T>;
+  constexpr Acc kMost = std::numeric_limits<Acc>::max();
   const RepairLayer& layer = table.layers[block_id() / 2];
   T* x = static_cast<T*>(block_id() % 2 ? layer.v : layer.u);
   const int n = block_id() % 2 ? layer.cols : layer.rows;
-  double square = 0;
-  for (int i = thread_id(); i < n; i += kThreads) {
-    const double value = widen(load(x + i));
-    square += value * value;
+  Acc largest = 0;
+  for (int i = thread_id(); i < n; i += kBlock) {
+    const Acc size = std::abs(widen(load(x + i)));
+    if (!(size <= largest)) largest = size <= kMost ? size : std::numeric_limits<Acc>::infinity();
   }
-  square = block_sum(square);
-  if (square > 0 && square <= std::numeric_limits<double>::max()) return;
-  square = 0;
-  for (int i = thread_id(); i < n; i += kThreads) square += start_of(i) * start_of(i);
-  const double norm = sqrt(block_sum(square));
-  for (int i = thread_id(); i < n; i += kThreads)
-    store(x + i, narrow<T>(static_cast<Accumulation<T>>(start_of(i) / norm)));
+  largest = block_max<kBlock>(largest);
+  if (largest > 0 && largest <= kMost) return;
+  const Acc norm = block_norm<kBlock, Acc>(0, n, [](int i) { return start_of<Acc>(i); });
+  for (int i = thread_id(); i < n; i += kBlock) store(x + i, narrow<T>(start_of<Acc>(i) / norm));
 }
 
 // --- one product of the power iteration -------------------------------------------------------------
 
+// What the last block of a product leaves of the norm of its result, for all blocks of the next launch.
+template <class Acc>
+struct NormNumbers {
+  Acc divisor;          // max(norm, eps)
+  Factor<Acc> inverse;  // 1 / divisor
+  Acc sigma;            // if this was the last product
+  Factor<Acc> scale;    // of W, likewise
+};
+
 struct ProductLayer {
   const void* w;
   Operand x;
-  const double* x_squares;  // null: x has norm 1
-  int x_square_count;
-  int fold;         // outputs that make one entry of the result
-  void* partial;    // acc: parts x outputs
-  void* result;     // acc, in the order of memory, not normalized
-  double* squares;  // of every stripe: the sum of the squares of its results
-  int* tickets;     // of every stripe; zero before and after
+  const void* x_norm;  // NormNumbers of x; null: it has norm 1
+  int fold;            // outputs that make one entry of the result
+  bool guarded;        // a sigma that is zero or not finite counts as 1
+  void* partial;       // acc: parts x outputs
+  void* result;        // acc, in the order of memory, not normalized
+  void* norms;         // acc, of the results of every stripe
+  void* norm;          // NormNumbers of the result
+  int* tickets;        // of every stripe, then of the layer; zero before and after
   Walk walk;
   int first_tile;
 };
 
+template <int kCapacity>
 struct ProductTable {
   int count;
-  double eps;
-  ProductLayer layers[kTensors];
+  double eps, max_norm;
+  ProductLayer layers[kCapacity];
 };
 
 // Partial sums over the rows of a tile, for every column.
@@ -77,10 +87,10 @@ DEVICE void multiply_across(const ProductLayer& layer, const Tile& tile,
                  static_cast<int64_t>(tile.batch) * walk.width;
   for (int first = tile.stripe; first < tile.stripe_end; first += walk.span) {
     Acc sum[N] = {};
-    for_each_row<T, N>(walk, tile, first, layer.x, factor, stage,
-                       [&](int64_t offset, const Acc(&x)[N]) {
-                         const auto w = load<N>(static_cast<const T*>(layer.w) + offset);
-                         for (int j = 0; j < N; ++j) sum[j] += widen(w.at[j]) * x[j];
+    const T* const weight[] = {static_cast<const T*>(layer.w)};
+    for_each_row<T, N>(walk, tile, first, &layer.x, factor, stage, weight,
+                       [&](int64_t, const Vector<T, N>(&w)[1], const Acc(&x)[N]) {
+                         for (int j = 0; j < N; ++j) sum[j] += widen(w[0].at[j]) * x[j];
                        });
     for (int lanes = walk.lanes; lanes < kWarp; lanes *= 2)
       for (int j = 0; j < N; ++j) sum[j] += shuffle_xor(sum[j], lanes);
@@ -88,9 +98,10 @@ DEVICE void multiply_across(const ProductLayer& layer, const Tile& tile,
       for (int j = 0; j < N; ++j) sums[(warp * walk.lanes + lane) * N + j] = sum[j];
     sync_threads();
     const int end = first + walk.span < tile.stripe_end ? first + walk.span : tile.stripe_end;
-    for (int i = thread_id(); i < end - first; i += kThreads) {
+    UNROLL(1)
+    for (int i = thread_id(); i < end - first; i += kBlock) {
       Acc total = 0;
-      for (int k = 0; k < kWarps; ++k) total += sums[k * walk.lanes * N + i];
+      for (int k = 0; k < kBlockWarps; ++k) total += sums[k * walk.lanes * N + i];
       store(partial + first + i, total);
     }
   }
@@ -102,56 +113,136 @@ DEVICE void multiply_along(const ProductLayer& layer, const Tile& tile,
                            Factor<Accumulation<T>> factor, SharedArray<Accumulation<T>> stage,
                            SharedArray<Accumulation<T>> sums) {
   using Acc = Accumulation<T>;
+  constexpr int kRows = rows_at_once(1);
   const Walk& walk = layer.walk;
   const int lane = thread_id() % walk.lanes, slot = thread_id() / walk.lanes;
-  const int slots = kThreads / walk.lanes, rows = tile.stripe_end - tile.stripe;
-  for (int i = thread_id(); i < rows; i += kThreads) sums[i] = 0;
+  const int slots = kBlock / walk.lanes, rows = tile.stripe_end - tile.stripe;
+  for (int i = thread_id(); i < rows; i += kBlock) sums[i] = 0;
   for (int first = tile.part; first < tile.part_end; first += kStage) {
     const int count = first + kStage < tile.part_end ? kStage : tile.part_end - first;
     sync_threads();  // what was staged before has been used
-    for (int i = thread_id(); i < count; i += kThreads)
+    for (int i = thread_id(); i < count; i += kBlock)
       stage[i] = entry<T>(layer.x, first + i) * factor;
     sync_threads();
-    for (int row = slot; row - slot < rows; row += slots) {  // whole warps: they add up together
-      Acc sum = 0;
-      if (row < rows) {
-        const T* w = static_cast<const T*>(layer.w) +
-                     static_cast<int64_t>(tile.stripe + row) * walk.width + first;
-        UNROLL(4)
-        for (int i = lane * N; i < count; i += walk.lanes * N) {
-          const auto a = load<N>(w + i);
-          const auto x = shared_load<N>(stage + i);
-          for (int j = 0; j < N; ++j) sum += widen(a.at[j]) * x.at[j];
-        }
+    const T* w =
+        static_cast<const T*>(layer.w) + static_cast<int64_t>(tile.stripe) * walk.width + first;
+    // Whole warps, as they add up together.
+    for (int row = slot; row - slot < rows; row += kRows * slots) {
+      Acc sum[kRows] = {};
+      UNROLL(1)
+      for (int i = lane * N; i < count; i += walk.lanes * N) {
+        Words<T, N> words[kRows];
+        UNROLL(kRows)
+        for (int r = 0; r < kRows; ++r)
+          if (row + r * slots < rows)
+            words[r] = load_words<T, N>(w + static_cast<int64_t>(row + r * slots) * walk.width + i);
+        const auto x = shared_load<N>(stage + i);
+        UNROLL(kRows)
+        for (int r = 0; r < kRows; ++r)
+          if (row + r * slots < rows) {
+            const auto in = as_vector<T, N>(words[r]);
+            for (int j = 0; j < N; ++j) sum[r] += widen(in.at[j]) * x.at[j];
+          }
       }
-      for (int lanes = 1; lanes < walk.lanes; lanes *= 2) sum += shuffle_xor(sum, lanes);
-      if (lane == 0 && row < rows) sums[row] += sum;
+      UNROLL(kRows)
+      for (int r = 0; r < kRows; ++r) {
+        for (int lanes = 1; lanes < walk.lanes; lanes *= 2) sum[r] += shuffle_xor(sum[r], lanes);
+        if (lane == 0 && row + r * slots < rows) sums[row + r * slots] += sum[r];
+      }
     }
   }
   sync_threads();
   Acc* partial = static_cast<Acc*>(layer.partial) + tile.part_index * walk.outputs() + tile.stripe;
-  for (int i = thread_id(); i < rows; i += kThreads) store(partial + i, static_cast<Acc>(sums[i]));
+  for (int i = thread_id(); i < rows; i += kBlock) store(partial + i, static_cast<Acc>(sums[i]));
+}
+
+// One thread of the last block of a layer. double: of numbers beyond the range of float, once a layer
+template <class Acc>
+DEVICE void store_norm(void* to, Acc norm, double eps, double max_norm, bool guarded) {
+  const double divisor = at_least<double>(norm, eps);
+  const auto sigma = static_cast<Acc>(norm * (norm / divisor));
+  const bool lost = guarded && !(sigma > 0 && sigma <= std::numeric_limits<Acc>::max());
+  const NormNumbers<Acc> numbers{static_cast<Acc>(divisor), factor_of<Acc>(1 / divisor), sigma,
+                                 factor_of<Acc>(scale_of(lost ? 1 : sigma, max_norm).scale)};
+  Acc* out = static_cast<Acc*>(to);
+  store(out, numbers.divisor);
+  store(out + 1, numbers.inverse.first), store(out + 2, numbers.inverse.second);
+  store(out + 3, numbers.sigma);
+  store(out + 4, numbers.scale.first), store(out + 5, numbers.scale.second);
+}
+
+// Those of store_norm into shared memory, from `at` on: all threads need them, and some read them. To be
+// followed by a barrier.
+constexpr int kNormNumbers = 6;
+template <class Acc>
+DEVICE void stage_norm(const void* from, SharedArray<Acc> numbers, int at) {
+  const int i = thread_id();
+  if (i < kNormNumbers) numbers[at + i] = load(static_cast<const Acc*>(from) + i);
+}
+template <class Acc>
+DEVICE NormNumbers<Acc> staged_norm(SharedArray<Acc> in, int at) {
+  return {in[at], {in[at + 1], in[at + 2]}, in[at + 3], {in[at + 4], in[at + 5]}};
+}
+
+// The last block of a stripe adds up its parts; that of the last stripe leaves the norm.
+template <class T>
+DEVICE void finish_product(const ProductLayer& layer, const Tile& tile, double eps,
+                           double max_norm) {
+  using Acc = Accumulation<T>;
+  const Walk& walk = layer.walk;
+  if (!is_last_block(layer.tickets + tile.stripe_index, walk.parts)) return;
+  const int64_t base = walk.along ? 0 : static_cast<int64_t>(tile.batch) * walk.width;
+  const int64_t outputs = walk.outputs();
+  const int fold = layer.fold, begin = tile.stripe / fold, end = tile.stripe_end / fold;
+  const auto* partial = static_cast<const Acc*>(layer.partial) + base;
+  Acc* result = static_cast<Acc*>(layer.result) + base;
+  for (int i = begin + thread_id(); i < end; i += kBlock) {
+    const Acc* first = partial + static_cast<int64_t>(i) * fold;
+    Acc sum = 0;
+    UNROLL(1)
+    for (int k = 0; k < fold; ++k) {
+      const Acc* at = first + k;
+      UNROLL(4)
+      for (int part = 0; part < walk.parts; ++part, at += outputs) sum += load(at);
+    }
+    store(result + i, sum);
+  }
+  // A thread reads what it has stored.
+  const Acc norm = block_norm<kBlock, Acc>(begin, end, [&](int i) { return load(result + i); });
+  Acc* norms = static_cast<Acc*>(layer.norms);
+  if (thread_id() == 0) {
+    store(norms + tile.stripe_index, norm);
+    store(layer.tickets + tile.stripe_index, 0);
+  }
+  const int stripes = walk.batches * walk.stripes;
+  if (!is_last_block(layer.tickets + stripes, stripes)) return;
+  const Acc all = block_norm<kBlock, Acc>(0, stripes, [&](int i) { return load(norms + i); });
+  if (thread_id() > 0) return;
+  store_norm(layer.norm, all, eps, max_norm, layer.guarded);
+  store(layer.tickets + stripes, 0);
 }
 
 // result = W x or W^T x, x normalized: u_raw = W v or v_raw = W^T u. The last block of a stripe adds up
-// its parts. Reads W once; a tile writes, and its stripe's last reads, one partial sum for every column
-// (512 bytes of W have at least kThreads / 32 = 8 rows, usually over 64) or every 1,024 columns.
-// 16-byte accesses: loads
-// double: squares of results, which leave the range of float
-template <class T>
-KERNEL(kThreads)
-product(TABLE(ProductTable) table) {
+// its parts, that of a layer the squares of its stripes. Reads W once; a tile writes, and its stripe's
+// last reads, one partial sum for every column, of 16 rows and more, or for every row, of 128 columns
+// and more.
+// 16-byte accesses: loads (4 in flight)
+template <class T, int kCapacity>
+KERNEL_FOR(kBlock, 5)
+product(TABLE(ProductTable<kCapacity>) table) {
   using Acc = Accumulation<T>;
+  constexpr int kSums = kBlockWarps * kColumns<T>;
   SHARED(Acc, stage, kStage);
-  SHARED(Acc, sums, kWarps * kColumns<T> > kStage ? kWarps * kColumns<T> : kStage);
+  SHARED(Acc, sums, kSums > kStage ? kSums : kStage);
+  SHARED(Acc, norm, kNormNumbers);
   const ProductLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const Walk& walk = layer.walk;
   const Tile tile = tile_of(walk, block_id() - layer.first_tile);
-
   Factor<Acc> factor{1, 1};
-  if (layer.x_squares) {
-    const double square = block_sum_of(layer.x_squares, layer.x_square_count);
-    factor = factor_of<Acc>(1 / at_least(sqrt(square), table.eps));
+  if (layer.x_norm) {
+    stage_norm<Acc>(layer.x_norm, norm, 0);
+    sync_threads();
+    factor = staged_norm<Acc>(norm, 0).inverse;
   }
   if (walk.along) {
     if (walk.vectors)
@@ -164,28 +255,7 @@ product(TABLE(ProductTable) table) {
     else
       multiply_across<T, 1>(layer, tile, factor, stage, sums);
   }
-
-  if (!is_last_block(layer.tickets + tile.stripe_index, walk.parts)) return;
-  const int64_t base = walk.along ? 0 : static_cast<int64_t>(tile.batch) * walk.width;
-  const int64_t outputs = walk.outputs();
-  const int fold = layer.fold;
-  const auto* partial = static_cast<const Acc*>(layer.partial);
-  double square = 0;
-  for (int i = tile.stripe / fold + thread_id(); i < tile.stripe_end / fold; i += kThreads) {
-    const Acc* first = partial + base + static_cast<int64_t>(i) * fold;
-    Acc sum = 0;
-    for (int k = 0; k < fold; ++k) {
-      UNROLL(8)
-      for (int part = 0; part < walk.parts; ++part) sum += load(first + part * outputs + k);
-    }
-    store(static_cast<Acc*>(layer.result) + base + i, sum);
-    square += static_cast<double>(sum) * sum;
-  }
-  square = block_sum(square);
-  if (thread_id() == 0) {
-    store(layer.squares + tile.stripe_index, square);
-    store(layer.tickets + tile.stripe_index, 0);
-  }
+  finish_product<T>(layer, tile, table.eps, table.max_norm);
 }
 
 // --- the end of the power iteration -----------------------------------------------------------------
@@ -194,25 +264,25 @@ struct FinishLayer {
   const void* w;
   void* out;  // null: none
   void *u, *v;
-  const void *u_raw, *v_raw;  // acc, in the order of memory
-  const double *u_squares, *v_squares;
-  int u_square_count, v_square_count;
+  const void *u_raw, *v_raw;    // acc, in the order of memory
+  const void *u_norm, *v_norm;  // NormNumbers
   void *u_out, *v_out, *sigma_out, *sigma_copy;
   int sigma_padding;  // zeros after sigma_out
   int64_t* skipped;
   ColumnOrder order;
   int rows, cols;
-  int first_tile, vector_tiles;
-  int64_t size;  // of W
+  int first_tile;
+  int vector_tile;  // entries of u and v in a tile
+  int64_t tile;     // elements of W in a tile
+  int64_t size;     // of W
   bool vectors;
 };
 
+template <int kCapacity>
 struct FinishTable {
   int count;
-  double eps, max_norm;
   bool u_first;
-  int tile;  // elements
-  FinishLayer layers[kTensors];
+  FinishLayer layers[kCapacity];
 };
 
 // One entry of u or v: x_raw / norm into both vectors, or, if `keep`, what x is.
@@ -225,41 +295,13 @@ DEVICE void finish_entry(T* x, Accumulation<T>* x_out, int i, Accumulation<T> ra
   store(x_out + i, value);
 }
 
-// u and v, sigma, and out = W * scale. Tiles of a layer: first of its vectors, then of W. Reads and
-// writes W once, where there is an `out`.
-// 16-byte accesses: loads, stores
-// double: norms, once a block
+// The entries of u and v, which are filled up, from `begin` on. Behind them: those of a tile.
 template <class T>
-KERNEL(kThreads)
-finish(TABLE(FinishTable) table) {
+DEVICE void finish_vectors(const FinishLayer& layer, int begin, int end, Accumulation<T> u_norm,
+                           Accumulation<T> v_norm, bool keep) {
   using Acc = Accumulation<T>;
-  const FinishLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
-  const int tile = block_id() - layer.first_tile;
-
-  const bool u_last = !table.u_first;
-  const double last = sqrt(block_sum_of(u_last ? layer.u_squares : layer.v_squares,
-                                        u_last ? layer.u_square_count : layer.v_square_count));
-  const double divisor = at_least(last, table.eps);
-  auto sigma = static_cast<Acc>(last * last / divisor);
-  const bool keep = layer.skipped && !(sigma > 0 && sigma <= std::numeric_limits<Acc>::max());
-  if (keep) sigma = 1;
-
-  if (tile >= layer.vector_tiles) {
-    const auto factor = factor_of<Acc>(scale_of(sigma, table.max_norm).scale);
-    const int64_t begin = static_cast<int64_t>(tile - layer.vector_tiles) * table.tile;
-    const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
-    scale_tile<T>(layer.w, layer.out, layer.vectors, factor, begin, end);
-    return;
-  }
-  const double other =
-      at_least(sqrt(block_sum_of(u_last ? layer.v_squares : layer.u_squares,
-                                 u_last ? layer.v_square_count : layer.u_square_count)),
-               table.eps);
-  const auto u_norm = static_cast<Acc>(u_last ? divisor : other);
-  const auto v_norm = static_cast<Acc>(u_last ? other : divisor);
   const int u_size = static_cast<int>(packed_size(layer.rows));
-  const int size = u_size + static_cast<int>(packed_size(layer.cols));
-  for (int i = tile * kStage + thread_id(); i < (tile + 1) * kStage && i < size; i += kThreads) {
+  for (int i = begin + thread_id(); i < end; i += kBlock) {
     if (i < layer.rows) {
       finish_entry(static_cast<T*>(layer.u), static_cast<Acc*>(layer.u_out), i,
                    load(static_cast<const Acc*>(layer.u_raw) + i), u_norm, keep);
@@ -273,7 +315,33 @@ finish(TABLE(FinishTable) table) {
       store(static_cast<Acc*>(layer.v_out) + i - u_size, Acc{0});
     }
   }
+}
+
+// u and v, sigma, and out = W * scale: a tile is a part of each. Reads and writes W once, where there is
+// an `out`.
+// 16-byte accesses: loads (4 in flight), stores
+template <class T, int kCapacity>
+KERNEL_FOR(kBlock, 5)
+finish(TABLE(FinishTable<kCapacity>) table) {
+  using Acc = Accumulation<T>;
+  SHARED(Acc, norms, 2 * kNormNumbers);
+  const FinishLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
+  const int tile = block_id() - layer.first_tile;
+  stage_norm<Acc>(layer.u_norm, norms, 0);
+  stage_norm<Acc>(layer.v_norm, norms, kNormNumbers);
+  sync_threads();
+  const auto u = staged_norm<Acc>(norms, 0), v = staged_norm<Acc>(norms, kNormNumbers);
+  NormNumbers<Acc> last = v;  // of the last product
+  if (!table.u_first) last = u;
+  const bool keep =
+      layer.skipped && !(last.sigma > 0 && last.sigma <= std::numeric_limits<Acc>::max());
+
+  const auto entries =
+      static_cast<int>(packed_size(layer.rows)) + static_cast<int>(packed_size(layer.cols));
+  const int first = tile * layer.vector_tile, behind = first + layer.vector_tile;
+  finish_vectors<T>(layer, first, behind < entries ? behind : entries, u.divisor, v.divisor, keep);
   if (tile == 0) {
+    const Acc sigma = keep ? Acc{1} : last.sigma;
     if (thread_id() == 0) {
       store(static_cast<Acc*>(layer.sigma_out), sigma);
       if (layer.sigma_copy) store(static_cast<Acc*>(layer.sigma_copy), sigma);
@@ -282,6 +350,10 @@ finish(TABLE(FinishTable) table) {
     if (thread_id() < layer.sigma_padding)
       store(static_cast<Acc*>(layer.sigma_out) + 1 + thread_id(), Acc{0});
   }
+  if (!layer.out) return;
+  const int64_t begin = tile * layer.tile;
+  const int64_t end = begin + layer.tile < layer.size ? begin + layer.tile : layer.size;
+  scale_tile<T>(layer.w, layer.out, layer.vectors, last.scale, begin, end);
 }
 
 }  // namespace gankernels::spectral_norm::cuda

@@ -23,71 +23,86 @@ struct ConstantLayer {
   void* sigma_out;         // acc: sigma, or d_grad_sigma
   void *out, *second;
   int64_t size;
+  int64_t tile;  // elements, of normalize
   Walk walk;
   int tiles;  // of the walk
   int first_tile;
 };
 
+template <int kCapacity>
 struct ConstantTable {
   int count;
   double max_norm;
   bool guard;  // of normalize
-  int tile;    // elements
-  ConstantLayer layers[kTensors];
+  ConstantLayer layers[kCapacity];
 };
 
-// The entries of q for this thread's columns. All threads must call it, and for_each_row with a `p`
-// before the next call: its barriers keep `columns` until they have been read.
+// The entries of q, times `factor`, for the columns that the block holds from `first` on, into shared
+// memory. All threads must call it; the barriers of for_each_row, called with a `p` between two calls,
+// keep `columns` until they are in registers.
+template <class T>
+DEVICE void stage_columns(const ConstantLayer& layer, const Tile& tile, int first,
+                          Accumulation<T> factor, SharedArray<Accumulation<T>> columns) {
+  const int left = tile.stripe_end - first, end = left < layer.walk.span ? left : layer.walk.span;
+  for (int i = thread_id(); i < end; i += kBlock)
+    columns[i] = entry<T>(layer.q, (first + i) / layer.walk.group) * factor;
+  sync_threads();
+}
+
+// The same for this thread's columns.
 template <class T, int N>
 DEVICE void column_entries(const ConstantLayer& layer, const Tile& tile, int first,
-                           SharedArray<Accumulation<T>> columns, Accumulation<T> (&q)[N]) {
-  const int lane = thread_id() % layer.walk.lanes;
-  const int end =
-      tile.stripe_end - first < layer.walk.span ? tile.stripe_end - first : layer.walk.span;
-  for (int i = thread_id(); i < end; i += kThreads)
-    columns[i] = entry<T>(layer.q, (first + i) / layer.walk.group);
-  sync_threads();
+                           Accumulation<T> factor, SharedArray<Accumulation<T>> columns,
+                           Accumulation<T> (&q)[N]) {
+  stage_columns<T>(layer, tile, first, factor, columns);
+  const int lane = thread_id() % layer.walk.lanes, left = tile.stripe_end - first;
+  const int end = left < layer.walk.span ? left : layer.walk.span;
   for (int j = 0; j < N; ++j)
     q[j] = lane * N + j < end ? columns[lane * N + j] : Accumulation<T>{0};
+}
+
+// What a thread adds up of one row.
+template <Sums kSums, class T, int N, int kSources>
+DEVICE void add_row(const Vector<T, N> (&in)[kSources], const Accumulation<T> (&p)[N],
+                    const Accumulation<T> (&q)[N], Accumulation<T> (&sums)[kTerms<kSums>]) {
+  for (int j = 0; j < N; ++j) {
+    if constexpr (kSums == Sums::kBilinear) {
+      sums[0] += p[j] * widen(in[0].at[j]) * q[j];
+    } else if constexpr (kSums == Sums::kBackward) {
+      sums[0] += widen(in[1].at[j]) * widen(in[0].at[j]);
+    } else {
+      sums[0] += p[j] * widen(in[2].at[j]) * q[j];
+      sums[1] += widen(in[2].at[j]) * widen(in[1].at[j]);
+      sums[2] += widen(in[1].at[j]) * widen(in[0].at[j]);
+    }
+  }
 }
 
 template <class T, int N, Sums kSums>
 DEVICE void add_up(const ConstantLayer& layer, const Tile& tile, SharedArray<Accumulation<T>> stage,
                    SharedArray<Accumulation<T>> columns, Accumulation<T> (&sums)[kTerms<kSums>]) {
   using Acc = Accumulation<T>;
-  const auto* w = static_cast<const T*>(layer.w);
-  const auto* g = static_cast<const T*>(layer.g);
-  const auto* h = static_cast<const T*>(layer.h);
+  constexpr int kSources = kSums == Sums::kBilinear ? 1 : kSums == Sums::kBackward ? 2 : 3;
+  const void* const all[] = {layer.w, layer.g, layer.h};
+  const T* sources[kSources];
+  for (int s = 0; s < kSources; ++s) sources[s] = static_cast<const T*>(all[s]);
   constexpr bool kVectors = kSums != Sums::kBackward;
+  const Operand* p = kVectors ? &layer.p : nullptr;
   for (int first = tile.stripe; first < tile.stripe_end; first += layer.walk.span) {
     Acc q[N] = {};
-    if (kVectors) column_entries<T, N>(layer, tile, first, columns, q);
-    for_each_row<T, N>(layer.walk, tile, first, layer.p, {1, 1}, stage,
-                       [&](int64_t offset, const Acc(&p)[N]) {
-                         const auto weight = load<N>(w + offset);
-                         Vector<T, N> grad, cotangent;
-                         if (kSums != Sums::kBilinear) grad = load<N>(g + offset);
-                         if (kSums == Sums::kDoubleBackward) cotangent = load<N>(h + offset);
-                         for (int j = 0; j < N; ++j) {
-                           if constexpr (kSums == Sums::kBilinear) {
-                             sums[0] += p[j] * widen(weight.at[j]) * q[j];
-                           } else if constexpr (kSums == Sums::kBackward) {
-                             sums[0] += widen(grad.at[j]) * widen(weight.at[j]);
-                           } else {
-                             sums[0] += p[j] * widen(cotangent.at[j]) * q[j];
-                             sums[1] += widen(cotangent.at[j]) * widen(grad.at[j]);
-                             sums[2] += widen(grad.at[j]) * widen(weight.at[j]);
-                           }
-                         }
+    if (kVectors) column_entries<T, N>(layer, tile, first, 1, columns, q);
+    for_each_row<T, N>(layer.walk, tile, first, p, {1, 1}, stage, sources,
+                       [&](int64_t, const Vector<T, N>(&in)[kSources], const Acc(&entries)[N]) {
+                         add_row<kSums>(in, entries, q, sums);
                        });
   }
 }
 
 // The sums of every tile. Reads W, G and H, those that occur, once.
-// 16-byte accesses: loads
-template <class T, Sums kSums>
-KERNEL(kThreads)
-add_tiles(TABLE(ConstantTable) table) {
+// 16-byte accesses: loads (4 in flight)
+template <class T, Sums kSums, int kCapacity>
+KERNEL_FOR(kBlock, 5)
+add_tiles(TABLE(ConstantTable<kCapacity>) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);
   SHARED(Acc, columns, kColumns<T>);
@@ -100,38 +115,53 @@ add_tiles(TABLE(ConstantTable) table) {
   else
     add_up<T, 1, kSums>(layer, tile, stage, columns, sums);
   for (int term = 0; term < kTerms<kSums>; ++term) {
-    const Acc sum = block_sum(sums[term]);
+    const Acc sum = block_sum<kBlock>(sums[term]);
     if (thread_id() == 0) store(static_cast<Acc*>(layer.sums) + term * layer.tiles + index, sum);
   }
 }
 
 // The sum of a term over the tiles of a layer.
 template <class Acc>
-DEVICE double total(const ConstantLayer& layer, int term) {
-  return block_sum_of(static_cast<const Acc*>(layer.sums) + term * layer.tiles, layer.tiles);
+DEVICE Acc total(const ConstantLayer& layer, int term) {
+  return block_sum_of<kBlock>(static_cast<const Acc*>(layer.sums) + term * layer.tiles,
+                              layer.tiles);
 }
 
 // --- outputs ----------------------------------------------------------------------------------------
 
+// Factors of a layer that one thread computes, kept in shared memory for the others.
+template <class Acc>
+DEVICE void keep_factor(SharedArray<Acc> factors, int i, double x) {
+  const auto factor = factor_of<Acc>(x);
+  factors[2 * i] = factor.first, factors[2 * i + 1] = factor.second;
+}
+template <class Acc>
+DEVICE Factor<Acc> kept_factor(SharedArray<Acc> factors, int i) {
+  return {factors[2 * i], factors[2 * i + 1]};
+}
+
 // out = W * scale; sigma is given, or the sum <p, W q>. Reads and writes W once.
-// 16-byte accesses: loads, stores
-// double: sigma and its scale, once a block
-template <class T>
-KERNEL(kThreads)
-normalize(TABLE(ConstantTable) table) {
+// 16-byte accesses: loads (4 in flight), stores
+// double: the scale, one thread of a block
+template <class T, int kCapacity>
+KERNEL_FOR(kBlock, 5)
+normalize(TABLE(ConstantTable<kCapacity>) table) {
   using Acc = Accumulation<T>;
+  SHARED(Acc, factors, 2);
   const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int tile = block_id() - layer.first_tile;
-  Acc sigma = layer.sigma ? load(static_cast<const Acc*>(layer.sigma))
-                          : static_cast<Acc>(total<Acc>(layer, 0));
+  Acc sigma = layer.sigma ? load(static_cast<const Acc*>(layer.sigma)) : total<Acc>(layer, 0);
   const Acc size = sigma < 0 ? -sigma : sigma;
   if (!layer.sigma && table.guard && !(size > 0 && size <= std::numeric_limits<Acc>::max()))
     sigma = 1;
-  if (tile == 0 && thread_id() == 0) store(static_cast<Acc*>(layer.sigma_out), sigma);
-  const auto factor = factor_of<Acc>(scale_of(sigma, table.max_norm).scale);
-  const int64_t begin = static_cast<int64_t>(tile) * table.tile;
-  const int64_t end = begin + table.tile < layer.size ? begin + table.tile : layer.size;
-  scale_tile<T>(layer.w, layer.out, layer.walk.vectors, factor, begin, end);
+  if (thread_id() == 0) {
+    if (tile == 0) store(static_cast<Acc*>(layer.sigma_out), sigma);
+    keep_factor<Acc>(factors, 0, scale_of(sigma, table.max_norm).scale);
+  }
+  sync_threads();
+  const int64_t begin = tile * layer.tile;
+  const int64_t end = begin + layer.tile < layer.size ? begin + layer.tile : layer.size;
+  scale_tile<T>(layer.w, layer.out, layer.walk.vectors, kept_factor<Acc>(factors, 0), begin, end);
 }
 
 template <class T, int N>
@@ -150,34 +180,39 @@ DEVICE void backward_tile(const ConstantLayer& layer, const Tile& tile,
   using Acc = Accumulation<T>;
   for (int first = tile.stripe; first < tile.stripe_end; first += layer.walk.span) {
     Acc q[N];
-    column_entries<T, N>(layer, tile, first, columns, q);
-    for (int j = 0; j < N; ++j) q[j] *= outer.second;
-    for_each_row<T, N>(layer.walk, tile, first, layer.p, {outer.first, 1}, stage,
-                       [&](int64_t offset, const Acc(&p)[N]) {
-                         const auto g = load<N>(static_cast<const T*>(layer.g) + offset);
+    column_entries<T, N>(layer, tile, first, outer.second, columns, q);
+    const T* const cotangent[] = {static_cast<const T*>(layer.g)};
+    for_each_row<T, N>(layer.walk, tile, first, &layer.p, {outer.first, 1}, stage, cotangent,
+                       [&](int64_t offset, const Vector<T, N>(&g)[1], const Acc(&p)[N]) {
                          Acc pq[N];
                          for (int j = 0; j < N; ++j) pq[j] = p[j] * q[j];
-                         store(static_cast<T*>(layer.out) + offset, combine(scale, g, {1, 1}, pq));
+                         store(static_cast<T*>(layer.out) + offset,
+                               combine(scale, g[0], {1, 1}, pq));
                        });
   }
 }
 
 // grad = scale G + (s - slope <G, W>) p q^T. Reads G and writes the gradient once.
-// 16-byte accesses: loads, stores
-// double: the factors, once a block
-template <class T>
-KERNEL(kThreads)
-backward(TABLE(ConstantTable) table) {
+// 16-byte accesses: loads (4 in flight), stores
+// double: the factors, one thread of a block
+template <class T, int kCapacity>
+KERNEL_FOR(kBlock, 5)
+backward(TABLE(ConstantTable<kCapacity>) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);
   SHARED(Acc, columns, kColumns<T>);
+  SHARED(Acc, factors, 4);
   const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const Tile tile = tile_of(layer.walk, block_id() - layer.first_tile);
-  const double gw = total<Acc>(layer, 0);
-  const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.max_norm);
-  const double seed = layer.grad_sigma ? load(static_cast<const Acc*>(layer.grad_sigma)) : Acc{0};
-  const auto outer = factor_of<Acc>(seed - s.slope(gw));
-  const auto scale = factor_of<Acc>(s.scale);
+  const Acc gw = total<Acc>(layer, 0);
+  if (thread_id() == 0) {
+    const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.max_norm);
+    const double seed = layer.grad_sigma ? load(static_cast<const Acc*>(layer.grad_sigma)) : Acc{0};
+    keep_factor<Acc>(factors, 0, s.scale);
+    keep_factor<Acc>(factors, 1, seed - s.slope(gw));
+  }
+  sync_threads();
+  const auto scale = kept_factor<Acc>(factors, 0), outer = kept_factor<Acc>(factors, 1);
   if (layer.walk.vectors)
     backward_tile<T, kVector<T>>(layer, tile, scale, outer, stage, columns);
   else
@@ -189,26 +224,28 @@ struct DoubleFactors {
   Factor<Acc> h, w, outer;
 };
 
+// q is read from shared memory for every row: registers are what limits the blocks of a multiprocessor.
 template <class T, int N>
 DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
                                  const DoubleFactors<Accumulation<T>>& factors,
                                  SharedArray<Accumulation<T>> stage,
                                  SharedArray<Accumulation<T>> columns) {
   using Acc = Accumulation<T>;
+  const T* const sources[] = {static_cast<const T*>(layer.w), static_cast<const T*>(layer.g),
+                              static_cast<const T*>(layer.h)};
+  const int own = thread_id() % layer.walk.lanes * N;
   for (int first = tile.stripe; first < tile.stripe_end; first += layer.walk.span) {
-    Acc q[N];
-    column_entries<T, N>(layer, tile, first, columns, q);
-    for (int j = 0; j < N; ++j) q[j] *= factors.outer.second;
+    sync_threads();  // the columns before have been used
+    stage_columns<T>(layer, tile, first, factors.outer.second, columns);
     for_each_row<T, N>(
-        layer.walk, tile, first, layer.p, {factors.outer.first, 1}, stage,
-        [&](int64_t offset, const Acc(&p)[N]) {
-          const auto w = load<N>(static_cast<const T*>(layer.w) + offset);
-          const auto g = load<N>(static_cast<const T*>(layer.g) + offset);
-          const auto h = load<N>(static_cast<const T*>(layer.h) + offset);
+        layer.walk, tile, first, &layer.p, {factors.outer.first, 1}, stage, sources,
+        [&](int64_t offset, const Vector<T, N>(&in)[3], const Acc(&p)[N]) {
+          const auto &w = in[0], &g = in[1], &h = in[2];
+          const auto q = shared_load<N>(columns + own);
           Acc weight[N], pq[N];
           for (int j = 0; j < N; ++j) {
             weight[j] = widen(w.at[j]);
-            pq[j] = p[j] * q[j];
+            pq[j] = p[j] * q.at[j];
           }
           store(static_cast<T*>(layer.out) + offset, combine(factors.h, h, factors.w, weight));
           store(static_cast<T*>(layer.second) + offset, combine(factors.w, g, {1, 1}, pq));
@@ -218,29 +255,33 @@ DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
 
 // d_g = scale H - slope h W and d_w = -slope h G + (curve h <G, W> - slope <H, G>) p q^T, with
 // h = <p, H q>. Reads W, G and H once, writes both outputs once.
-// 16-byte accesses: loads, stores
-// double: the factors, once a block
-template <class T>
-KERNEL(kThreads)
-double_backward(TABLE(ConstantTable) table) {
+// 16-byte accesses: loads (6 in flight), stores
+// double: the factors, one thread of a block
+template <class T, int kCapacity>
+KERNEL_FOR(kBlock, 5)
+double_backward(TABLE(ConstantTable<kCapacity>) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);
   SHARED(Acc, columns, kColumns<T>);
+  SHARED(Acc, factors, 6);
   const ConstantLayer& layer = table.layers[owner_of(table.layers, table.count, block_id())];
   const int index = block_id() - layer.first_tile;
   const Tile tile = tile_of(layer.walk, index);
-  const double h = total<Acc>(layer, 0);
-  const double hg = total<Acc>(layer, 1);
-  const double gw = total<Acc>(layer, 2);
-  const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.max_norm);
-  const DoubleFactors<Acc> factors{factor_of<Acc>(s.scale), factor_of<Acc>(-s.slope(h)),
-                                   factor_of<Acc>(s.curve(h, gw) - s.slope(hg))};
-  if (index == 0 && thread_id() == 0)
-    store(static_cast<Acc*>(layer.sigma_out), static_cast<Acc>(h));
+  const Acc h = total<Acc>(layer, 0), hg = total<Acc>(layer, 1), gw = total<Acc>(layer, 2);
+  if (thread_id() == 0) {
+    const Scale s = scale_of(load(static_cast<const Acc*>(layer.sigma)), table.max_norm);
+    keep_factor<Acc>(factors, 0, s.scale);
+    keep_factor<Acc>(factors, 1, -s.slope(h));
+    keep_factor<Acc>(factors, 2, s.curve(h, gw) - s.slope(hg));
+    if (index == 0) store(static_cast<Acc*>(layer.sigma_out), h);
+  }
+  sync_threads();
+  const DoubleFactors<Acc> all{kept_factor<Acc>(factors, 0), kept_factor<Acc>(factors, 1),
+                               kept_factor<Acc>(factors, 2)};
   if (layer.walk.vectors)
-    double_backward_tile<T, kVector<T>>(layer, tile, factors, stage, columns);
+    double_backward_tile<T, kVector<T>>(layer, tile, all, stage, columns);
   else
-    double_backward_tile<T, 1>(layer, tile, factors, stage, columns);
+    double_backward_tile<T, 1>(layer, tile, all, stage, columns);
 }
 
 }  // namespace gankernels::spectral_norm::cuda

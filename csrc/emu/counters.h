@@ -17,6 +17,7 @@ class Tally {
   // The counts; the sites of a profile only in `result`.
   Counters counts;
   bool profiling = false;
+  bool executing = true;
 
   Counters result() const;
   void reset();

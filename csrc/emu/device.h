@@ -11,7 +11,7 @@
 #define KERNEL(threads) void
 #define KERNEL_FOR(threads, blocks) KERNEL(threads)
 #define DEVICE inline
-#define TABLE(T) const T&
+#define TABLE(...) const __VA_ARGS__&
 #define UNROLL(n)
 // A static of its own in every instantiation names the memory.
 #define SHARED(T, name, n)                          \

@@ -123,6 +123,11 @@ void set_profiling(bool on) {
   const std::lock_guard lock(engine.mutex);
   engine.tally.profiling = on;
 }
+void set_executing(bool on) {
+  Engine& engine = Engine::get();
+  const std::lock_guard lock(engine.mutex);
+  engine.tally.executing = on;
+}
 Counters counters() {
   Engine& engine = Engine::get();
   const std::lock_guard lock(engine.mutex);

@@ -76,6 +76,7 @@ struct BankSite {
 
 struct Counters {
   std::map<std::string, int64_t> launches;
+  std::map<std::string, std::vector<int64_t>> blocks;  // of every launch, by kernel
   std::map<std::string, Traffic> buffers;
   std::map<std::string, int64_t> shared;  // the most bytes of a block, by kernel
   std::vector<Site> sites;                // while profiling
@@ -85,6 +86,7 @@ struct Counters {
 
 void set_order(Order order, uint64_t seed);
 void set_profiling(bool on);
+void set_executing(bool on);  // off: launches are counted, and nothing runs
 Counters counters();
 void reset_counters();
 

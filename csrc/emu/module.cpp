@@ -29,6 +29,7 @@ py::dict counters() {
   const emu::Counters c = emu::counters();
   py::dict result;
   result["launches"] = c.launches;
+  result["blocks"] = c.blocks;
   result["shared"] = c.shared;
   result["threads"] = c.threads;
   result["barriers"] = c.barriers;
@@ -57,8 +58,11 @@ PYBIND11_MODULE(gankernels_emu, m) {
         "The order of threads and blocks.");
   m.def("set_profiling", &emu::set_profiling, py::arg("on"),
         "Count 32-byte sectors and bank conflicts; slow.");
+  m.def("set_executing", &emu::set_executing, py::arg("on"),
+        "Off: launches are counted, and nothing runs.");
   m.def("counters", &counters,
-        "launches and shared: {kernel: number}; buffers: {name: bytes read, bytes written}; sites: "
+        "launches and shared: {kernel: number}; blocks: {kernel: those of every launch}; buffers: "
+        "{name: bytes read, bytes written}; sites: "
         "{place in the source: accesses of warps, bytes, sectors} and banks: {kernel: {place: "
         "accesses "
         "of warps to shared memory, mean and most turns that they take}}, while profiling.");

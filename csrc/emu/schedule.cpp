@@ -70,6 +70,8 @@ const char* Schedule::run(const char* name, int64_t blocks, int threads,
                std::to_string(threads) + " threads, beyond the limits of a GPU";
     return message_.c_str();
   }
+  tally_.counts.blocks[name].push_back(blocks);
+  if (!tally_.executing) return nullptr;
   for (int id = 0; id < threads; ++id) {
     Thread& thread = threads_[id];
     if (thread.fiber) continue;

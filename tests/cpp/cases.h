@@ -130,6 +130,25 @@ inline double inner(const Vector& a, const Vector& b) {
   return sum;
 }
 
+// Results of half precision are rounded to the nearest, and so err to either side alike: the mean of their
+// errors is near zero, where that of truncation is 0.7 of the largest. Of what is not small, where sums
+// may have cancelled, and where there are enough.
+inline void unbiased(const Numbers& got, const Vector& expected, double largest, double noise,
+                     const std::string& what) {
+  const bool bfloat16 = got.dtype == DType::kBFloat16;
+  if (!bfloat16 && got.dtype != DType::kFloat16) return;
+  const double unit = bfloat16 ? 0x1p-8 : 0x1p-11, least = largest / 16;
+  if (noise > unit * least / 16 || least < 0x1p-14) return;  // subnormal in float16
+  double sum = 0;
+  int count = 0;
+  for (size_t i = 0; i < expected.size(); ++i)
+    if (std::abs(expected[i]) >= least) sum += got[i] / expected[i] - 1, ++count;
+  if (count < 256) return;
+  const double bound = unit * (0.25 + 3 / std::sqrt(count));
+  CHECK(std::abs(sum / count) <= bound, "%s: errs to one side, by %g of %g, at most %g",
+        what.c_str(), sum / count, unit, bound);
+}
+
 // `got` may be filled up, with zeros. `terms`: the size of what was added up, where it may cancel.
 inline void near(const Numbers& got, const Vector& expected, const std::string& what,
                  double terms = 0) {
@@ -144,6 +163,7 @@ inline void near(const Numbers& got, const Vector& expected, const std::string& 
     CHECK(got[i] == 0, "%s: %g at %ld, where it is filled up", what.c_str(), got[i], long(i));
   const double bound = tolerance(got.dtype) * largest + tolerance(accumulation(got.dtype)) * terms;
   CHECK(worst <= bound, "%s: off by %g, at most %g", what.c_str(), worst, bound);
+  unbiased(got, expected, largest, tolerance(accumulation(got.dtype)) * terms, what);
 }
 
 inline void good(const char* error) {

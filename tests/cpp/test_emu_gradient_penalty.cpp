@@ -42,9 +42,9 @@ const std::vector<Shape> kTiny = {
 
 // What the block that finishes does in several turns.
 const std::vector<Shape> kTurns = {
-    {"more samples than a block has threads", 300, {3}},
+    {"more samples than a block has threads", 1030, {3}},
     {"more samples than a block has warps",
-     10,
+     34,
      {1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1}},
     {"more chunks than a warp has lanes", 2, {36 * 1024 + 8, 3}},
 };
@@ -78,9 +78,9 @@ void test_settings() {
   });
 }
 
-// Tables of 64 gradients: one that is full, and three.
+// Tables of 1, 8 and 64 gradients: full ones, with one more, and three.
 void test_many_gradients() {
-  for (const int count : {64, 65, 130})
+  for (const int count : {1, 2, 8, 9, 64, 65, 130})
     for (const bool per_tensor : {false, true}) {
       Shape shape = {"many gradients", 3, {}};
       for (int k = 0; k < count; ++k) shape.sizes.push_back(k % 31 == 5 ? 1100 : 1 + k * 7 % 40);
@@ -97,7 +97,7 @@ void test_many_gradients() {
     }
 }
 
-// From 8 MiB on chunks are larger.
+// From 16 MiB on chunks have 16 KiB, four vectors for every thread: the whole of what nvcc unrolls.
 void test_sizes() {
   Settings s = {DType::kFloat32, Reduction::kSum, true, false, 1, true, true, true, true};
   for (const Shape& shape : kTurns)
@@ -105,7 +105,7 @@ void test_sizes() {
       s.per_tensor = per_tensor;
       test_orders(shape, s, "turns");
     }
-  test_launchers({"large", 2, {1500, (1 << 20) + 24}}, s, Order::kDescending, "large");
+  test_launchers({"large", 2, {1500, (2 << 20) + 24}}, s, Order::kDescending, "large");
 }
 
 void test_refused() {

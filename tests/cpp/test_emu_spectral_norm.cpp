@@ -27,8 +27,8 @@ const Launchers kLaunchers = {launch<sn::PowerIteration, sn::cuda::power_iterati
                               launch<sn::Backward, sn::cuda::backward>,
                               launch<sn::DoubleBackward, sn::cuda::double_backward>};
 
-// A warp holds 512 bytes of a row: 64, 128 or 256 elements, or 32 where rows are not aligned. A tile
-// of so few elements has 8 KiB.
+// A warp holds 256 or 512 bytes of a row: 32 to 256 elements, or 16 or 32 where rows are not aligned. A
+// tile of so few elements has 8 KiB; a thread takes 4 rows of it at a time, a block 16 or 32.
 const std::vector<Layout> kSmall = {
     {"one element", 1, 1, 1, {}, {}},
     {"one row", 1, 1, 37, {}, {}},
@@ -119,14 +119,18 @@ void test_sizes() {
   test_launchers(kLarger, s, Order::kAscending, "larger");
 }
 
-// More layers than one launch has.
+// Tables of 1, 8 and 64 layers: full ones, with one more, and more layers than one launch has.
 void test_many_layers() {
-  std::vector<Layout> many;
-  for (int i = 0; i < 130; ++i) many.push_back(kSmall[i * 7 % 5]);
-  for (const bool known : {false, true}) {
-    Settings s = {DType::kFloat32, 1, known, 0, 1};
-    s.known = known;
-    test_launchers(many, s, known ? Order::kRandom : Order::kAscending, "many layers");
+  for (const int count : {1, 2, 8, 9, 64, 65, 130}) {
+    std::vector<Layout> many;
+    for (int i = 0; i < count; ++i) many.push_back(kSmall[i * 7 % 5]);
+    for (const bool known : {false, true}) {
+      Settings s = {DType::kFloat32, 1, known, 0, 1};
+      s.known = known;
+      s.guarded = known;
+      test_launchers(many, s, known ? Order::kRandom : Order::kAscending,
+                     std::to_string(count) + " layers");
+    }
   }
 }
 

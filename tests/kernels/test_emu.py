@@ -9,9 +9,12 @@ from support.backends import emulator, native_ops
 from support.tensors import drawer, dtype_name
 from support.weights import LAYOUTS
 
-from build_support import cuda_report
+from benchmarks.suites import workloads
+from build_support import cuda_report, sass
 from gankernels import ops
 
+#: Threads of a block of spectral normalization.
+BLOCK = sass.rules(cuda_report.ROOT / "csrc" / "cuda" / "spectral_norm.cu").threads["product"]
 ORDERS = ("ascending", "descending", "random", "switching")
 #: Of planted faults: what the report must say.
 FAULTS = {
@@ -52,6 +55,7 @@ def panel():
     panel.reset_counters()
     yield panel
     panel.set_profiling(False)
+    panel.set_executing(True)
 
 
 # --- what it finds --------------------------------------------------------------------------------
@@ -180,7 +184,7 @@ def network(count, draw):
     ]
 
 
-@pytest.mark.parametrize("count", [1, 30, 64, 65])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 30, 64, 65])
 @pytest.mark.parametrize("backend", ["emu"], indirect=True)
 def test_launches(panel, backend, count):
     """Whatever the number of layers up to 64, then per 64; the promise of csrc/spectral_norm.h."""
@@ -253,6 +257,47 @@ def expected_bytes(w, name):
     }[name]
 
 
+def passes_over(weights, g, h):
+    """Every pass of spectral normalization over all of the weights, by name."""
+    u, v = zip(*((x[0] for x in vectors_of(w)) for w in weights), strict=True)
+    u, v = list(u), list(v)
+    parts = ops.power_iteration_(weights, u, v)
+    space = native_ops()
+    return {
+        "forward": lambda: space.spectral_norm_(weights, u, v, 1, 1e-12, True, None, None),
+        "normalize": lambda: space.spectral_normalize(
+            weights, *parts[:2], None, None, False, False
+        ),
+        "backward": lambda: space.spectral_normalize_backward(g, weights, *parts, None, None),
+        "double_backward": lambda: space.spectral_normalize_double_backward(
+            h, g, weights, *parts, None, None
+        ),
+    }
+
+
+def vector_bytes(w, name):
+    """The least of u and v, their copies and the raw results, in float32: read, and written."""
+    rows, cols = w.shape[0], w.numel() // w.shape[0]
+    given = rows + cols
+    return 4 * given * {"forward": 5}.get(name, 1)
+
+
+def check_bytes(panel, weights, g, h, bound, vectors=False):
+    for name, run in passes_over(weights, g, h).items():
+        panel.reset_counters()
+        run()
+        buffers = {k: tuple(map(int, x)) for k, x in panel.counters()["buffers"].items()}
+        total = sum(map(sum, buffers.values()))
+        stated = [expected_bytes(w, name) for w in weights]
+        for buffer in stated[0]:
+            moved = tuple(sum(each[buffer][i] for each in stated) for i in (0, 1))
+            assert buffers[buffer] == moved, f"{name} {buffer}"
+        least = sum(sum(map(sum, each.values())) for each in stated)
+        if vectors:
+            least += sum(vector_bytes(w, name) for w in weights)
+        assert total <= bound * least, f"{name}, {total / least:.3f}: {buffers}"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=dtype_name)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("backend", ["emu"], indirect=True)
@@ -267,27 +312,85 @@ def test_bytes(panel, backend, shape, dtype):
         pytest.skip("one dtype will do for what takes seconds")
     bound = {"large_conv_transpose": 1.1}.get(shape, 1.05 if shape.startswith("large") else 1.25)
     draw = drawer(0, dtype)
-    w, g, h = (SHAPES[shape](draw) for _ in range(3))
-    u, v = vectors_of(w)
-    parts = ops.power_iteration_([w], u, v)
+    check_bytes(panel, *([SHAPES[shape](draw)] for _ in range(3)), bound)
+
+
+#: Real networks, of 4 to 17 MiB: larger ones have larger tiles, and take minutes.
+SMALL_NETWORKS = sorted(
+    name for name, network in workloads.load().items() if 4 << 20 <= network.nbytes <= 17 << 20
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", SMALL_NETWORKS)
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_bytes_of_networks(panel, backend, network):
+    """From 4 MiB on, all that is neither weights nor the vectors themselves is at most 5 %."""
+    draw = drawer(0)
+    shapes = workloads.load()[network].weights
+    check_bytes(panel, *([draw(*shape) for shape in shapes] for _ in range(3)), 1.05, vectors=True)
+
+
+#: Architectures and their multiprocessors: an H100 and an A100.
+MULTIPROCESSORS = {"90": 132, "80": 108}
+NETWORKS = sorted(name for name, network in workloads.load().items() if network.nbytes >= 4 << 20)
+
+
+def blocks_of_all_passes(panel, weights):
+    """The blocks of every launch of spectral normalization, none of which runs."""
+    acc = torch.float32
+    u = [torch.empty(w.shape[0], dtype=w.dtype) for w in weights]
+    v = [torch.empty(w.numel() // w.shape[0], dtype=w.dtype) for w in weights]
+    u_acc, v_acc = [x.to(acc) for x in u], [x.to(acc) for x in v]
+    sigma = torch.ones(len(weights), dtype=acc)
     space = native_ops()
-    calls = {
-        "forward": lambda: space.spectral_norm_([w], u, v, 1, 1e-12, True, None, None),
-        "normalize": lambda: space.spectral_normalize([w], *parts[:2], None, None, False, False),
-        "backward": lambda: space.spectral_normalize_backward([g], [w], *parts, None, None),
+    passes = {
+        "forward": lambda: space.spectral_norm_(weights, u, v, 1, 1e-12, True, None, None),
+        "normalize": lambda: space.spectral_normalize(
+            weights, u_acc, v_acc, None, None, False, False
+        ),
+        "backward": lambda: space.spectral_normalize_backward(
+            weights, weights, u_acc, v_acc, sigma, None, None
+        ),
         "double_backward": lambda: space.spectral_normalize_double_backward(
-            [h], [g], [w], *parts, None, None
+            weights, weights, weights, u_acc, v_acc, sigma, None, None
         ),
     }
-    for name, run in calls.items():
+    panel.set_executing(False)
+    for name, run in passes.items():
         panel.reset_counters()
         run()
-        buffers = {k: tuple(map(int, x)) for k, x in panel.counters()["buffers"].items()}
-        stated = expected_bytes(w, name)
-        for buffer, moved in stated.items():
-            assert buffers[buffer] == moved, f"{name} {buffer}"
-        total = sum(map(sum, buffers.values()))
-        assert total <= bound * sum(map(sum, stated.values())), f"{name}: {buffers}"
+        for kernel, launches in panel.counters()["blocks"].items():
+            for blocks in launches:
+                yield f"{name}: {kernel}", kernel, blocks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_waves(panel, backend, network, dtype):
+    """One wave, and a full one: all blocks are resident, at least 95 % of an even share on each.
+
+    The time of a wave is that of the multiprocessor with most blocks. From 4 MiB on.
+    """
+    shapes = workloads.load()[network].weights
+    weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
+    if sum(w.numel() * w.element_size() for w in weights) < 4 << 20:
+        pytest.skip("less than 4 MiB")
+    _, figures = cuda_report.load(cuda_report.FIGURES.read_text())
+    name = {torch.float32: "float", torch.bfloat16: "BFloat16"}[dtype]
+    for what, kernel, blocks in blocks_of_all_passes(panel, weights):
+        for arch, multiprocessors in MULTIPROCESSORS.items():
+            percent = min(
+                known.occupancy
+                for (instance, at), known in figures.items()
+                if at == arch and re.fullmatch(rf"spectral_norm: {kernel}<{name}\b.*>", instance)
+            )
+            threads, *_ = cuda_report.DEVICES[arch]
+            resident = round(percent * threads / 100 / BLOCK)
+            assert blocks <= resident * multiprocessors, f"{what} on sm_{arch}: two waves"
+            full = blocks / (multiprocessors * math.ceil(blocks / multiprocessors))
+            assert full >= 0.95, f"{what} on sm_{arch}: {blocks} blocks"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
@@ -341,7 +444,7 @@ def test_shared_memory(panel, backend):
 
 
 @pytest.mark.parametrize("per_tensor", [False, True], ids=["joint", "per_tensor"])
-@pytest.mark.parametrize("count", [1, 30, 64, 65, 130])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 30, 64, 65, 130])
 @pytest.mark.parametrize("backend", ["emu"], indirect=True)
 def test_launches_of_penalties(panel, backend, count, per_tensor):
     """Whatever the number of gradients up to 64, then per 64; the promise of csrc's contract."""

@@ -32,7 +32,7 @@ SASS = """
 $__internal_0_$__cuda_sm20_dblrcp_rn_slowpath_v3:
         /*0060*/                   DSETP.GTU.AND P0, PT, |R14|, +INF , PT ;
 """
-ROW = Row("op: product<float>", "90", 72, 8260, 37, 4, 2, 10)
+ROW = Row("op: product<float>", "90", 72, 8260, 37, 4, 2, 4, 10)
 
 
 def ptxas(stack=0, spill=0):
@@ -192,6 +192,123 @@ def test_promised_16_byte_accesses_must_be_there(source):
     assert list(sass.rules(source).broken("other<float>", code)) == []
 
 
+#: Instructions before, in and after a loop.
+STREAM = """
+        LDG.E.128 R4, [R2] ;
+        @!P0 BRA `(.L_x_2) ;
+.L_x_1:
+        LDG.E.128 R8, desc[UR4][R2.64] ;
+    @P1 LDG.E.128 R12, desc[UR4][R2.64+0x1000] ;
+        LDG.E.128.CONSTANT R16, desc[UR4][R2.64+0x2000] ;
+        LDG.E R24, [R2+0x3000] ;
+        {between} ;
+        LDG.E.128 R20, desc[UR4][R2.64+0x4000] ;
+        FADD R0, R0, R8 ;
+        LDG.E.128 R28, [R2+0x5000] ;
+        {last} ;
+        @!P2 BRA `(.L_x_1) ;
+.L_x_2:
+        {after} ;
+        EXIT ;
+"""
+
+
+def stream(between="NOP", last="FADD R0, R0, R28", after="NOP"):
+    lines = STREAM.format(between=between, last=last, after=after).strip().splitlines()
+    text = "".join(
+        f"{line.strip()}\n" if ":" in line else f"        /*{i:04x}*/ {line.strip()}\n"
+        for i, line in enumerate(lines)
+    )
+    (code,) = sass.parse(f".text.{MANGLED}:\n{text}").values()
+    return code
+
+
+@pytest.mark.parametrize(
+    "between, expected",
+    [
+        ("NOP", 4),
+        ("FADD R0, R24, R24", 4),  # of a load of 4 bytes
+        ("FADD R0, R11, R0", 3),  # the last register of the first load
+        ("STG.E.128 [R2], R16", 3),
+        ("FADD R0, R7, R0", 4),  # of a load before the loop
+    ],
+)
+def test_loads_in_flight(between, expected):
+    assert stream(between).in_flight == expected
+
+
+def test_loads_in_flight_are_those_of_the_worst_loop():
+    one = "\n".join(
+        [".L_x_9:", "LDG.E.128 R4, [R2] ;", "FADD R0, R0, R4 ;", "@P0 BRA `(.L_x_9) ;", "EXIT ;"]
+    )
+    lines = [*stream().lines[:-1], *one.splitlines()]
+    assert sass.Code(lines=lines).in_flight == 1
+    # used in the next turn, before the next load
+    turned = [".L_x_9:", "FADD R0, R0, R4 ;", "LDG.E.128 R4, [R2] ;", "@P0 BRA `(.L_x_9) ;"]
+    assert sass.Code(lines=turned).in_flight == 1
+    assert sass.Code(lines=["LDG.E.128 R4, [R2] ;", "LDG.E.128 R8, [R2] ;"]).in_flight == 2
+    assert sass.Code(lines=["FADD R0, R0, R4 ;"]).in_flight == 0
+
+
+def test_a_loop_is_what_leads_back_to_itself():
+    """Not what stands between a branch back and its target: code for once stands anywhere."""
+    lines = [
+        "BRA `(.L_x_3) ;",
+        ".L_x_1:",  # runs once, and ends
+        "DADD R4, R4, R6 ;",
+        "EXIT ;",
+        ".L_x_3:",
+        ".L_x_4:",
+        "NOP ;",
+        ".L_x_5:",
+        "FADD R0, R0, R1 ;",
+        "@P1 BRA `(.L_x_5) ;",
+        "@P0 BRA `(.L_x_4) ;",
+        "BRA `(.L_x_1) ;",
+    ]
+    assert sorted(sass.loops(lines), key=len) == [(7, 8, 9), (5, 6, 7, 8, 9, 10)]
+
+
+PROMISE = LINES.replace("loads, stores", "loads (5 in flight)").replace("double: its", "its")
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, []),
+        ({"after": "DADD R4, R4, R6"}, []),
+        ({"last": "DADD R4, R4, R6"}, ["double arithmetic in a loop: DADD"]),
+        ({"last": "I2F.U32.RP R4, R6"}, ["an integer division in a loop over tensors: I2F.U32.RP"]),
+        ({"between": "FADD R0, R8, R0"}, ["its comment says 4 loads in flight, and a loop has 3"]),
+    ],
+)
+def test_promised_loads_in_flight_must_be_there(source, changes, expected):
+    source.write_text(PROMISE.replace("(5 in flight)", "(4 in flight)"))
+    rules = sass.rules(source)
+    assert rules.in_flight == {"product": 4}
+    code = stream(**changes)
+    code.doubles.clear()  # another rule's
+    assert list(rules.broken("product<float>", code)) == expected
+    if "double" in "".join(expected):
+        assert list(rules.broken("product<double>", code)) == []
+    source.write_text(PROMISE)
+    (broken,) = sass.rules(source).broken("product<float>", stream())
+    assert broken == "its comment says 5 loads in flight, and a loop has 4"
+
+
+def test_threads_are_those_that_a_kernel_names(tmp_path):
+    folder = tmp_path / "cuda"
+    folder.mkdir()
+    (folder / "walk.cuh").write_text("constexpr int kBlock = 128, kWarps = kBlock / 32;\n")
+    source = folder / "op.cu"
+    source.write_text(
+        '#include "cuda/walk.cuh"\nconstexpr int kMany = 1024;\n'
+        "KERNEL(kThreads)\na(int) {}\nKERNEL_FOR(kBlock, 5)\nb(int) {}\n"
+        "KERNEL_FOR(kMany, 1)\nc(int) {}\nKERNEL(64)\nd(int) {}\n"
+    )
+    assert sass.rules(source).threads == {"a": 256, "b": 128, "c": 1024, "d": 64}
+
+
 #: Kernels that read a few numbers of every sample, single pixels, or what other blocks have left.
 NOT_OVER_TENSORS = {
     "ada_parameters": {"compute"},
@@ -208,6 +325,10 @@ NOT_OVER_TENSORS = {
 }
 
 
+#: Operators that go through tensors from end to end: nothing but memory is to limit them.
+STREAMING = {"gradient_penalty", "spectral_norm"}
+
+
 def test_every_kernel_over_tensors_promises_16_byte_loads():
     for source in map(Path, cuda.sources()):
         path = cuda_report.ROOT / source
@@ -215,6 +336,10 @@ def test_every_kernel_over_tensors_promises_16_byte_loads():
         kernels = set(re.findall(r"^KERNEL(?:_FOR)?\([\w, ]+\)\s+(\w+)", header, re.MULTILINE))
         assert kernels - sass.rules(path).loads16 == NOT_OVER_TENSORS.get(source.stem, set())
         assert len(kernels) == header.count("\nKERNEL")
+        if source.stem in STREAMING:
+            in_flight = sass.rules(path).in_flight
+            assert set(in_flight) == sass.rules(path).loads16
+            assert min(in_flight.values()) >= 4
 
 
 # --- comparing ------------------------------------------------------------------------------------
@@ -271,6 +396,7 @@ def worse(before, now, same):
         ({"occupancy": 25}, "occupancy was 37 and is 25"),
         ({"shared": 12000}, "shared was 8260 and is 12000"),
         ({"doubles": 20}, "doubles was 10 and is 20"),
+        ({"in_flight": 3}, "in_flight was 4 and is 3"),
         ({"loads16": 0}, "loads16 was True and is False"),
         ({"stores16": 0}, "stores16 was True and is False"),
     ],

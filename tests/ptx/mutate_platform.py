@@ -38,6 +38,11 @@ MUTANTS: list[tuple[str, str] | tuple[str, str, int]] = [
     ("return *reinterpret_cast<const Vector<T, N>*>(p);", "return {*p};", 1),
     ("return *reinterpret_cast<const Vector<T, N>*>(p);", "return {*p};", 2),
     ("*p = x;", ""),
+    ("sizeof(x) == 16", "sizeof(x) >= 16"),
+    (
+        "__stwb(reinterpret_cast<uint4*>(p), *reinterpret_cast<const uint4*>(&x));",
+        "*p = x.at[0];",
+    ),
     ("*reinterpret_cast<Vector<T, N>*>(p) = x;", "*p = x.at[0];", 1),
     ("*reinterpret_cast<Vector<T, N>*>(p) = x;", "*p = x.at[0];", 2),
     ("return reinterpret_cast<U*>(p);", "return reinterpret_cast<U*>(p) + 1;"),
@@ -101,7 +106,7 @@ EXEMPT = {
     r"(template|using|class|namespace|public:|inline|DEVICE|const char\* launch).*": "declares",
     r"const Arguments&\.\.\. arguments\) \{|void\* stream.*|arguments\.\.\.\);": "declares",
     r"void (in|out|scratch)\(.*\) \{\}": "known to the emulator only",
-    r"[{}; ]*|: \"memory\"\);|\}  // namespace \w+": "closes",
+    r"[{}; ]*|else|: \"memory\"\);|\}  // namespace \w+": "closes",
     r"return static_cast<T>\(.*|return static_cast<int64_t>\(": "goes on in the next line",
 }
 

@@ -575,6 +575,8 @@ class Translator:
         )
 
     def op_st(self, mods, o):
+        if mods[:2] == ["global", "wb"]:  # how caches do it anyway
+            mods = ["global", *mods[2:]]
         space, count, kind = self.memory(mods, "global shared")
         registers = [x.strip() for x in o[1].strip("{}").split(",")]
         if len(registers) != count:
