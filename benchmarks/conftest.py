@@ -18,6 +18,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", default="cpu", choices=("cpu", "cuda"), help="what operators are timed on"
     )
+    parser.addoption(
+        "--isa",
+        action="append",
+        help="what the CPU kernels run on, avx2 for example; may be given again: default, the best",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize("_isa", metafunc.config.getoption("isa") or [""], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The instruction set of this benchmark."""
+    kernels: Any = _library._C
+    if request.param and not kernels.set_isa(request.param):
+        pytest.skip(f"this processor has {', '.join(kernels.isas())}, not {request.param}")
+    yield request.param
+    if request.param:
+        kernels.set_isa("")
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +61,12 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def measure(device: str, benchmark: Any) -> Callable[..., None]:
+def measure(device: str, benchmark: Any, _isa: str) -> Callable[..., None]:
     """Times a call, until the device is done with it; `facts` stand in the data."""
 
     def run(call: Callable[[], object], *, group: str, name: str, **facts: Any) -> None:
         benchmark.group = group
-        benchmark.name = name
+        benchmark.name = f"{name}, {_isa}" if _isa else name
         benchmark.extra_info.update(
             device=device, threads=THREADS, torch=torch.__version__, **facts
         )

@@ -160,7 +160,7 @@ def augment_figures_job() -> Job:
         allocator=DEFAULT,
         budget_s=2.0,
         sizes=[(64, 16), (256, 4), (1024, 1)],
-        cost_s=10.0,
+        cost_s=25.0,
     )
 
 

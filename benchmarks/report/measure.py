@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import json
 import sys
 import time
@@ -23,6 +24,7 @@ from benchmarks.core import bandwidth
 from benchmarks.core.contest import (
     BACKWARD,
     BYTES_PER_ELEMENT,
+    FORWARD,
     OURS,
     PLAIN,
     Case,
@@ -44,7 +46,7 @@ from benchmarks.core.events import (
     TrainingStep,
     to_dict,
 )
-from benchmarks.core.harness import Timings, interleaved
+from benchmarks.core.harness import Spread, Timings, interleaved
 from benchmarks.report.jobs import Job
 from benchmarks.suites import (
     augmentation,
@@ -297,6 +299,8 @@ def augment_figures(job: Job) -> Iterator[Event]:
         of = f"geometry, {batch}x3x{size}x{size}"
         yield figure(of, "error over the range, in 1e-6", error * 1e6)
 
+    yield from _ratios(job)
+
     case = AugmentCase("bgc", 1.0, 8, 512)
     pipe, images = augmentation.pipe_of(OURS, case), case.images().detach()
     pipe(images[:, :, :64, :64])  # as above
@@ -308,6 +312,33 @@ def augment_figures(job: Job) -> Iterator[Event]:
         result_bytes=found.nbytes,
         image_bytes=case.nbytes,
     )
+
+
+def _ratios(job: Job) -> Iterator[Event]:
+    """The transpose, plain filters and instruction sets, one thread and all of them."""
+
+    def figure(of: str, what: str, found: Spread) -> Figure:
+        return Figure(network=of, kind=OURS, what=what, value=found.median)
+
+    budget_s = job["budget_s"] / 20
+    for threads in (1, job["threads"]):
+        torch.set_num_threads(threads)
+        for case in augmentation.GEOMETRY:
+            of = f"{shape_name(case.shape)}, {threads} thr."
+            found = augmentation.transpose_over_forward(case, budget_s)
+            yield figure(f"geometry, {of}", "transpose over forward", found)
+            for (filter, padding_mode), which in itertools.product(
+                augmentation.PLAIN_FILTERS, (FORWARD, BACKWARD)
+            ):
+                found = augmentation.over_grid_sample(filter, padding_mode, case, which, budget_s)
+                what = f"plain filters over grid_sample, {which}"
+                yield figure(f"{filter}, {padding_mode}, {of}", what, found)
+    torch.set_num_threads(1)
+    for name, operator in augmentation.operators(augmentation.GEOMETRY[-1]).items():
+        wider = augmentation.wider_over_narrower(operator, 4 * budget_s)
+        if wider is not None:
+            yield figure(name, "AVX-512 over AVX2", wider)
+    torch.set_num_threads(job["threads"])
 
 
 def _megahertz() -> float:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.core.contest import (
@@ -27,7 +28,7 @@ from benchmarks.core.contest import (
 )
 from benchmarks.core.harness import Spread, spread
 from benchmarks.published import stylegan2_ada
-from gankernels import ops, reference
+from gankernels import _library, ops, reference
 from gankernels.augment import ADAPipe
 from gankernels.augment.presets import PRESETS
 from gankernels.reference.ada_parameters import NORMALS, UNIFORMS, Parameters
@@ -114,6 +115,12 @@ class AugmentCase(Case[AugmentContestant]):
         """A read and a write for each pass of a pipe."""
         return Traffic(0, 2 * self.nbytes * (1 + PASSES.index(which)))
 
+
+PLAIN_FILTERS = [
+    (filter, padding_mode)
+    for filter in ("bilinear", "nearest")
+    for padding_mode in ("zeros", "border", "reflection")
+]
 
 GEOMETRY = tuple(AugmentCase("bg", 1.0, 16, size) for size in (64, 256))
 COLOR = AugmentCase("bgc", 0.2, 8, 256)
@@ -266,6 +273,106 @@ def processor_seconds(case: AugmentCase, budget_s: float) -> Spread:
         start = time.thread_time()
         pipe(images)
         found.append((time.thread_time() - start) / pixels)
+    return spread(found)
+
+
+def over_grid_sample(
+    filter: str, padding_mode: str, case: AugmentCase, which: str, budget_s: float
+) -> Spread:
+    """The time of a plain filter over that of `affine_grid` and `grid_sample`, turn by turn."""
+    images, given = case.images(), torch.ones(case.shape)
+    torch.manual_seed(SEED)
+    maps = drawn(case, images).maps
+    assert maps is not None
+    # Centered pixels to theta's, from -1 to 1: of square images the translation alone changes.
+    theta = maps.float()
+    theta[:, :, 2] *= 2 / (case.size - 1)
+
+    options: Any = {"filter": filter, "padding_mode": padding_mode}
+
+    def ours(x: Tensor) -> Tensor:
+        return ops.affine_resample(x, maps, **options)
+
+    def theirs(x: Tensor) -> Tensor:
+        grid = F.affine_grid(theta, list(x.shape), align_corners=True)
+        return F.grid_sample(x, grid, filter, padding_mode, align_corners=True)
+
+    if filter == "bilinear":  # nearest pixels hang on roundings of the grid
+        error = relative_error(ours(images).detach(), theirs(images).detach())
+        tolerated(error, WRONG, f"{filter}, {padding_mode}")
+
+    def seconds(resample: Pipe) -> float:
+        start = time.perf_counter()
+        result = resample(images if which == BACKWARD else images.detach())
+        if which == BACKWARD:
+            torch.autograd.grad(result, images, given)
+        return time.perf_counter() - start
+
+    seconds(ours), seconds(theirs)
+    return _turns(lambda: seconds(ours), lambda: seconds(theirs), budget_s)
+
+
+def transpose_over_forward(case: AugmentCase, budget_s: float) -> Spread:
+    """The time of the transpose of geometry over that of its forward pass."""
+    images = case.images().detach()
+    torch.manual_seed(SEED)
+    maps = drawn(case, images).maps
+    assert maps is not None
+    forward = partial(ops.affine_resample, images, maps)
+    transpose = partial(ops.affine_resample_transpose, images, maps)
+    forward(), transpose()
+    return _turns(partial(_seconds, transpose), partial(_seconds, forward), budget_s)
+
+
+def operators(case: AugmentCase) -> dict[str, Callable[[], object]]:
+    """The operators whose kernels have loops of their own for an instruction set, on `case`."""
+    images = case.images().detach()
+    torch.manual_seed(SEED)
+    maps = drawn(case, images).maps
+    assert maps is not None
+    gains = torch.rand(case.batch, 4, generator=torch.Generator().manual_seed(SEED))
+    resample = partial(ops.affine_resample, images, maps)
+    weight, u, v = torch.randn(512, 4608), torch.randn(512), torch.randn(4608)
+    return {
+        "affine_resample": resample,
+        "affine_resample_transpose": partial(ops.affine_resample_transpose, images, maps),
+        "affine_resample, bilinear": partial(resample, filter="bilinear"),
+        "affine_resample, nearest": partial(resample, filter="nearest"),
+        "image_filter": partial(ops.image_filter, images, gains),
+        "gradient_penalty": partial(ops.gradient_penalty, images),
+        "spectral_norm": partial(ops.spectral_norm, [weight], [u], [v]),
+    }
+
+
+def wider_over_narrower(operator: Callable[[], object], budget_s: float) -> Spread | None:
+    """The time with AVX-512 over that with AVX2, where the processor has both."""
+    kernels: Any = _library._C
+    if not {"avx2", "avx512"} <= set(kernels.isas()):
+        return None
+
+    def seconds(isa: str) -> float:
+        kernels.set_isa(isa)
+        operator()
+        return _seconds(operator)
+
+    try:
+        return _turns(partial(seconds, "avx512"), partial(seconds, "avx2"), budget_s)
+    finally:
+        kernels.set_isa("")
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _turns(one: Callable[[], float], other: Callable[[], float], budget_s: float) -> Spread:
+    """The ratios of seconds that were measured one behind the other."""
+    deadline = time.perf_counter() + budget_s
+    found: list[float] = []
+    while time.perf_counter() < deadline or len(found) < 5:
+        found.append(one() / other())
     return spread(found)
 
 

@@ -127,6 +127,28 @@ def test_plain_filters(backend, name, filter, padding_mode):
     check(x, maps_of(name, backend), filter=filter, padding_mode=padding_mode)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("filter", ["bilinear", "nearest"])
+def test_plain_filters_of_many_tiles(backend, filter, layout, dtype):
+    """Tiles that see the border, far beyond it, and so much that they are not gathered first."""
+    x = drawer(9, dtype, backend)(2, 3, 70, 131).contiguous(memory_format=layout)
+    for name in ("turned", "shrunk", "far_shift", "beyond_a_footprint"):
+        for padding_mode in PADDINGS:
+            check(x, maps_of(name, backend), filter=filter, padding_mode=padding_mode)
+
+
+@pytest.mark.parametrize("width", [3, 4, 5, 6])
+def test_copies_of_padded_images(backend, width):
+    """Whole pixels, shifted and flipped so that pixels and padding meet within every vector."""
+    x = drawer(10, torch.float32, backend)(1, 3, 2, width)
+    for shift in range(-width - 4, width + 5):
+        for flip in (1, -1):
+            maps = torch.tensor([[[flip, 0, shift], [0, 1, 0]]], dtype=torch.float64).to(backend)
+            for padding_mode in PADDINGS:
+                check(x, maps, filter="nearest", padding_mode=padding_mode)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (7, 40), (80, 12)], ids=str)
 @pytest.mark.parametrize("filter", ["sym6", "bilinear", "nearest"])
 def test_output_size(backend, filter, size):

@@ -41,6 +41,7 @@ from benchmarks.suites import spectral_norm as contestants
 from benchmarks.suites.augmentation import AugmentCase
 from benchmarks.suites.gradient_penalty import EAGER, USUAL, PenaltyCase
 from benchmarks.suites.spectral_norm import FUSED, HOOK, LAYER, TORCH, case_of_weights
+from gankernels import _C
 
 SHAPES = [(8, 3, 3, 3), (16, 8), (1, 16)]
 #: Nothing here is judged by its time: a process that takes this long hangs.
@@ -340,6 +341,15 @@ def test_a_small_run_of_augmentation_from_process_to_page(capsys):
     assert judged["augmentation, floats saved a sample"]["reached"]
     assert judged["augmentation, memory beyond the images'"]["reached"]
     assert judged["augmentation, cycles a pixel"]["measured"] > 1
+    for what in (
+        "transpose over forward",
+        "plain filters over grid_sample, forward",
+        "plain filters over grid_sample, forward + backward",
+    ):
+        assert judged[f"augmentation, {what}"]["measured"] > 0
+    figures = {e.what for e in only(found, Figure)}
+    both = {"avx2", "avx512"} <= set(_C.isas())
+    assert ("AVX-512 over AVX2" in figures) == both
     assert judged["augmentation vs plain PyTorch"]["measured"] is None  # of these images is no bar
     text = page.render(made)
     assert "Augmentation: all of it" in text

@@ -125,6 +125,14 @@ struct Case {
     return 4 * ((std::abs(m[0]) + std::abs(m[3])) * w + (std::abs(m[1]) + std::abs(m[4])) * h +
                 std::abs(m[2]) + std::abs(m[5]) + static_cast<double>(in.width + in.height));
   }
+  // How far a position may lie from where it is computed here: what double rounds, or what fixed point
+  // of 32 bits at the least does to the steps.
+  double blur(int64_t b) const {
+    const double rounding = std::ldexp(reach(b), -48);
+    if (r.dtype == DType::kFloat64) return rounding;
+    const double halves = 4 * static_cast<double>(out.width + out.height) + 20;
+    return rounding + std::ldexp(halves, reach(b) < 0x1p18 ? -40 : -32);
+  }
   // Maps that are not finite give NaN. (Those beyond 1e9 are brought near, and are not drawn.)
   bool nothing(int64_t b) const { return !(reach(b) < 1e9); }
   bool copied(int64_t b) const {
@@ -167,9 +175,11 @@ struct Case {
   Plane resampled(int64_t b, const Plane& from, bool transpose, bool magnitude) const {
     if (copied(b) || r.filter != Filter::kSym6) {
       Plane to = transpose ? Plane(in.height, in.width) : Plane(out.height, out.width);
+      // A share close to 1 is rounded, and what is left of 1 is as wrong: a 32nd of what is allowed.
+      const double rounded = !copied(b) && r.filter == Filter::kBilinear ? 1.0 / 32 : 0;
       for_each_pixel(b, copied(b) ? Filter::kNearest : r.filter,
                      [&](int64_t y, int64_t x, int64_t row, int64_t column, double weight) {
-                       if (magnitude) weight = std::abs(weight);
+                       if (magnitude) weight = std::abs(weight) + rounded;
                        if (transpose)
                          to(row, column) += weight * from(y, x);
                        else
@@ -333,7 +343,7 @@ bool tied(const Case& c, int64_t b) {
       double p[2];
       c.position(b, static_cast<double>(x), static_cast<double>(y), p, p + 1);
       for (const double at : p)
-        if (std::abs(at - std::floor(at) - 0.5) < 1e-13 * (1 + c.reach(b))) return true;
+        if (std::abs(at - std::floor(at) - 0.5) <= c.blur(b)) return true;
     }
   return false;
 }
@@ -341,7 +351,7 @@ bool tied(const Case& c, int64_t b) {
 void check(const Case& c, int64_t b, bool transpose) {
   const Images &from = transpose ? c.out : c.in, &to = transpose ? c.in : c.out;
   const DType dtype = c.r.dtype;
-  const double one = wide_unit(dtype), slip = std::ldexp(c.reach(b), -48);
+  const double one = wide_unit(dtype), slip = c.blur(b);
   if (tied(c, b)) return;
   std::vector<Plane> right, magnitude;
   for (int64_t k = 0; k < c.r.channels; ++k) {

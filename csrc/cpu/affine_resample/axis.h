@@ -14,21 +14,19 @@ namespace gankernels::affine_resample::cpu {
 // interpolation in one.
 template <class T>
 struct PixelWindow {
-  static int64_t base(double u) { return (floor_of(u) >> 1) - 3; }
+  static int64_t base(int64_t node) { return (node >> 1) - 3; }
 
-  explicit PixelWindow(double u, const Bounds& bounds = Bounds::everything()) : first(base(u)) {
-    const int64_t node = floor_of(u);
-    const double share = u - static_cast<double>(node);
+  PixelWindow(const Node<T>& u, int64_t size, const Bounds& bounds) {
+    const int64_t node = u.at, first = base(node);
+    const double share = u.share;
     const double nearer = node >= bounds.first && node <= bounds.last ? 1 - share : 0;
     const double farther = node + 1 >= bounds.first && node + 1 <= bounds.last ? share : 0;
     for (int i = 0; i < 7; ++i) {
       const int64_t j = node + 5 - 2 * (first + i);
       const bool here = first + i >= bounds.low && first + i <= bounds.high;
       weight[i] = here ? static_cast<T>(2 * (nearer * tap(j) + farther * tap(j + 1))) : T(0);
+      at[i] = reflected(first + i, size);
     }
-  }
-  PixelWindow(double u, int64_t size, const Bounds& bounds) : PixelWindow(u, bounds) {
-    for (int i = 0; i < 7; ++i) at[i] = reflected(first + i, size);
   }
 
   // The weights are at + share * slope, by the parity of the node.
@@ -46,7 +44,7 @@ struct PixelWindow {
   }
   static constexpr Table kTables[2] = {table(0), table(1)};
 
-  int64_t first, at[7];
+  int64_t at[7];
   T weight[7];
 
  private:
@@ -57,15 +55,17 @@ struct PixelWindow {
 //   out[i] = sum_k w[i][k] z[first + start + k].
 template <class T>
 struct FilterAxis {
-  FilterAxis(double step, double offset, int64_t begin, int64_t end) {
+  // Of output columns [begin, end) that walk `axis` of the image, or rows.
+  FilterAxis(const Axis<T>& axis, bool rows, int64_t begin, int64_t end) {
     // The windows of 12 points, 7 weights each; of the points the lowest is the first or the last.
     const auto at = [&](int64_t i, int j) {
-      return step * static_cast<double>(2 * i - 5 + j) + offset;
+      const auto h = static_cast<int32_t>(2 * i - 5 + j);
+      return axis.node(axis.at(rows ? 0 : h, rows ? h : 0));
     };
     first = std::numeric_limits<int64_t>::max();
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t one = PixelWindow<double>::base(at(i, 0)),
-                    other = PixelWindow<double>::base(at(i, 11));
+      const int64_t one = PixelWindow<T>::base(at(i, 0).at),
+                    other = PixelWindow<T>::base(at(i, 11).at);
       const int64_t low = std::min(one, other);
       starts.push_back(low);
       taps = std::max(taps, static_cast<int>(std::max(one, other) + 7 - low));
@@ -76,12 +76,11 @@ struct FilterAxis {
     for (size_t n = 0; n < starts.size(); ++n) {
       std::fill(sum.begin(), sum.end(), 0);
       for (int j = 0; j < kTaps; ++j) {
-        const double u = at(begin + static_cast<int64_t>(n), j);
-        const int64_t node = floor_of(u);
-        const double share = u - static_cast<double>(node);
-        const PixelWindow<double>::Table& t = PixelWindow<double>::kTables[node & 1];
-        double* to = sum.data() + (PixelWindow<double>::base(u) - starts[n]);
-        for (int k = 0; k < 7; ++k) to[k] += kSymlet[j] * (t.at[k] + share * t.slope[k]);
+        const auto [node, share] = at(begin + static_cast<int64_t>(n), j);
+        const typename PixelWindow<T>::Table& t = PixelWindow<T>::kTables[node & 1];
+        double* to = sum.data() + (PixelWindow<T>::base(node) - starts[n]);
+        for (int k = 0; k < 7; ++k)
+          to[k] += kSymlet[j] * (t.at[k] + static_cast<double>(share) * t.slope[k]);
       }
       std::copy(sum.begin(), sum.end(), table.begin() + n * taps);
       starts[n] -= first;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "affine_resample.h"
 
@@ -79,12 +80,28 @@ inline int64_t padded(int64_t i, int64_t size, Padding padding) {
   return padding == Padding::kZeros ? -1 : i < 0 ? 0 : size - 1;
 }
 
-inline Lattice lattice_of(const Resample& r, int64_t sample) {
-  if (!r.maps) return Lattice::of(1, 0, 0, 0, 1, 0, r.in, r.out);
-  const double* m = r.maps + 6 * sample;
-  const Lattice exact = Lattice::of(m[0], m[1], m[2], m[3], m[4], m[5], r.in, r.out);
-  return exact.usable(r.out) ? exact : Lattice::near(m[0], m[1], m[2], m[3], m[4], m[5], r);
-}
+// The pixels of an axis of an image that successive positions show, a pixel apart: those in
+// [begin, end). The others show nothing, and have the pixel nearest to them.
+struct SeenPixels {
+  SeenPixels(int64_t first, int64_t step, int64_t count, int64_t size, Padding padding)
+      : at(count) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t raw = first + i * step;
+      at[i] = padding == Padding::kReflection ? reflected(raw, size)
+                                              : std::clamp<int64_t>(raw, 0, size - 1);
+    }
+    begin = 0, end = count;
+    if (padding != Padding::kZeros) return;
+    const int64_t last = first + (count - 1) * step;
+    begin = std::clamp<int64_t>(step > 0 ? -first : first - (size - 1), 0, count);
+    end = count - std::clamp<int64_t>(step > 0 ? last - (size - 1) : -last, 0, count - begin);
+  }
+
+  bool seen(int64_t i) const { return i >= begin && i < end; }
+
+  std::vector<int64_t> at;
+  int64_t begin, end;
+};
 
 inline Bounds bounds_of(const Resample& r, int first, int64_t size) {
   if (!r.margins) return Bounds::everything();

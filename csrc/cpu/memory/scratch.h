@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 
 namespace gankernels::cpu {
 
@@ -38,21 +39,34 @@ enum class Slot {
   kNodes,            // of the footprint
 };
 
+// Memory that begins a line of the cache.
+template <class T>
+struct ScratchMemory {
+  static constexpr std::align_val_t kLine{64};
+  struct Delete {
+    void operator()(T* p) const { ::operator delete[](p, kLine); }
+  };
+  using Owner = std::unique_ptr<T[], Delete>;
+  static Owner of(int64_t count) {
+    return Owner(static_cast<T*>(::operator new[](count * sizeof(T), kLine)));
+  }
+};
+
 // Memory of a thread's own, uninitialized. It grows with use, and a large one shrinks again to what
 // has been asked for lately. The next request for a slot ends the life of what the last one gave.
 template <class T, Slot kSlot>
 T* thread_scratch(int64_t count) {
 #if defined(__SANITIZE_ADDRESS__)
   // Exact, fresh and of NaN, so that a step beyond it, and use after the next request, are seen.
-  thread_local std::unique_ptr<T[]> exact;
-  exact = std::make_unique_for_overwrite<T[]>(count);
+  thread_local typename ScratchMemory<T>::Owner exact;
+  exact = ScratchMemory<T>::of(count);
   std::memset(exact.get(), 0xff, count * sizeof(T));
   return exact.get();
 #else
   constexpr int64_t kSmall = (256 << 10) / sizeof(T);  // never worth giving back
   constexpr int kPatience = 256;                       // requests
   struct ScratchBlock {
-    std::unique_ptr<T[]> memory;
+    typename ScratchMemory<T>::Owner memory;
     int64_t size = 0;
     int64_t recent = 0;  // the largest of the last requests
     int requests = 0;
@@ -68,7 +82,7 @@ T* thread_scratch(int64_t count) {
     const int64_t size = shrink ? block.recent : count;
     block.memory.reset();
     block.size = 0;
-    block.memory = std::make_unique_for_overwrite<T[]>(size);
+    block.memory = ScratchMemory<T>::of(size);
     block.size = size;
     block.requests = 0;
   }

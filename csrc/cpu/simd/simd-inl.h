@@ -27,7 +27,7 @@ struct Vec {
 // The functions that targets have instructions of their own for:
 //   stream_store             an aligned vector, past the caches where a target can
 //   stream_end               before others may read what was streamed
-//   widen_half, narrow_half  the first of n elements, as many as convert at once; returns how many
+//   widen_half, narrow_half  the first of n elements, as many as convert by fours; returns how many
 
 #if defined(__x86_64__)
 
@@ -49,21 +49,29 @@ inline void stream_end() {
 template <class T>
 inline int64_t widen_half(const uint16_t* x, int64_t n, T* out) {
   int64_t i = 0;
-  if constexpr (sizeof(T) == 4 && has("f16c"))
+  if constexpr (sizeof(T) == 4 && has("f16c")) {
     for (; i + 8 <= n; i += 8)
       _mm256_storeu_ps(out + i,
                        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+    for (; i + 4 <= n; i += 4)
+      _mm_storeu_ps(out + i,
+                    _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + i))));
+  }
   return i;
 }
 
 template <class T>
 inline int64_t narrow_half(const T* x, int64_t n, uint16_t* out) {
   int64_t i = 0;
-  if constexpr (sizeof(T) == 4 && has("f16c"))
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  if constexpr (sizeof(T) == 4 && has("f16c")) {
     for (; i + 8 <= n; i += 8)
-      _mm_storeu_si128(
-          reinterpret_cast<__m128i*>(out + i),
-          _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
+                       _mm256_cvtps_ph(_mm256_loadu_ps(x + i), kNearest));
+    for (; i + 4 <= n; i += 4)
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(out + i),
+                       _mm_cvtps_ph(_mm_loadu_ps(x + i), kNearest));
+  }
   return i;
 }
 
@@ -80,23 +88,29 @@ inline void stream_end() {}
 template <class T>
 inline int64_t widen_half(const uint16_t* x, int64_t n, T* out) {
   int64_t i = 0;
-  if constexpr (sizeof(T) == 4 && has("+simd"))
+  if constexpr (sizeof(T) == 4 && has("+simd")) {
     for (; i + 8 <= n; i += 8) {
       const float16x8_t half = vreinterpretq_f16_u16(vld1q_u16(x + i));
       vst1q_f32(out + i, vcvt_f32_f16(vget_low_f16(half)));
       vst1q_f32(out + i + 4, vcvt_high_f32_f16(half));
     }
+    for (; i + 4 <= n; i += 4)
+      vst1q_f32(out + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
+  }
   return i;
 }
 
 template <class T>
 inline int64_t narrow_half(const T* x, int64_t n, uint16_t* out) {
   int64_t i = 0;
-  if constexpr (sizeof(T) == 4 && has("+simd"))
+  if constexpr (sizeof(T) == 4 && has("+simd")) {
     for (; i + 8 <= n; i += 8) {
       const float16x4_t low = vcvt_f16_f32(vld1q_f32(x + i));
       vst1q_u16(out + i, vreinterpretq_u16_f16(vcvt_high_f16_f32(low, vld1q_f32(x + i + 4))));
     }
+    for (; i + 4 <= n; i += 4)
+      vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+  }
   return i;
 }
 
