@@ -26,9 +26,9 @@ DOUBLE_SOURCES = {
     "ada_parameters.h": "once a sample",
     "cuda/ada_parameters.cuh": "once a sample",
     "diff_augment.h": "once a sample",
-    "affine_resample.h": "positions in an image of any size",
-    "cuda/affine_resample.cuh": "positions in an image of any size",
-    "cuda/affine_resample_transpose.cuh": "positions, and the bounds of what is reached from them",
+    "affine_resample.h": "once a sample",
+    "cuda/affine_resample_map.cuh": "once a sample",
+    "common/epilogue.h": "cutout, once a sample",
     "spectral_norm.h": "the scale of a layer, by one thread",
     "cuda/factor.cuh": "factors of a layer, by one thread",
 }

@@ -73,7 +73,7 @@ class GpuCall {
   void* stream() const {
     void* stream = nullptr;
 #if defined(GANKERNELS_CUDA)
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    TORCH_ERROR_CODE_CHECK(
         aoti_torch_get_current_cuda_stream(like_.get_device_index(), &stream));
 #endif
     return stream;

@@ -36,7 +36,7 @@ KERNEL_FOR(kThreads, 1) control(TABLE(Update) args) {
       double total = 0;
       for (int64_t i = 0; i < args.count; ++i)
         if (args.scores[i].group == g) total += total_of(args.scores[i], args.control.metric);
-      totals[g] = block_sum(total);
+      totals[g] = block_sum<kThreads>(total);
     }
   if (thread_id() > 0) return;
   State state = load(args.state);

@@ -80,19 +80,13 @@ struct Largest {
       value = size;
   }
   DEVICE Largest of_block() const {
-    SHARED(Acc, warps, kWarps);
-    Acc most = odd ? std::numeric_limits<Acc>::infinity() : value;
-    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
-      const Acc other = shuffle_xor(most, lanes);
-      most = other > most ? other : most;
-    }
-    if (thread_id() % kWarp == 0) warps[thread_id() / kWarp] = most;
-    sync_threads();
-    UNROLL(8)
-    for (int k = 0; k < kWarps; ++k) most = warps[k] > most ? warps[k] : most;
+    const Acc most = block_max<kThreads>(odd ? std::numeric_limits<Acc>::infinity() : value);
     return {most, most > kMost};
   }
 };
+}
+}
+;
 
 // What numbers are added up in, in fixed point.
 template <class Acc>
@@ -613,7 +607,6 @@ DEVICE Accumulation<T> largest_of(const Transpose& args, const Cutout& cut, int 
     for (int x = thread_id(); x < width(r.out); x += kThreads)
       largest.take(cotangent<T>(args, cut, sample, place, y, x));
   largest.odd = false;
-  sync_threads();
   return largest.of_block().value;
 }
 

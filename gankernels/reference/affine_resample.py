@@ -165,9 +165,9 @@ def noise_and_cutout(
 
 
 # Points are pairs (columns, rows) of half output pixels, counted from the center of pixel 0. A
-# lattice is (a, b, c), (d, e, f) of csrc/affine_resample.h, each (B,). Its axes are what positions are
-# computed from, each (B, 3) with the number of fractional bits, (B,): integers in fixed point, or for
-# images in float64 the lattice itself.
+# lattice is (a, b, c), (d, e, f) of csrc/affine_resample.h, each (B,). Its axes are what positions
+# are computed from, each (B, 3) with the number of fractional bits, (B,): integers in fixed point,
+# or for images in float64 the lattice itself.
 _Axis = tuple[Tensor, Tensor | None]
 
 
@@ -205,7 +205,8 @@ def _fixed(
     shift = shift.nan_to_num(posinf=0.0, neginf=0.0)
     reach = torch.maximum(a.abs() * (2 * width + 10), b.abs() * (2 * height + 10))
     largest = torch.maximum(reach, torch.where(far, c.abs(), (2 * shift).abs().clamp_min(extent)))
-    bits = 40 - sum((largest >= 2.0 ** (20 + k)).long() for k in range(8))
+    limits = 2.0 ** torch.arange(20, 28, dtype=largest.dtype, device=largest.device)
+    bits = 40 - (largest[:, None] >= limits).sum(1)
     one = torch.ones_like(bits) << bits
     a, b, c, shift = ((x * one + 0.5).floor().long() for x in (a, b, c, 2 * shift))
     offset = (extent - 1) * one + shift - a * (width - 1) - b * (height - 1)

@@ -206,9 +206,9 @@ def test_jvp_of_a_transform():
 @pytest.mark.parametrize("mode", ["ideal", "stylegan2-ada"])
 @pytest.mark.parametrize("preset", ["bgc", "bgcf", "bgcfnc"])
 def test_launches_of_a_pipe(backend, preset, mode):
-    """One for the parameters and one for each pass over the images.
+    """One for the parameters, one for the maps of resampling, one for each pass over the images.
 
-    The backward has none for the parameters; its geometry has one more, for maps that take long.
+    The backward has none for the parameters.
     """
     panel = emulator()
     pipe = ADAPipe(preset, mode=mode)
@@ -218,12 +218,13 @@ def test_launches_of_a_pipe(backend, preset, mode):
     y = pipe(x)
     launches = panel.counters()["launches"]
     assert launches["ada_parameters"] == 1
-    assert sum(launches.values()) == 1 + passes, launches
+    assert launches["prepare"] == 1
+    assert sum(launches.values()) == 2 + passes, launches
     panel.reset_counters()
     y.sum().backward()
     launches = panel.counters()["launches"]
     filtered = {} if preset == "bgc" else {"filter": 1}
-    assert launches == {"gather": 1, "gather_slowly": 1, **filtered}
+    assert launches == {"prepare": 1, "gather": 1, **filtered}
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -42,7 +42,7 @@ FAULTS = {
     "too many blocks": "2147483648 blocks .* beyond the limits",
     "float atomic": "atomic sum of floats",
     "missing wait for a copy": "shared tile before a copy has arrived",
-    "missing barrier after a copy": "shared tile before it was written|before a copy has|race on tile",
+    "missing barrier after a copy": "tile before (it was written|a copy has)|race on tile",
     "missing barrier before a shared atomic": "shared counts before it was written|race on counts",
 }
 

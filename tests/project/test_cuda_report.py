@@ -314,10 +314,10 @@ NOT_OVER_TENSORS = {
     "ada_parameters": {"compute"},
     "image_filter": {"filter"},
     "affine_resample": {
+        "prepare",
         "resample",
         "resample_plainly",
         "gather",
-        "gather_slowly",
         "gather_plainly",
     },
     "gradient_penalty": {"finish", "finish_double"},

@@ -167,9 +167,9 @@ class Translator:
 
     def name_of(self, opcode: str, rest: str) -> str:
         """The opcode, or the kind of one that ptxas has no instruction for."""
-        if re.match(r"add\.[su](32|64)", opcode) and re.search(r", -?\d+$", rest):
-            if rest.partition(",")[0] in self.bases:
-                return "add (the offset of an address)"
+        constant = re.match(r"add\.[su](32|64)", opcode) and re.search(r", -?\d+$", rest)
+        if constant and rest.partition(",")[0] in self.bases:
+            return "add (the offset of an address)"
         if re.match(r"shr\.[su]64", opcode) and rest.endswith(", 32"):
             return "shr (the upper half of a register)"
         return opcode

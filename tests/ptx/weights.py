@@ -90,7 +90,8 @@ MEASURED = {
     "cvt.rn.bf16.f32 h r": (2, 0),
 }
 #: Loops: one round each, read from the machine code of a kernel with two of them. A 64-bit sum in
-#: shared memory is a compare-and-swap, repeated for every lane of a warp that meets another in a word.
+#: shared memory is a compare-and-swap, repeated for every lane of a warp that meets another in a
+#: word.
 LOOPS = {r"atom\.shared\.\w+\.[bsu]64": (9, 0)}
 #: No instruction, for what stands around it takes it in.
 FREE = {
