@@ -89,9 +89,8 @@ MEASURED = {
     "cvt.rn.f16.f32 h r": (2, 0),
     "cvt.rn.bf16.f32 h r": (2, 0),
 }
-#: Loops: one round each, read from the machine code of a kernel with two of them. A 64-bit sum in
-#: shared memory is a compare-and-swap, repeated for every lane of a warp that meets another in a
-#: word.
+#: Loops, one round of each, read from the machine code. A 64-bit sum in shared memory compares and
+#: swaps, once more for every lane of the warp that it meets in its word.
 LOOPS = {r"atom\.shared\.\w+\.[bsu]64": (9, 0)}
 #: No instruction, for what stands around it takes it in.
 FREE = {
