@@ -274,7 +274,8 @@ def measure(tools: cuda.Toolkit, arch: str, sources: Sequence[str], folder: Path
         names = {mangled: readable(mangled) for mangled in used}
         rules = sass.rules(ROOT / source)
         sizes = [
-            (rules.threads[names[mangled].partition("<")[0]], *used[mangled]) for mangled in used
+            (rules.threads.get(names[mangled].partition("<")[0], sass.THREADS), *used[mangled])
+            for mangled in used
         ]
         for (mangled, (registers, shared)), percent in zip(
             used.items(), occupancies(tools, arch, sizes, folder), strict=True

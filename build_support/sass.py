@@ -335,7 +335,7 @@ def rules(source: Path) -> Rules:
     stores: set[str] = set()
     in_flight: dict[str, int] = {}
     threads: dict[str, int] = {}
-    kernel = re.compile(r"((?://.*\n)*)(?:template.*\n)?KERNEL(?:_FOR)?\((\w+)[\w, ]*\)\s+(\w+)")
+    kernel = re.compile(r"((?://.*\n)*)(?:template.*\n)?KERNEL(?:_FOR)?\((\w+)[\w, <>]*\)\s+(\w+)")
     for path in (source, *headers(source)):
         text = path.read_text()
         for comment, block, name in kernel.findall(text):

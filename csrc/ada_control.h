@@ -80,7 +80,10 @@ constexpr double addend(Metric metric, double score) {
 constexpr void add(State& state, const double (&totals)[kGroups], const Update& args) {
   for (int g = 0; g < kGroups; ++g) state.groups[g].total += totals[g];
   for (int64_t i = 0; i < args.count; ++i)
-    state.groups[args.scores[i].group].count += static_cast<double>(args.scores[i].count);
+    for (int g = 0; g < kGroups;
+         ++g)  // no index that is not a constant: a GPU's registers have none
+      if (args.scores[i].group == g)
+        state.groups[g].count += static_cast<double>(args.scores[i].count);
   state.images += static_cast<double>(args.images);
   state.calls += 1;
 }

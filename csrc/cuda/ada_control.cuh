@@ -31,19 +31,22 @@ DEVICE double total_of(const Scores& s, Metric metric) {
 // double, in which signs add up exactly. Fixed order, no atomics.
 KERNEL_FOR(kThreads, 1) control(TABLE(Update) args) {
   double totals[kGroups]{};
-  if (args.adds)
+  if (args.adds) {
+    UNROLL(3)
     for (int g = 0; g < kGroups; ++g) {
       double total = 0;
       for (int64_t i = 0; i < args.count; ++i)
         if (args.scores[i].group == g) total += total_of(args.scores[i], args.control.metric);
       totals[g] = block_sum<kThreads>(total);
     }
+  }
   if (thread_id() > 0) return;
   State state = load(args.state);
   if (args.adds) add(state, totals, args);
   if (args.p && is_due(state, args.control)) {
     Sums groups[kGroups];
     double images = state.images;
+    UNROLL(3)
     for (int g = 0; g < kGroups; ++g)
       groups[g] =
           args.sums ? Sums{load(args.sums + 2 * g), load(args.sums + 2 * g + 1)} : state.groups[g];

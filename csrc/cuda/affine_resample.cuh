@@ -482,8 +482,11 @@ DEVICE void plain_tile(const Forward& args, const Record<Accumulation<T>>& s, co
       const T* plane =
           static_cast<const T*>(args.image) + r.epilogue.channel(place + c) * r.in.channel_stride;
       UNROLL(4)
-      for (int k = 0; k < 4; ++k)
-        if (offset[k] >= 0) value[c] += taps.weight(k) * widen(load(plane + offset[k]));
+      for (int k = 0; k < 4; ++k) {
+        if (offset[k] < 0) continue;
+        const Acc x = widen(load(plane + offset[k]));
+        value[c] = taps.nearest ? x : value[c] + taps.weight(k) * x;  // a copy keeps the sign of 0
+      }
       if (!s.usable) value[c] = not_a_number<Acc>();
     }
     finish<T>(args, s.cut, block.sample, y, x, place, value);

@@ -60,7 +60,7 @@ constexpr double tap_sum(int first, int step) {
 constexpr double kSpread = std::max(tap_sum(0, 2), tap_sum(1, 2));
 
 // The largest of the block's numbers, for every thread; `odd` if one of them is so large that sums with
-// it may not be finite, or is not. A barrier comes last, but not first.
+// it may not be finite, or is not.
 template <class Acc>
 struct Largest {
   Acc value;
@@ -84,9 +84,6 @@ struct Largest {
     return {most, most > kMost};
   }
 };
-}
-}
-;
 
 // What numbers are added up in, in fixed point.
 template <class Acc>
@@ -98,7 +95,7 @@ struct Scale {
   Acc to, back;
 
   DEVICE static Scale of(Acc largest, Acc count) {
-    constexpr Acc kRoom = sizeof(Total) == 4 ? Acc(0x1p29f) : Acc(0x1p60f);
+    constexpr Acc kRoom = sizeof(Total) == 4 ? Acc(0x1p29f) : Acc(0x1p62f);
     const Acc size = largest > Largest<Acc>::kLeast ? largest : Largest<Acc>::kLeast;
     return {kRoom / count / size, size * (count / kRoom)};
   }
@@ -685,7 +682,7 @@ DEVICE void gather_all(const Transpose& args, const Record<Accumulation<T>>& s, 
   // What a pixel is given at most: by every point, and by a point to each of its pixels.
   const Acc count = static_cast<Acc>(all.high_x - all.low_x + 1) *
                     static_cast<Acc>(all.high_y - all.low_y + 1) *
-                    static_cast<Acc>(16 * kSpread * kSpread * kSpread * kSpread);
+                    static_cast<Acc>(4 * kSpread * kSpread * kSpread * kSpread);
   for (int place = 0; place < r.channels; ++place) {
     const Acc largest = largest_of<T>(args, s.cut, block.sample, place);
     const Sweep<Acc> sweep{beside,       shared_view<int>(beside + kThreads),    block, width(r.in),

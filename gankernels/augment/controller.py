@@ -65,6 +65,10 @@ class _Controller(nn.Module):
         self._warned = False
         self._copy: tuple[Tensor, Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave out the copy of p under way from a GPU: an event has neither."""
+        return self.__dict__ | {"_copy": None}
+
     @property
     def p(self) -> Tensor:
         """The buffer that it sets: that of the pipe."""

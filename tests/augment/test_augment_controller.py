@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import warnings
 
 import pytest
@@ -644,3 +645,18 @@ def test_two_processes_agree_with_one(tmp_path):
     for (*real,), p in zip(zip(*map(scores, range(2)), strict=True), first, strict=True):
         torch.testing.assert_close(follow(alone, torch.cat(real)), p)
     assert (first.diff(dim=0) != 0).any(0).all()
+
+
+def test_a_copy_on_its_way_is_not_copied():
+    """The event of a GPU can be neither copied nor pickled."""
+
+    class Event:
+        def __reduce__(self):
+            raise TypeError("cannot pickle 'Event' object")
+
+    controller = ADAController(ADAPipe("bgc"))
+    controller._copy = torch.zeros(()), Event()
+    for again in (copy.deepcopy(controller), pickle.loads(pickle.dumps(controller))):
+        assert again._copy is None
+        assert torch.equal(again.p, controller.p)
+    assert controller._copy is not None

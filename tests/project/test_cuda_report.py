@@ -333,7 +333,7 @@ def test_every_kernel_over_tensors_promises_16_byte_loads():
     for source in map(Path, cuda.sources()):
         path = cuda_report.ROOT / source
         header = "".join(header.read_text() for header in sass.headers(path))
-        kernels = set(re.findall(r"^KERNEL(?:_FOR)?\([\w, ]+\)\s+(\w+)", header, re.MULTILINE))
+        kernels = set(re.findall(r"^KERNEL(?:_FOR)?\([\w, <>]+\)\s+(\w+)", header, re.MULTILINE))
         assert kernels - sass.rules(path).loads16 == NOT_OVER_TENSORS.get(source.stem, set())
         assert len(kernels) == header.count("\nKERNEL")
         if source.stem in STREAMING:

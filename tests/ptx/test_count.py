@@ -36,3 +36,17 @@ def test_counts_begin_anew(panel, backend):
     assert found == again
     panel.reset_counters()
     assert count.counts(panel) == {}
+
+
+@pytest.mark.parametrize("backend", ["ptx"] if "ptx" in BACKENDS else [], indirect=True)
+@pytest.mark.parametrize("transpose, most", [(False, 800), (True, 1750)])
+def test_affine_resample(panel, backend, transpose, most):
+    """Instructions an element and channel, all images turned; double only once a sample."""
+    found, elements = count.measure(panel, lambda: count.resample(transpose))
+    assert found.keys() == {"prepare<float>", "gather<float>" if transpose else "resample<float>"}
+    assert sum(kernel.instructions for kernel in found.values()) <= most * elements
+    once = found.pop("prepare<float>")
+    assert 0 < once.double <= 0.02 * elements
+    (pixels,) = found.values()
+    assert pixels.double == 0
+    assert pixels.kinds["global stores"] == elements

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -308,6 +309,7 @@ def install() -> None:
         "is_current_stream_capturing": False,
         "get_device_name": "pretended GPU",
         "get_device_capability": (9, 0),
+        "get_device_properties": SimpleNamespace(name="pretended GPU", major=9, minor=0),
         "is_bf16_supported": True,
         "get_arch_list": ["sm_90"],
         "_lazy_init": None,
