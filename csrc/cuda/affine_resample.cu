@@ -31,6 +31,11 @@ size_t record_size(const Resample& r) {
   return r.dtype == DType::kFloat64 ? sizeof(Record<double>) : sizeof(Record<float>);
 }
 
+// A multiple of 256 bytes, as every workspace.
+int64_t records_size(const Resample& r) {
+  return (r.batch * static_cast<int64_t>(record_size(r)) + 255) / 256 * 256;
+}
+
 // Writes the records, then runs a kernel that reads them.
 template <class Acc, auto kernel, class Args>
 const char* run(const char* name, const Args& args, const Layout& tiled, void* workspace,
@@ -47,10 +52,10 @@ const char* run(const char* name, const Args& args, const Layout& tiled, void* w
 }  // namespace
 
 int64_t workspace(const Forward& args) {
-  return args.resample.batch * static_cast<int64_t>(record_size(args.resample));
+  return records_size(args.resample);
 }
 int64_t workspace(const Transpose& args) {
-  return args.resample.batch * static_cast<int64_t>(record_size(args.resample));
+  return records_size(args.resample);
 }
 
 const char* forward(const Forward& args, void* workspace, void* stream) {
