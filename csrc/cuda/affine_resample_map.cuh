@@ -170,7 +170,7 @@ DEVICE Record<Acc> record_of(const Resample& r, int64_t sample) {
 // Writes the record of every sample; a thread is a sample. Reads 48 bytes of the map and 24 of the box.
 // double: once a sample
 template <class Acc>
-KERNEL(kThreads)
+KERNEL_FOR(kThreads, 1)
 prepare(TABLE(Resample) r, Record<Acc>* records) {
   const int64_t sample = static_cast<int64_t>(block_id()) * kThreads + thread_id();
   if (sample < r.batch) store(records + sample, record_of<Acc>(r, sample));

@@ -399,7 +399,8 @@ def test_sectors(panel, backend, dtype):
     """Accesses to weights fill the 32-byte sectors that they touch."""
     draw = drawer(0, dtype)
     # A row of odd length begins anywhere, and a warp reads 32 of its elements at a time.
-    odd = {torch.float32: 0.75, torch.bfloat16: 0.6}[dtype]
+    # Tiles end within rows, too.
+    odd = {torch.float32: 0.75, torch.bfloat16: 0.55}[dtype]
     for shape, least in (("linear", 0.99), ("linear_transposed", 0.99), ("linear_odd", odd)):
         w = SHAPES[shape](draw)
         panel.reset_counters()
