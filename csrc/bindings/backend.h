@@ -73,8 +73,7 @@ class GpuCall {
   void* stream() const {
     void* stream = nullptr;
 #if defined(GANKERNELS_CUDA)
-    TORCH_ERROR_CODE_CHECK(
-        aoti_torch_get_current_cuda_stream(like_.get_device_index(), &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like_.get_device_index(), &stream));
 #endif
     return stream;
   }
