@@ -311,7 +311,9 @@ def test_threads_are_those_that_a_kernel_names(tmp_path):
 
 #: Kernels that read a few numbers of every sample, single pixels, or what other blocks have left.
 NOT_OVER_TENSORS = {
-    "ada_parameters": {"compute"},
+    "ada_control": {"control"},
+    "ada_parameters": {"compute", "compute_with_margins"},
+    "diff_augment": {"parameters"},
     "image_filter": {"filter"},
     "affine_resample": {
         "prepare",
