@@ -436,7 +436,7 @@ def test_shared_memory(panel, backend):
             sizes = [
                 known.shared
                 for (kernel, _), known in figures.items()
-                if re.fullmatch(rf"{source}: {name}<double(, \w+)?>", kernel)
+                if re.fullmatch(rf"{source}: {name}<double\b.*>", kernel)
             ]
             assert max(sizes) <= size
 
