@@ -177,8 +177,8 @@ def gradient_penalty(
                 values, norms = run(
                     _operator.kernels.gradient_penalty, listed, sample_weight, inv_scale, *options
                 )
-    except (RuntimeError, TypeError, AttributeError, ValueError):
-        # The kernel refused; the check says which argument is wrong.
+    except (RuntimeError, TypeError, AttributeError, ValueError, IndexError):
+        # The kernel or its fake refused; the check says which argument is wrong.
         check(listed, *rest)
         raise
     return (values, norms) if return_norms else values

@@ -106,7 +106,7 @@ def power_iteration_(
             order == "u_first",
             skipped,
         )
-    except (RuntimeError, TypeError, AttributeError):
+    except (RuntimeError, TypeError, AttributeError, IndexError):
         # The kernel refused before it touched anything; the check says which argument is wrong.
         check_iteration(*arguments)
         raise
@@ -209,7 +209,7 @@ def spectral_normalize(
             return run(
                 _operator.kernels.spectral_normalize, weights, u, v, sigma, max_norm, False, guard
             )
-    except (RuntimeError, TypeError, AttributeError):
+    except (RuntimeError, TypeError, AttributeError, IndexError):
         check_normalize(weights, u, v, sigma, max_norm)
         raise
 
@@ -257,7 +257,7 @@ def spectral_norm(
         else:
             with below_autograd():
                 _, sigma, outputs = run(_operator.kernels.spectral_norm_, weights, *step)
-    except (RuntimeError, TypeError, AttributeError):
+    except (RuntimeError, TypeError, AttributeError, IndexError):
         check_iteration(*arguments, op=op)
         raise
     increment_version((*u, *v) if skipped is None else (*u, *v, skipped))
