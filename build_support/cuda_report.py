@@ -30,8 +30,8 @@ SUMMARY = ROOT / "docs" / "cuda-report.md"
 FIGURES = ROOT / "tests" / "kernels" / "cuda_report.json"
 CACHE = ROOT / "build" / "cuda-report"
 TABLE = CACHE / "table.md"
-ARCHITECTURES = ("75", "80", "86", "89", "90")
-PTX = ("75",)  # what newer GPUs compile for themselves
+ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+PTX = ("75", "120")  # what newer GPUs compile for themselves: the oldest and the newest form
 FLAGS = (
     "-std=c++20",
     "-O3",

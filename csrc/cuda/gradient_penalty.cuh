@@ -84,28 +84,31 @@ DEVICE Acc norm_of(const Numbers<Acc>& n, int row, int sample) {
 
 // --- sums over samples ------------------------------------------------------------------------------
 
-// Vectors that every thread loads before it uses the first, in one loop, so that it is true of the end of
-// a chunk, too. All four are there where chunks have 16 KiB, from 16 MiB of gradients on.
-constexpr int kVectorsAtOnce = 4;
+// Vectors that every thread loads of each tensor before it uses the first, in one loop, so that it is true of
+// the end of a chunk, too: eight in all, of which some compilers use the first before they load the last. All
+// are there where chunks have 32 KiB, or 16 of two tensors, from 32 and 16 MiB of gradients on.
+template <bool kTwo>
+constexpr int kVectorsAtOnce = kTwo ? 4 : 8;
 
 // Sums of the vectors of a batch, one after the other.
 template <class T, bool kSquares, int N>
 DEVICE Accumulation<T> multiply(const Item& item, const Chunk& chunk) {
+  constexpr int kAtOnce = kVectorsAtOnce<!kSquares>;
   Accumulation<T> sum = 0;
   const T* g = static_cast<const T*>(item.g) + chunk.offset;
   const T* h = static_cast<const T*>(item.h) + chunk.offset;
   UNROLL(1)
-  for (int i = thread_id() * N; i < chunk.count; i += kVectorsAtOnce * kThreads * N) {
-    Words<T, N> g_words[kVectorsAtOnce], h_words[kVectorsAtOnce];
-    UNROLL(kVectorsAtOnce)
-    for (int r = 0; r < kVectorsAtOnce; ++r) {
+  for (int i = thread_id() * N; i < chunk.count; i += kAtOnce * kThreads * N) {
+    Words<T, N> g_words[kAtOnce], h_words[kAtOnce];
+    UNROLL(kAtOnce)
+    for (int r = 0; r < kAtOnce; ++r) {
       const int at = i + r * kThreads * N;
       if (at >= chunk.count) break;
       g_words[r] = load_words<T, N>(g + at);
       if (!kSquares) h_words[r] = load_words<T, N>(h + at);
     }
-    UNROLL(kVectorsAtOnce)
-    for (int r = 0; r < kVectorsAtOnce; ++r) {
+    UNROLL(kAtOnce)
+    for (int r = 0; r < kAtOnce; ++r) {
       if (i + r * kThreads * N >= chunk.count) break;
       const auto x = as_vector<T, N>(g_words[r]);
       const auto y = kSquares ? x : as_vector<T, N>(h_words[r]);
@@ -225,18 +228,19 @@ DEVICE void combine(const Item& item, const Chunk& chunk, Accumulation<T> a, Acc
   const T* from_g = static_cast<const T*>(item.g) + chunk.offset;
   const T* from_h = static_cast<const T*>(item.h) + chunk.offset;
   T* to = static_cast<T*>(item.out) + chunk.offset;
+  constexpr int kAtOnce = kVectorsAtOnce<kTwo>;
   UNROLL(1)
-  for (int i = thread_id() * N; i < chunk.count; i += kVectorsAtOnce * kThreads * N) {
-    Words<T, N> g_words[kVectorsAtOnce], h_words[kVectorsAtOnce];
-    UNROLL(kVectorsAtOnce)
-    for (int r = 0; r < kVectorsAtOnce; ++r) {
+  for (int i = thread_id() * N; i < chunk.count; i += kAtOnce * kThreads * N) {
+    Words<T, N> g_words[kAtOnce], h_words[kAtOnce];
+    UNROLL(kAtOnce)
+    for (int r = 0; r < kAtOnce; ++r) {
       const int at = i + r * kThreads * N;
       if (at >= chunk.count) break;
       g_words[r] = load_words<T, N>(from_g + at);
       if (kTwo) h_words[r] = load_words<T, N>(from_h + at);
     }
-    UNROLL(kVectorsAtOnce)
-    for (int r = 0; r < kVectorsAtOnce; ++r) {
+    UNROLL(kAtOnce)
+    for (int r = 0; r < kAtOnce; ++r) {
       const int at = i + r * kThreads * N;
       if (at >= chunk.count) break;
       const auto g = as_vector<T, N>(g_words[r]);
@@ -276,7 +280,7 @@ backward(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
 }
 
 // out = a h + b g. Reads both once, writes out once.
-// 16-byte accesses: loads (8 in flight), stores
+// 16-byte accesses: loads (4 in flight), stores
 template <class T, int kCapacity>
 KERNEL(kThreads)
 double_backward(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {

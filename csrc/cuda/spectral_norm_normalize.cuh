@@ -258,7 +258,7 @@ DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
 // 16-byte accesses: loads (6 in flight), stores
 // double: the factors, one thread of a block
 template <class T, int kCapacity>
-KERNEL_FOR(kBlock, 5)
+KERNEL_FOR(kBlock, 4)
 double_backward(TABLE(ConstantTable<kCapacity>) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);

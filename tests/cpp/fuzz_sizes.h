@@ -49,6 +49,7 @@ constexpr Constant kConstants[] = {
     // Contracts, and numbers without a name.
     {"spectral_norm.h", "kPack", 16, Of::kElements},
     {"affine_resample.h", "kTaps", 12, Of::kElements},
+    {"ada_control.h", "kScores", 48, Of::kElements},  // of a launch
     {"image_filter.h", "kReach", 21, Of::kElements},
     {"call.h", "", 8, Of::kElements},                    // units worked on at once
     {"call.h", "", 32, Of::kElements},                   // units of a chunk at the least
