@@ -209,6 +209,9 @@ struct Axis<double> {
     return {a, b, c};
   }
 
+  // Of the identity, between images of one size.
+  ALWAYS_INLINE static constexpr Axis along(bool x) { return {x ? 1.0 : 0.0, x ? 0.0 : 1.0, 0}; }
+
   ALWAYS_INLINE constexpr Position at(int32_t hx, int32_t hy) const {
     return a * static_cast<double>(hx) + b * static_cast<double>(hy) + c;
   }
@@ -247,6 +250,12 @@ struct Axis<float> {
   ALWAYS_INLINE static constexpr Axis of_far(double a, double b, double c, const Layout& out) {
     const int32_t bits = bits_for(largest(c, reach(a, b, out)));
     return {fixed(a, bits), fixed(b, bits), fixed(c, bits), bits};
+  }
+
+  // Of the identity, between images of one size.
+  ALWAYS_INLINE static constexpr Axis along(bool x) {
+    constexpr int64_t kOne = int64_t{1} << 40;
+    return {x ? kOne : 0, x ? 0 : kOne, 0, 40};
   }
 
   ALWAYS_INLINE constexpr Position at(int32_t hx, int32_t hy) const { return a * hx + b * hy + c; }

@@ -13,7 +13,9 @@
 //                                 arrives at the thread's copy_wait(); for others after a barrier, too
 //   sync_threads(), shuffle_xor   a block's barrier; a full warp's exchange
 //   fence()                       between blocks
-//   atomic_add, atomic_or         of integers, in global or in shared memory
+//   atomic_add, atomic_or         of integers, in global or in shared memory; atomic_max of int
+//   multiply_high(a, b)           the upper half of the product of two ints
+//   rounded(x)                    the nearest integer, halves to even: an int of a float, an int64_t of a double
 //   Buffers                       the memory that a call's kernels may touch; known to the emulator only
 //   launch<kernel>, fill_zero     what the host starts on a stream; null, or what went wrong
 #pragma once
@@ -128,6 +130,19 @@ DEVICE int64_t atomic_add(int64_t* p, int64_t x) {
 }
 DEVICE int atomic_or(int* p, int x) {
   return atomicOr(p, x);
+}
+
+DEVICE int atomic_max(int* p, int x) {
+  return atomicMax(p, x);
+}
+DEVICE int multiply_high(int a, int b) {
+  return __mulhi(a, b);
+}
+DEVICE int rounded(float x) {
+  return __float2int_rn(x);
+}
+DEVICE int64_t rounded(double x) {
+  return __double2ll_rn(x);
 }
 
 DEVICE float widen(float x) {

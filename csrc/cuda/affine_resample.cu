@@ -36,15 +36,16 @@ int64_t records_size(const Resample& r) {
   return (r.batch * static_cast<int64_t>(record_size(r)) + 255) / 256 * 256;
 }
 
-// Writes the records, then runs a kernel that reads them.
+// Writes the records, where samples differ, then runs a kernel that reads them.
 template <class Acc, auto kernel, class Args>
 const char* run(const char* name, const Args& args, const Layout& tiled, void* workspace,
                 void* stream) {
   const Resample& r = args.resample;
-  auto* records = static_cast<Record<Acc>*>(workspace);
-  if (const char* error = launch<prepare<Acc>>("prepare", (r.batch + kThreads - 1) / kThreads,
-                                               kThreads, stream, r, records))
-    return error;
+  auto* records = Record<Acc>::is_still(r) ? nullptr : static_cast<Record<Acc>*>(workspace);
+  const int64_t prepared = (r.batch + kThreads - 1) / kThreads;
+  const char* error =
+      records ? launch<prepare<Acc>>("prepare", prepared, kThreads, stream, r, records) : nullptr;
+  if (error) return error;
   return launch<kernel>(name, blocks(r, tiled), kThreads, stream, args,
                         static_cast<const Record<Acc>*>(records));
 }

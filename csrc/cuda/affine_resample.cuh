@@ -18,7 +18,7 @@ constexpr Acc not_a_number() {
 
 // How many channels the group has whose first place is this one.
 DEVICE int group_size(const Resample& r, int place) {
-  return static_cast<int>(r.channels - place < kGroup ? r.channels - place : kGroup);
+  return least(static_cast<int>(r.channels) - place, kGroup);
 }
 
 // An element of the color matrix, or of its offset.
@@ -132,18 +132,15 @@ struct Points {
   int first[(kMost + 1) / 2];  // the places of two points each, by 16 bits
   Acc share_u[kMost], share_v[kMost];
 
-  DEVICE void fill(const Record<Acc>& s, const Box& box, int hx, int hy, const Lines& lines,
-                   int count) {
-    const auto lu = LocalAxis<Acc>::of(s.u, hx, hy, box.u);
-    const auto lv = LocalAxis<Acc>::of(s.v, hx, hy, box.v);
-    auto u = lu.base + lu.a * lines.column + lu.b * least(lines.row, count);
-    auto v = lv.base + lv.a * lines.column + lv.b * least(lines.row, count);
+  DEVICE void fill(const Frame<Acc>& f, const Lines& lines, int count) {
+    auto u = f.u.base + f.u.a * lines.column + f.u.b * least(lines.row, count);
+    auto v = f.v.base + f.v.a * lines.column + f.v.b * least(lines.row, count);
     UNROLL(7)
     for (int k = 0; k < kMost; ++k) {
       const int at = LocalAxis<Acc>::whole(v) * kNodePitch<Acc> + LocalAxis<Acc>::whole(u);
       first[k / 2] = k % 2 ? first[k / 2] | at << 16 : at & 0xffff;
       share_u[k] = LocalAxis<Acc>::share(u), share_v[k] = LocalAxis<Acc>::share(v);
-      u += lu.b * lines.step, v += lv.b * lines.step;
+      u += f.u.b * lines.step, v += f.v.b * lines.step;
     }
   }
 
@@ -182,26 +179,36 @@ struct Part {
 // What interpolating the points of a part needs: a node more on either side, as positions are rounded,
 // and a point next to a node may lie on either.
 template <class Acc>
-DEVICE Box box_of(const Record<Acc>& s, const Part& part) {
-  const int u = s.u.node(s.u.at(part.hx(), part.hy()) + s.low_u).at - 1;
-  const int v = s.v.node(s.v.at(part.hx(), part.hy()) + s.low_v).at - 1;
-  return {u - 1 + (u & 1), v - 1 + (v & 1), s.box_width, s.box_height};
+DEVICE Frame<Acc> frame_of(const Record<Acc>& s, const Part& part) {
+  const int hx = part.hx(), hy = part.hy();
+  const int u = s.u.node(s.u.at(hx, hy) + s.low_u).at - 1;
+  const int v = s.v.node(s.v.at(hx, hy) + s.low_v).at - 1;
+  const Box box{u - 1 + (u & 1), v - 1 + (v & 1), s.box_width, s.box_height};
+  return {box, s.shares, LocalAxis<Acc>::of(s.u, hx, hy, box.u),
+          LocalAxis<Acc>::of(s.v, hx, hy, box.v)};
 }
 
-// A box's pixels of a channel to the beginning of `memory`: the elements of the thread's column, in the
-// sample's first channel, and of the rows, reflected; -1: none.
+// A box's pixels of a channel to the beginning of `memory`, where they arrive at copy_wait(): of the column
+// that begins at `from`, in bytes, those of `rows`.
 template <class T>
-DEVICE void fetch_image(const Forward& args, int count, const Lines& lines, int64_t column,
-                        SharedArray<int64_t> rows, int64_t channel,
+DEVICE void fetch_image(const char* from, int count, const Lines& lines, SharedArray<int64_t> rows,
                         SharedArray<Accumulation<T>> memory) {
-  const T* plane = static_cast<const T*>(args.image) + channel * args.resample.in.channel_stride +
-                   (column < 0 ? 0 : column);
   UNROLL(2)
-  for (int row = lines.row; row < count; row += lines.step) {
-    const int64_t offset = rows[row];
+  for (int row = lines.row; row < count; row += lines.step)
     fetch<T>(memory, row * Planes<Accumulation<T>>::kPixelPitch + lines.column,
-             plane + (offset < 0 ? 0 : offset), column >= 0 && offset >= 0);
-  }
+             reinterpret_cast<const T*>(from + rows[row]));
+}
+
+// Zeros where margins leave no pixels. A barrier comes last.
+template <class Acc>
+DEVICE void limit_pixels(const Resample& r, const Box& box, const Lines& lines,
+                         SharedArray<Acc> memory) {
+  const Range bx = range_of(r, 0), by = range_of(r, 1);
+  const bool column = bx.has_pixel(box.column() + lines.column);
+  for (int row = lines.row; row < box.rows(); row += lines.step)
+    if (!column || !by.has_pixel(box.row() + row))
+      memory[row * Planes<Acc>::kPixelPitch + lines.column] = 0;
+  sync_threads();
 }
 
 // The points of a part whose nodes do not fit: each takes its own pixels.
@@ -231,30 +238,38 @@ DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* reco
                         SharedArray<int64_t> rows, SharedArray<Accumulation<T>> results) {
   using Acc = Accumulation<T>;
   using P = Planes<Acc>;
+  SHARED(Frame<Acc>, frame, 1);
   const Resample& r = args.resample;
-  const Record<Acc> s = load(record);
-  const Range bx = range_of(r, 0), by = range_of(r, 1);
+  const bool fits = load(&record->part) > 0;
+  sync_threads();  // the part before has been made
+  if (fits && thread_id() == 0) frame[0] = frame_of<Acc>(load(record), part);
+  sync_threads();
   const int count = part.points();
-  const Box box = box_of(s, part);
-  const BoxLines lines = BoxLines::of(box, s.pixels_share, s.pairs_share);
-  const Lines lattice = part.lattice();
-  const bool fits = s.part > 0;
+  Box box{};
+  Shares shares{};
+  Lines pixels{};
   Points<Acc> points;
-  points.fill(s, box, part.hx(), part.hy(), lattice, count);
-
-  // The elements of the box's pixels within a plane of the image.
-  const int own = box.column() + lines.pixels.column;
-  const int64_t column = bx.has_pixel(own)
-                             ? offset_of(r.in, block.sample, 0, 0, reflected(own, width(r.in)))
-                             : int64_t{-1};
-  sync_threads();  // the part before has been made of its rows
-  for (int k = thread_id(); fits && k < box.rows(); k += kThreads) {
-    const int row = box.row() + k;
-    rows[k] = by.has_pixel(row) ? reflected(row, height(r.in)) * r.in.row_stride : int64_t{-1};
+  const char* column = nullptr;
+  if (fits) {
+    const Frame<Acc> f = frame[0];
+    box = f.box, shares = f.shares;
+    pixels = Lines::of(box.columns(), shares.pixels);
+    points.fill(f, part.lattice(), count);
+    column = reinterpret_cast<const char*>(
+        static_cast<const T*>(args.image) +
+        offset_of(r.in, block.sample, 0, 0, reflected(box.column() + pixels.column, width(r.in))));
+    const int row = thread_id();
+    if (row < box.rows())
+      rows[row] = reflected(box.row() + row, height(r.in)) * r.in.row_stride *
+                  static_cast<int64_t>(sizeof(T));
   }
   sync_threads();
-  if (fits)
-    fetch_image<T>(args, box.rows(), lines.pixels, column, rows, r.epilogue.channel(0), memory);
+  const auto fetch_channel = [&](int place) {
+    fetch_image<T>(
+        column + r.epilogue.channel(place) * r.in.channel_stride * static_cast<int64_t>(sizeof(T)),
+        box.rows(), pixels, rows, memory);
+  };
+  if (fits) fetch_channel(0);
 
   const int x = block.x() - part.x0, y = block.y() - part.y0;
   const bool within = x >= 0 && y >= 0 && x < part.side && y < part.side;
@@ -265,16 +280,18 @@ DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* reco
       copy_wait();
       sync_threads();
       if (fits) {
-        upsample<2, Acc>(box, lines, memory);
-        if (r.margins) limit<Acc>(r, box, lines, memory);
-        points.interpolate(part.lattice(), part.points(), memory);
+        if (r.margins) limit_pixels<Acc>(r, box, pixels, memory);
+        upsample_rows<2, Acc>(box, shares, memory, P::kHalf);
+        sync_threads();
+        upsample_columns<2, kNodePitch<Acc>, Acc>(box, shares, memory, P::kHalf, 0);
+        sync_threads();
+        if (r.margins) limit<Acc>(r, box, memory);
+        points.interpolate(part.lattice(), count, memory);
       } else {
         gather_points<T>(args, record, part, block.sample, r.epilogue.channel(place + c), memory);
       }
       sync_threads();
-      if (fits && place + c + 1 < r.channels)
-        fetch_image<T>(args, box.rows(), lines.pixels, column, rows,
-                       r.epilogue.channel(place + c + 1), memory);
+      if (fits && place + c + 1 < r.channels) fetch_channel(place + c + 1);
       decimate_rows<Acc>(memory, count, part.side);
       sync_threads();
       if (within)
@@ -384,7 +401,7 @@ DEVICE Accumulation<T> filter_along_axes(const Forward& args, const Footprint& f
   UNROLL(4)
   for (int row = lines.row; row < f.rows; row += lines.step)
     fetch<T>(memory, pixels + row * f.columns + lines.column,
-             plane + reflected(f.row + row, height(r.in)) * r.in.row_stride, true);
+             plane + reflected(f.row + row, height(r.in)) * r.in.row_stride);
   copy_wait();
   sync_threads();
   const int n = thread_id() % kTile;
@@ -503,24 +520,21 @@ resample(TABLE(Forward) args, const Record<Accumulation<T>>* records) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
   const Block block = Block::of(r.out);
-  const Record<Acc> s = load(records + block.sample);
+  const Record<Acc> s = Record<Acc>::of(r, records, block.sample);
   if (!s.usable || s.kind == Kind::kCopy) return plain_tile<T>(args, s, block, true);
   SHARED(Acc, memory, Planes<Acc>::kSize);
   SHARED(int64_t, rows, Planes<Acc>::kPixelPitch);
   SHARED(Acc, results, kGroup * kThreads);  // of the thread's own pixel
-  if (s.kind == Kind::kSeparable) {
+  if (s.kind == Kind::kSeparable && !s.part) {
     const Footprint footprint = Footprint::of(s, 2 * block.x0 - 5, 2 * block.y0 - 5);
     if (footprint.fits<Acc>()) return filter_separably<T>(args, s, block, footprint, memory);
   }
   const int side = s.part ? s.part : kPart<Acc>;
   UNROLL(1)
-  for (int at = 0; at < kThreads; at += side * side) {
-    // The rest is made anew: kept, it would cost registers.
-    const int row = at / (kTile * side), column = at % (kTile * side) / side;
-    const Block own = Block::of(r.out);
-    filter_part<T>(args, records + own.sample, own, {own.x0 + column, own.y0 + row * side, side},
+  for (int row = 0; row < kTile; row += side) UNROLL(1)
+  for (int column = 0; column < kTile; column += side)
+    filter_part<T>(args, records + block.sample, block, {block.x0 + column, block.y0 + row, side},
                    memory, rows, results);
-  }
 }
 
 // The same by the plain filters. Reads 4 elements an output element, or 1; writes 1.
@@ -530,7 +544,7 @@ resample_plainly(TABLE(Forward) args, const Record<Accumulation<T>>* records) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
   const Block block = Block::of(r.out);
-  const Record<Acc> s = load(records + block.sample);
+  const Record<Acc> s = Record<Acc>::of(r, records, block.sample);
   plain_tile<T>(args, s, block, r.filter == Filter::kNearest || s.kind == Kind::kCopy);
 }
 

@@ -2,6 +2,8 @@
 // call. All arithmetic in double of images that are not is here.
 #pragma once
 
+#include <cmath>
+
 #include "affine_resample.h"
 #include "common/platform.h"
 #include "common/reduce.cuh"
@@ -27,8 +29,8 @@ constexpr int height(const Layout& l) {
   return static_cast<int>(l.height);
 }
 template <class Acc>
-constexpr Acc magnitude(Acc x) {
-  return x < 0 ? -x : x;
+DEVICE Acc magnitude(Acc x) {
+  return std::abs(x);
 }
 
 // How the image is seen in the plane that reflection makes of it, along one axis: copies number `first`
@@ -53,8 +55,8 @@ struct Copies {
 };
 
 // How threads share a region: each has a column, of which it takes every `step`-th row. Threads beyond
-// have none. `share` is 2^16 over the number of columns, rounded up, of at most 256: quotients by it are
-// exact.
+// have none. `share` is 2^16 over the number of columns, rounded up: of up to 256 threads, or of ten times as
+// many units as there are columns, of which there are up to 80, quotients by it are exact.
 struct Lines {
   int column, row, step;
 
@@ -66,6 +68,16 @@ struct Lines {
   DEVICE static Lines of(int columns) { return of(columns, share_of(columns)); }
 };
 
+// How threads share a box of nodes: its columns of pixels (Lines), and its units, each of which is eight nodes
+// of a row or of a column.
+struct Shares {
+  int pixels, eights, nodes;
+
+  DEVICE static Shares of(int width) {
+    return {Lines::share_of(width / 2 + 5), Lines::share_of(width / 8), Lines::share_of(width)};
+  }
+};
+
 template <class Acc>
 struct Record {
   Axis<Acc> u, v;
@@ -74,10 +86,10 @@ struct Record {
   Kind kind;
 
   // Forward: the side of the parts of a tile whose nodes fit the shared memory, 0 for none; the sides of
-  // the box of nodes of such a part, and how threads share it (Lines); the lowest position of a part's points,
-  // from the first one on; and the taps of the filter along an axis, where the map takes axes to axes.
+  // the box of nodes of such a part, and how threads share it; the lowest position of a part's points, from
+  // the first one on; and the taps of the filter along an axis, where the map takes axes to axes.
   int part, box_width, box_height;
-  int pixels_share, pairs_share;
+  Shares shares;
   typename Axis<Acc>::Position low_u, low_v;
   int taps;
 
@@ -86,6 +98,25 @@ struct Record {
   Copies across, down;
   bool invertible;
   Acc inverse[4], c, f, reaching;
+
+  // That of every sample where nothing moves and nothing is cut: copies.
+  DEVICE static Record still(const Resample& r) {
+    Record s{};
+    s.u = Axis<Acc>::along(true), s.v = Axis<Acc>::along(false);
+    s.usable = s.invertible = true;
+    s.kind = Kind::kCopy;
+    s.across = {width(r.in), 0, 0}, s.down = {height(r.in), 0, 0};
+    return s;
+  }
+  // Whether that is so.
+  static bool is_still(const Resample& r) {
+    return r.lossless && !r.maps && !r.margins && !r.epilogue.box && r.in.width == r.out.width &&
+           r.in.height == r.out.height;
+  }
+  // A sample's; of no records, that.
+  DEVICE static Record of(const Resample& r, const Record* records, int sample) {
+    return records ? load(records + sample) : still(r);
+  }
 };
 
 // The sides of planes of nodes that are made in shared memory, and the pitch of their rows: lanes step
@@ -135,15 +166,14 @@ DEVICE Record<Acc> record_of(const Resample& r, int64_t sample) {
   const double across = magnitude(m.a) + magnitude(m.b), down = magnitude(m.d) + magnitude(m.e);
   const double steepest = across > down ? across : down;
   // The nodes of a part: those that its points span, three for rounding, and as many as make its sides
-  // multiples of 2 and 8.
+  // multiples of 8, from an odd node on.
   for (s.part = kPart<Acc>; s.part >= 4; s.part /= 2)
     if (steepest * (2 * s.part + 9) + 8 <= kSide<Acc>) break;
   if (s.part < 4) s.part = 0;
   const int last = 2 * (s.part ? s.part : kPart<Acc>)+9;
-  s.box_width = (static_cast<int>(s.part ? across * last : 0) + 7) / 2 * 2;
+  s.box_width = (static_cast<int>(s.part ? across * last : 0) + 6 + 7) / 8 * 8;
   s.box_height = (static_cast<int>(s.part ? down * last : 0) + 6 + 7) / 8 * 8;
-  s.pixels_share = Lines::share_of(s.box_width / 2 + 5);
-  s.pairs_share = Lines::share_of(s.box_width / 2);
+  s.shares = Shares::of(s.box_width);
   const auto lowest = [&](const Axis<Acc>& axis) {
     return (axis.a < 0 ? axis.a * last : 0) + (axis.b < 0 ? axis.b * last : 0);
   };
@@ -207,14 +237,23 @@ DEVICE Reach reach(const Record<Acc>& s, Acc u, Acc v, Acc extent, const Reach& 
 struct Block {
   int sample, x0, y0;  // the tile's first pixel
 
+  // Divided once: by one thread, for all of them. All threads must call it, once.
   DEVICE static Block of(const Layout& tiled) {
+    SHARED(Block, own, 1);
+    if (thread_id() == 0) own[0] = found(tiled);
+    sync_threads();
+    return own[0];
+  }
+  DEVICE int x() const { return x0 + thread_id() % kTile; }
+  DEVICE int y() const { return y0 + thread_id() / kTile; }
+
+ private:
+  DEVICE static Block found(const Layout& tiled) {
     const int across = (width(tiled) + kTile - 1) / kTile;
     const int each = across * ((height(tiled) + kTile - 1) / kTile);
     const int sample = block_id() / each, tile = block_id() - sample * each, row = tile / across;
     return {sample, (tile - row * across) * kTile, row * kTile};
   }
-  DEVICE int x() const { return x0 + thread_id() % kTile; }
-  DEVICE int y() const { return y0 + thread_id() / kTile; }
 };
 
 DEVICE int64_t offset_of(const Layout& l, int sample, int64_t channel, int y, int x) {

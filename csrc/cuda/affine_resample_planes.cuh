@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -19,7 +20,7 @@ template <class Acc>
 struct Planes {
   static constexpr int kHalfPitch = kSide<Acc>;
   static constexpr int kPixelPitch = kSide<Acc> / 2 + 5;
-  static constexpr int kPointPitch = 44;               // even, for loads of two
+  static constexpr int kPointPitch = 44;               // a multiple of 4, for loads of 16 bytes
   static constexpr int kColumnPitch = 24;              // two rows are half the banks apart
   static constexpr int kParted = 2 * kPart<Acc> + 10;  // points along an axis of a part
   static constexpr int kHalf = kSide<Acc> * kNodePitch<Acc>;
@@ -73,16 +74,16 @@ DEVICE Acc one_of(int n, bool odd) {
   return found;
 }
 
-// A rectangle of nodes, or of lattice points: `first` is odd along both axes; the width is a multiple of
-// 2, the height of 8.
+// A rectangle of nodes, or of lattice points: `first` is odd along both axes; the sides are multiples of 8.
 struct Box {
   int u, v, width, height;
 
-  // The least that holds [low, high] along both axes.
-  DEVICE static Box around(int low_u, int high_u, int low_v, int high_v) {
-    Box b{low_u - 1 + (low_u & 1), low_v - 1 + (low_v & 1), 0, 0};
-    b.width = (high_u - b.u + 2) / 2 * 2;
-    b.height = (high_v - b.v + 8) / 8 * 8;
+  // The least that begins at an odd (u, v), or one before, and holds [u, high_u] and [v, high_v], or as much
+  // as `side` lets it.
+  DEVICE static Box from(int u, int high_u, int v, int high_v, int side) {
+    Box b{u - 1 + (u & 1), v - 1 + (v & 1), 0, 0};
+    b.width = least((high_u - b.u + 8) / 8 * 8, side);
+    b.height = least((high_v - b.v + 8) / 8 * 8, side);
     return b;
   }
   // Nodes 2 q - 1 and 2 q take the pixels q - 3 to q + 2.
@@ -92,107 +93,130 @@ struct Box {
   DEVICE int rows() const { return height / 2 + 5; }
 };
 
-// How threads share a box's steps.
-struct BoxLines {
-  Lines pixels, pairs, nodes;
-  DEVICE static BoxLines of(const Box& b) {
-    return of(b, Lines::share_of(b.columns()), Lines::share_of(b.width / 2));
-  }
-  DEVICE static BoxLines of(const Box& b, int pixels_share, int pairs_share) {
-    const Lines pairs = Lines::of(b.width / 2, pairs_share);
-    // A row of nodes is two of pairs.
-    const int row = pairs.row >> 1;
-    return {Lines::of(b.columns(), pixels_share),
-            pairs,
-            {pairs.column + (pairs.row & 1) * (b.width / 2), row < pairs.step >> 1 ? row : 1 << 20,
-             pairs.step >> 1}};
-  }
-};
-
-// An element of an image into shared memory, or zero; it arrives at copy_wait().
+// An element of an image into shared memory, where it arrives at copy_wait().
 template <class T>
-DEVICE void fetch(SharedArray<Accumulation<T>> memory, int to, const T* from, bool here) {
-  if constexpr (std::is_same_v<T, Accumulation<T>>) {
-    if (here)
-      copy_async(memory + to, from);
-    else
-      memory[to] = 0;
-  } else {
-    memory[to] = here ? widen(load(from)) : Accumulation<T>(0);
+DEVICE void fetch(SharedArray<Accumulation<T>> memory, int to, const T* from) {
+  if constexpr (std::is_same_v<T, Accumulation<T>>)
+    copy_async(memory + to, from);
+  else
+    memory[to] = widen(load(from));
+}
+
+// As many as N of 16 bytes each hold.
+template <int N, class Acc>
+DEVICE void store_run(SharedArray<Acc> memory, int to, const Acc* x) {
+  constexpr int kEach = 16 / sizeof(Acc);
+  UNROLL(8)
+  for (int n = 0; n < N; n += kEach) {
+    Vector<Acc, kEach> part;
+    UNROLL(4)
+    for (int k = 0; k < kEach; ++k) part.at[k] = x[n + k];
+    shared_store(memory + (to + n), part);
   }
 }
 
-// Pixels at the beginning of `memory` to the nodes that take their place, filtered, times `kGain` along
-// either axis. A barrier has to come before; one comes last.
+// Eight nodes in a line, of nine pixels, or of half-made nodes, times `kGain`.
 template <int kGain, class Acc>
-DEVICE void upsample(const Box& box, const BoxLines& lines, SharedArray<Acc> memory) {
-  using P = Planes<Acc>;
-  const int rows = box.rows();
-  const auto tap = [](int j) { return kGain * symlet<Acc>(j); };
-  for (int row = lines.pairs.row; row < rows; row += lines.pairs.step) {
-    const int from = row * P::kPixelPitch + lines.pairs.column;
-    Vector<Acc, 2> pair{};
+DEVICE void up_sampled(const Acc* x, Acc* node) {
+  UNROLL(4)
+  for (int k = 0; k < 4; ++k) {
+    Acc odd = 0, even = 0;
     UNROLL(6)
     for (int m = 0; m < 6; ++m) {
-      const Acc x = memory[from + m];
-      pair.at[0] += tap(10 - 2 * m) * x;
-      pair.at[1] += tap(11 - 2 * m) * x;
+      odd += kGain * symlet<Acc>(10 - 2 * m) * x[k + m];
+      even += kGain * symlet<Acc>(11 - 2 * m) * x[k + m];
     }
-    shared_store(memory + (P::kHalf + row * P::kHalfPitch + 2 * lines.pairs.column), pair);
+    node[2 * k] = odd, node[2 * k + 1] = even;
   }
-  sync_threads();
-  // Eight rows of nodes at a time, of nine.
-  const int groups = box.height / 8;
-  for (int group = lines.nodes.row; group < groups; group += lines.nodes.step) {
-    const int from = P::kHalf + 4 * group * P::kHalfPitch + lines.nodes.column;
-    const int to = 8 * group * kNodePitch<Acc> + lines.nodes.column;
-    Acc x[9];
+}
+
+// The first half of up-sampling: the rows of pixels at the beginning of `memory` to half-made nodes, at
+// `half`.
+template <int kGain, class Acc>
+DEVICE void upsample_rows(const Box& box, const Shares& shares, SharedArray<Acc> memory, int half) {
+  using P = Planes<Acc>;
+  const int across = box.width / 8, units = across * box.rows();
+  UNROLL(1)
+  for (int k = thread_id(); k < units; k += kThreads) {
+    const int row = (k * shares.eights) >> 16, column = k - row * across;
+    const int from = row * P::kPixelPitch + 4 * column;
+    Acc x[9], node[8];
     UNROLL(9)
-    for (int m = 0; m < 9; ++m) x[m] = memory[from + m * P::kHalfPitch];
-    UNROLL(4)
-    for (int k = 0; k < 4; ++k) {
-      Acc odd = 0, even = 0;
-      UNROLL(6)
-      for (int m = 0; m < 6; ++m) {
-        odd += tap(10 - 2 * m) * x[k + m];
-        even += tap(11 - 2 * m) * x[k + m];
-      }
-      memory[to + 2 * k * kNodePitch<Acc>] = odd;
-      memory[to + (2 * k + 1) * kNodePitch<Acc>] = even;
-    }
+    for (int m = 0; m < 9; ++m) x[m] = memory[from + m];
+    up_sampled<kGain>(x, node);
+    store_run<8, Acc>(memory, half + row * P::kHalfPitch + 8 * column, node);
   }
-  sync_threads();
+}
+
+// Eight nodes of a column, of the half-made ones from `from` on.
+template <int kGain, class Acc>
+DEVICE void upsample_column(SharedArray<Acc> memory, int from, Acc* node) {
+  Acc x[9];
+  UNROLL(9)
+  for (int m = 0; m < 9; ++m) x[m] = memory[from + m * Planes<Acc>::kHalfPitch];
+  up_sampled<kGain>(x, node);
+}
+
+// The second half, to `nodes`.
+template <int kGain, int kPitch, class Acc>
+DEVICE void upsample_columns(const Box& box, const Shares& shares, SharedArray<Acc> memory,
+                             int half, int nodes) {
+  const int units = box.width * (box.height / 8);
+  UNROLL(1)
+  for (int k = thread_id(); k < units; k += kThreads) {
+    const int group = (k * shares.nodes) >> 16, column = k - group * box.width;
+    Acc node[8];
+    upsample_column<kGain, Acc>(memory, half + 4 * group * Planes<Acc>::kHalfPitch + column, node);
+    const int to = nodes + 8 * group * kPitch + column;
+    UNROLL(8)
+    for (int n = 0; n < 8; ++n) memory[to + n * kPitch] = node[n];
+  }
 }
 
 // Zeros where margins leave no nodes. A barrier comes last.
 template <class Acc>
-DEVICE void limit(const Resample& r, const Box& box, const BoxLines& lines,
-                  SharedArray<Acc> memory) {
+DEVICE void limit(const Resample& r, const Box& box, SharedArray<Acc> memory) {
   const Range bx = range_of(r, 0), by = range_of(r, 1);
-  const bool column = bx.has_node(box.u + lines.nodes.column);
-  for (int row = lines.nodes.row; row < box.height; row += lines.nodes.step)
-    if (!column || !by.has_node(box.v + row))
-      memory[row * kNodePitch<Acc> + lines.nodes.column] = 0;
+  const Lines lines = Lines::of(box.width);
+  const bool column = bx.has_node(box.u + lines.column);
+  for (int row = lines.row; row < box.height; row += lines.step)
+    if (!column || !by.has_node(box.v + row)) memory[row * kNodePitch<Acc> + lines.column] = 0;
   sync_threads();
 }
 
-// The first half of decimation: the rows of a lattice, of `count` points, to `side` columns.
+// The first half of decimation: of 18 points in a row, four of the columns that are made of them.
+template <class Acc>
+DEVICE void decimated(const Acc* x, SharedArray<Acc> memory, int to) {
+  Acc sum[4];
+  UNROLL(4)
+  for (int k = 0; k < 4; ++k) {
+    sum[k] = 0;
+    UNROLL(12)
+    for (int j = 0; j < kTaps; ++j) sum[k] += symlet<Acc>(j) * x[2 * k + j];
+  }
+  store_run<4, Acc>(memory, to, sum);
+}
+
+// The rows of a lattice, of `count` points, to `side` columns.
 template <class Acc>
 DEVICE void decimate_rows(SharedArray<Acc> memory, int count, int side) {
   using P = Planes<Acc>;
-  const int x = thread_id() % kTile;
-  if (x >= side) return;
-  for (int row = thread_id() / kTile; row < count; row += kTile) {
-    const int from = P::kHalf + row * P::kPointPitch + 2 * x;
-    Acc sum = 0;
-    UNROLL(6)
-    for (int m = 0; m < 6; ++m) {
-      const auto pair = shared_load<2>(memory + (from + 2 * m));
-      sum += symlet<Acc>(2 * m) * pair.at[0];
-      sum += symlet<Acc>(2 * m + 1) * pair.at[1];
-    }
-    memory[P::kColumns + row * P::kColumnPitch + x] = sum;
+  constexpr int kEach = 16 / sizeof(Acc);
+  // Four columns a thread; `side` is 16, 8 or 4.
+  const int bits = side >> 3, row = thread_id() >> bits, x = 4 * (thread_id() - (row << bits));
+  static_assert(4 * P::kParted <= kThreads);
+  if (row >= count) return;
+  const int from = P::kHalf + row * P::kPointPitch + 2 * x;
+  Acc point[18];
+  UNROLL(8)
+  for (int n = 0; n < 16; n += kEach) {
+    const auto part = shared_load<kEach>(memory + (from + n));
+    UNROLL(4)
+    for (int k = 0; k < kEach; ++k) point[n + k] = part.at[k];
   }
+  const auto last = shared_load<2>(memory + (from + 16));
+  point[16] = last.at[0], point[17] = last.at[1];
+  decimated<Acc>(point, memory, P::kColumns + row * P::kColumnPitch + x);
 }
 
 // The second half of decimation: the sum of 12 rows of columns, from `row` on.
@@ -236,6 +260,15 @@ struct LocalAxis<double> {
   }
   DEVICE static int whole(double u) { return static_cast<int>(std::floor(u)); }
   DEVICE static double share(double u) { return u - std::floor(u); }
+};
+
+// A box, how threads share it, and positions in it, or from it: made by one thread, in shared memory. A barrier
+// has to come before and to follow.
+template <class Acc>
+struct Frame {
+  Box box;
+  Shares shares;
+  LocalAxis<Acc> u, v;
 };
 
 }  // namespace gankernels::affine_resample::cuda

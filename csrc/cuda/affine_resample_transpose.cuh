@@ -59,29 +59,35 @@ constexpr double tap_sum(int first, int step) {
 }
 constexpr double kSpread = std::max(tap_sum(0, 2), tap_sum(1, 2));
 
-// The largest of the block's numbers, for every thread; `odd` if one of them is so large that sums with
-// it may not be finite, or is not.
+// The sizes of numbers as integers, which ascend with them: of a double, its upper half.
 template <class Acc>
-struct Largest {
-  Acc value;
-  bool odd;
+struct Size;
 
-  // What is added up in fixed point is at least as large as this, lest its scale overflow: of smaller
-  // numbers the last bits are lost.
-  static constexpr Acc kLeast = sizeof(Acc) == 4 ? Acc(0x1p-90f) : Acc(0x1p-900);
-  static constexpr Acc kMost = sizeof(Acc) == 4 ? Acc(0x1p120f) : Acc(0x1p1000);
+template <>
+struct Size<float> {
+  static constexpr int kBias = 127, kShift = 23;
+  // Sums with numbers beyond it may not be finite.
+  static constexpr int kMost = std::bit_cast<int>(0x1p120f);
 
-  DEVICE static Largest none() { return {0, false}; }
-  DEVICE void take(Acc x) {
-    const Acc size = magnitude(x);
-    if (!(size <= kMost))
-      odd = true;
-    else if (size > value)
-      value = size;
+  DEVICE static int of(float x) { return std::bit_cast<int>(magnitude(x)); }
+  // No number of this size is larger.
+  DEVICE static float bound(int size) { return std::bit_cast<float>(size); }
+  static constexpr float power(int e) { return std::bit_cast<float>((e + kBias) << kShift); }
+};
+
+template <>
+struct Size<double> {
+  static constexpr int kBias = 1023, kShift = 20;
+  static constexpr int kMost = static_cast<int>(std::bit_cast<int64_t>(0x1p1000) >> 32);
+
+  DEVICE static int of(double x) {
+    return static_cast<int>(std::bit_cast<int64_t>(magnitude(x)) >> 32);
   }
-  DEVICE Largest of_block() const {
-    const Acc most = block_max<kThreads>(odd ? std::numeric_limits<Acc>::infinity() : value);
-    return {most, most > kMost};
+  DEVICE static double bound(int size) {
+    return std::bit_cast<double>((static_cast<int64_t>(size) << 32) + 0xffffffff);
+  }
+  static constexpr double power(int e) {
+    return std::bit_cast<double>(static_cast<int64_t>(e + kBias) << 52);
   }
 };
 
@@ -89,17 +95,25 @@ struct Largest {
 template <class Acc>
 using Sum = std::conditional_t<sizeof(Acc) == 4, int, int64_t>;
 
-// Numbers of at most `largest`, of which sums of at most `count` fit Total.
+// Numbers of at most a size, of which sums of at most `count` fit Total: times a power of two. Of the
+// smallest numbers there are, the last bits are lost.
 template <class Acc, class Total>
 struct Scale {
   Acc to, back;
 
-  DEVICE static Scale of(Acc largest, Acc count) {
-    constexpr Acc kRoom = sizeof(Total) == 4 ? Acc(0x1p29f) : Acc(0x1p62f);
-    const Acc size = largest > Largest<Acc>::kLeast ? largest : Largest<Acc>::kLeast;
-    return {kRoom / count / size, size * (count / kRoom)};
+  DEVICE static Scale of(int size, Acc count) {
+    using S = Size<Acc>;
+    constexpr int kRoom = sizeof(Total) == 4 ? 29 : 62;
+    constexpr int kSmaller = 40;  // lest the product overflow
+    const Acc sum = S::bound(size) * S::power(-kSmaller) * count;
+    const int e = (S::of(sum) >> S::kShift) - S::kBias + 1 + kSmaller;
+    const int power = most(e, kRoom - S::kBias + 1);
+    return {S::power(kRoom - power), S::power(power - kRoom)};
   }
-  DEVICE Total fixed(Acc x) const { return static_cast<Total>(std::floor(x * to + Acc(0.5))); }
+  DEVICE Total fixed(Acc x) const {
+    if constexpr (sizeof(Total) == sizeof(Acc)) return rounded(x * to);
+    return static_cast<Total>(std::floor(x * to + Acc(0.5)));
+  }
 };
 
 // --- by the lattice
@@ -107,54 +121,115 @@ struct Scale {
 // Nodes of a tile, and one more on either side: those of points next to it.
 constexpr int kNodes = kPoints + 2, kSumPitch = 53;
 
-// The planes of a channel, as those of the forward pass; where the half-made nodes were, the image's nodes
-// are added up.
+// The planes of a channel: pixels of the output and what they are up-sampled to along rows; the sums of the
+// image's nodes, and in the place of the half-made points what decimating their rows leaves; and the
+// results of the threads' own pixels. A lattice's points are in no plane: a thread gives each of them to
+// its nodes as it is made.
 template <class Acc>
-constexpr int kTransposed =
-    Planes<Acc>::kHalf +
-    std::max(Planes<Acc>::kPixelPitch * Planes<Acc>::kHalfPitch, kNodes* kSumPitch);
-// Beside them, what tells which copies are reached, or a sweep's sums.
-constexpr int kBeside = std::max(2 * kCopies * kCopies, kThreads + kThreads / 2);  // of int64_t
+struct TransposePlanes {
+  static constexpr int kSide = sizeof(Acc) == 4 ? 80 : 40;
+  static constexpr int kHalf = (kSide / 2 + 5) * Planes<Acc>::kPixelPitch / 4 * 4 + 4;
+  static constexpr int kSums = kHalf + (kSide / 2 + 5) * Planes<Acc>::kHalfPitch;
+  // Of numbers of 4 bytes, as many as threads clear together.
+  static constexpr int kCleared = sizeof(Acc) == 4 ? 3 * 4 * kThreads : kNodes * kSumPitch;
+  static constexpr int kResults = kSums + kCleared;
+  static constexpr int kSize = kResults + kGroup * kThreads;
+  static_assert((kSums - kHalf) >= kPoints * Planes<Acc>::kColumnPitch);
+};
+// Beside them, which copies are reached, or a sweep's sums.
+constexpr int kReached = 6;  // ints a copy
+constexpr int kBeside =
+    std::max(kReached * kCopies * kCopies / 2, kThreads + kThreads / 2);  // of int64_t
 
-// A box's cotangents of a channel to the beginning of `memory`.
+// Takes a box's cotangents to the beginning of `memory`, a channel at a time. The thread has a column of
+// them, of which rows [low, high) are within the image.
 template <class T>
-DEVICE Largest<Accumulation<T>> fetch_cotangents(const Transpose& args, const Cutout& cut,
-                                                 const Box& box, const Lines& lines, int sample,
-                                                 int place, SharedArray<Accumulation<T>> memory) {
+struct Cotangents {
   using Acc = Accumulation<T>;
-  auto largest = Largest<Acc>::none();
-  const int count = box.rows(), x = box.column() + lines.column;
-  UNROLL(1)
-  for (int row = lines.row; row < count; row += 4 * lines.step) {
-    Acc value[4];
-    UNROLL(4)
-    for (int k = 0; k < 4; ++k) {
-      const int own = row + k * lines.step;
-      value[k] = own < count ? cotangent<T>(args, cut, sample, place, box.row() + own, x) : Acc(0);
-    }
-    UNROLL(4)
-    for (int k = 0; k < 4; ++k) {
-      const int own = row + k * lines.step;
-      if (own >= count) continue;
-      memory[own * Planes<Acc>::kPixelPitch + lines.column] = value[k];
-      largest.take(value[k]);
-    }
+  Cutout cut;
+  int sample, x, y, row, step, rows, low, high, to;
+  const char* from;  // the first pixel in the first channel
+  int64_t step_bytes;
+
+  DEVICE static Cotangents of(const Resample& r, const T* grad, const Cutout& cut, int sample,
+                              const Box& box, const Lines& lines) {
+    const int x = box.column() + lines.column, y = box.row();
+    const bool column = x >= 0 && x < width(r.out);
+    const int row = least(lines.row, box.rows());
+    return {cut,
+            sample,
+            x,
+            y,
+            row,
+            lines.step,
+            box.rows(),
+            most(0, -y),
+            column ? most(height(r.out) - y, most(0, -y)) : most(0, -y),
+            row * Planes<Acc>::kPixelPitch + lines.column,
+            reinterpret_cast<const char*>(grad + offset_of(r.out, sample, 0, y + row, x)),
+            lines.step * r.out.row_stride * static_cast<int64_t>(sizeof(T))};
   }
-  return largest;
-}
+
+  // Returns the largest size of the thread's.
+  DEVICE int fetch(const Transpose& args, int place, int64_t channel_bytes,
+                   SharedArray<Acc> memory) const {
+    const Epilogue& e = args.resample.epilogue;
+    const bool mixed = e.matrix && place < e.color_count;
+    const char* p = from + channel_bytes;
+    return mixed || cut.x0 < cut.x1 ? fetch_as<false>(args, place, p, memory)
+                                    : fetch_as<true>(args, place, p, memory);
+  }
+  DEVICE static int64_t bytes_of(const Resample& r, int place) {
+    return r.epilogue.channel(place) * r.out.channel_stride * static_cast<int64_t>(sizeof(T));
+  }
+
+ private:
+  // kPlain: without a cutout, or colors.
+  template <bool kPlain>
+  DEVICE int fetch_as(const Transpose& args, int place, const char* p,
+                      SharedArray<Acc> memory) const {
+    const auto height = static_cast<uint32_t>(high - low);
+    int largest = 0, own = row, at = to, inner = row - low;
+    const auto take = [&](auto count) {
+      Acc value[count];
+      UNROLL(4)
+      for (int k = 0; k < count; ++k) {
+        value[k] = 0;
+        if (static_cast<uint32_t>(inner) < height) {
+          if constexpr (kPlain)
+            value[k] = widen(load(reinterpret_cast<const T*>(p)));
+          else
+            value[k] = cotangent<T>(args, cut, sample, place, y + low + inner, x);
+        }
+        inner += step, p += step_bytes;
+      }
+      UNROLL(4)
+      for (int k = 0; k < count; ++k, at += step * Planes<Acc>::kPixelPitch) {
+        memory[at] = value[k];
+        largest = most(largest, Size<Acc>::of(value[k]));
+      }
+      own += count * step;
+    };
+    UNROLL(1)
+    while (own + 3 * step < rows) take(std::integral_constant<int, 4>());
+    UNROLL(1)
+    while (own < rows) take(std::integral_constant<int, 1>());
+    return largest;
+  }
+};
 
 // What a point of the lattice gives to the four nodes around it: `at` is the first, in `nodes`.
 DEVICE void deposit(float x, const Scale<float, int>& scale, int64_t u, int64_t v, int at,
                     SharedArray<int> nodes) {
-  // Shares of an integer, as integers: what one node does not get, the next one does.
-  const auto part = [](int twice, int64_t position) {
-    const auto share = static_cast<int>(LocalAxis<float>::fraction(position) >> 1);
-    return static_cast<int>((int64_t{twice} * share) >> 32);
+  // Shares of an integer, as integers: what one node does not get, the next one does. Twice a number by
+  // half a share.
+  const auto half = [](int64_t position) {
+    return static_cast<int>(LocalAxis<float>::fraction(position) >> 1);
   };
-  const auto twice = static_cast<int>(std::floor(x * (2 * scale.to) + 0.5f));
-  const int below = part(twice, v), above = (twice >> 1) - below;
-  const int right = part(2 * above, u), right_below = part(2 * below, u);
-  atomic_add(nodes + at, above - right);
+  const int twice = rounded(x * (2 * scale.to));
+  const int below = multiply_high(twice, half(v)), above = twice - 2 * below;
+  const int right = multiply_high(above, half(u)), right_below = multiply_high(2 * below, half(u));
+  atomic_add(nodes + at, (above >> 1) - right);
   atomic_add(nodes + (at + 1), right);
   atomic_add(nodes + (at + kSumPitch), below - right_below);
   atomic_add(nodes + (at + kSumPitch + 1), right_below);
@@ -177,62 +252,79 @@ struct TileCopy {
   DEVICE int v() const { return 2 * y - 6; }
 };
 
-// What threads need to walk the points of a part of the lattice: made by one of them, in shared memory.
+// A thread's points of a box of the lattice: eight of a column at a time. u and v are those of the first
+// one and of the last, which move by `next` from one time to the next.
 template <class Acc>
-struct Walk {
+struct Points8 {
   using Position = typename Axis<Acc>::Position;
-  static constexpr int kSize = 6;
+  Lines lines;
+  Position u, v, last_u, last_v, next_u, next_v, b, e;
+  int groups, from, next;
 
-  // A barrier has to follow.
-  DEVICE static void make(const Record<Acc>* record, const Reach& part, const TileCopy& copy,
-                          SharedArray<Position> walk, SharedArray<int> share) {
-    if (thread_id() != 0) return;
-    const auto u = LocalAxis<Acc>::of(load(&record->u), part.low_x, part.low_y, copy.u());
-    const auto v = LocalAxis<Acc>::of(load(&record->v), part.low_x, part.low_y, copy.v());
-    walk[0] = u.base, walk[1] = u.a, walk[2] = u.b;
-    walk[3] = v.base, walk[4] = v.a, walk[5] = v.b;
-    share[0] = Lines::share_of(part.high_x - part.low_x + 1);
+  DEVICE static Points8 of(const Frame<Acc>& frame) {
+    using P = Planes<Acc>;
+    const Lines lines = Lines::of(frame.box.width, frame.shares.nodes);
+    const int row = 8 * least(lines.row, kThreads);
+    const Position u = frame.u.base + frame.u.a * lines.column + frame.u.b * row;
+    const Position v = frame.v.base + frame.v.a * lines.column + frame.v.b * row;
+    return {lines,
+            u,
+            v,
+            u + 7 * frame.u.b,
+            v + 7 * frame.v.b,
+            frame.u.b * (8 * lines.step),
+            frame.v.b * (8 * lines.step),
+            frame.u.b,
+            frame.v.b,
+            frame.box.height / 8,
+            TransposePlanes<Acc>::kHalf + row / 2 * P::kHalfPitch + lines.column,
+            4 * lines.step * P::kHalfPitch};
+  }
+
+  // Calls f(S, u, v, at) for those that reach the tile's nodes. Those beyond the lattice are 0.
+  template <class F>
+  DEVICE void for_each(SharedArray<Acc> memory, F&& f) const {
+    const auto whole = [](Position u) { return LocalAxis<Acc>::whole(u); };
+    Position first_u = u, first_v = v, end_u = last_u, end_v = last_v;
+    int own = from;
+    UNROLL(1)
+    for (int group = lines.row; group < groups; group += lines.step, first_u += next_u,
+             first_v += next_v, end_u += next_u, end_v += next_v, own += next) {
+      Position pu = first_u, pv = first_v;
+      const int iu = whole(pu), iv = whole(pv), ju = whole(end_u), jv = whole(end_v);
+      // None lies in the tile if both ends lie on one side of it.
+      if (((iu & ju) | (iv & jv)) < 0 || most(least(iu, ju), least(iv, jv)) >= kNodes - 1) continue;
+      Acc point[8];
+      upsample_column<1, Acc>(memory, own, point);
+      UNROLL(8)
+      for (int n = 0; n < 8; ++n) {
+        const int at_u = whole(pu), at_v = whole(pv);
+        if (static_cast<uint32_t>(at_u) < kNodes - 1 && static_cast<uint32_t>(at_v) < kNodes - 1)
+          f(point[n], pu, pv, at_v * kSumPitch + at_u);
+        pu += b, pv += e;
+      }
+    }
   }
 };
-
-// Calls f(S, u, v, at) for every point of a part of the lattice that reaches the tile's nodes.
-template <class Acc, class F>
-DEVICE void for_each_point(const Reach& part, const Box& box,
-                           SharedArray<typename Walk<Acc>::Position> walk, SharedArray<int> share,
-                           SharedArray<Acc> memory, F&& f) {
-  using Position = typename Walk<Acc>::Position;
-  const Lines lines = Lines::of(part.high_x - part.low_x + 1, share[0]);
-  const int rows = part.high_y - part.low_y + 1;
-  if (lines.row >= rows) return;
-  Position u = walk[0] + walk[1] * lines.column + walk[2] * lines.row;
-  Position v = walk[3] + walk[4] * lines.column + walk[5] * lines.row;
-  const Position step_u = walk[2] * lines.step, step_v = walk[5] * lines.step;
-  int from = (part.low_y + lines.row - box.v) * kNodePitch<Acc> + part.low_x + lines.column - box.u;
-  UNROLL(2)
-  for (int row = lines.row; row < rows; row += lines.step) {
-    const int iu = LocalAxis<Acc>::whole(u), iv = LocalAxis<Acc>::whole(v);
-    if (static_cast<uint32_t>(iu) < kNodes - 1 && static_cast<uint32_t>(iv) < kNodes - 1)
-      f(static_cast<Acc>(memory[from]), u, v, iv * kSumPitch + iu);
-    u += step_u, v += step_v, from += lines.step * kNodePitch<Acc>;
-  }
-}
 
 // The thread's pixel of a tile's nodes: decimated. NaN where one of them is not finite. A barrier has to
 // come before.
 template <class Acc>
 DEVICE Acc decimate_sums(SharedArray<Sum<Acc>> nodes, SharedArray<Acc> memory, int x, int y,
                          bool inside) {
-  using P = Planes<Acc>;
-  const int column = thread_id() % kTile;
-  for (int row = thread_id() / kTile; row < kPoints; row += kTile) {
+  using P = TransposePlanes<Acc>;
+  // Four columns a thread.
+  const int row = thread_id() / 4, column = thread_id() % 4 * 4;
+  static_assert(4 * kPoints <= kThreads);
+  if (row < kPoints) {
     const int from = (row + 1) * kSumPitch + 2 * column + 1;
-    Acc sum = 0;
-    UNROLL(12)
-    for (int j = 0; j < kTaps; ++j) sum += symlet<Acc>(j) * static_cast<Acc>(nodes[from + j]);
-    memory[row * P::kColumnPitch + column] = sum;
+    Acc node[18];
+    UNROLL(18)
+    for (int n = 0; n < 18; ++n) node[n] = static_cast<Acc>(nodes[from + n]);
+    decimated<Acc>(node, memory, P::kHalf + row * Planes<Acc>::kColumnPitch + column);
   }
   sync_threads();
-  return inside ? decimate_column<Acc>(memory, 0, 2 * y, x) : Acc(0);
+  return inside ? decimate_column<Acc>(memory, P::kHalf, 2 * y, x) : Acc(0);
 }
 
 // Zeros where margins leave no nodes of the tile.
@@ -247,20 +339,47 @@ DEVICE void limit_sums(const Resample& r, const TileCopy& copy, SharedArray<Tota
   sync_threads();
 }
 
-template <class Total>
-DEVICE void clear_sums(SharedArray<Total> nodes) {
-  for (int k = thread_id(); k < kNodes * kSumPitch; k += kThreads) nodes[k] = 0;
-  sync_threads();
+template <class Acc>
+DEVICE void clear_sums(SharedArray<Sum<Acc>> nodes) {
+  constexpr int kEach = 16 / sizeof(Acc),
+                kTurns = TransposePlanes<Acc>::kCleared / kEach / kThreads;
+  UNROLL(4)
+  for (int k = 0; k < kTurns; ++k)
+    shared_store(nodes + kEach * (k * kThreads + thread_id()), Vector<Sum<Acc>, kEach>{});
+  for (int k = kEach * kTurns * kThreads + thread_id(); k < TransposePlanes<Acc>::kCleared;
+       k += kThreads)
+    nodes[k] = 0;
 }
 
-// Whether one of the nodes of a pixel is not finite, where `odd` cotangents may make such. Leaves the
-// nodes zero.
+// In the place of the thread's cotangents that are so large that sums with them may not be finite, or are not,
+// a number. Returns the largest size of the others.
 template <class Acc>
-DEVICE bool is_odd(const Resample& r, const Reach& part, const Box& box, const TileCopy& copy,
-                   int x, int y, bool inside, SharedArray<typename Walk<Acc>::Position> walk,
-                   SharedArray<int> share, SharedArray<Acc> memory, SharedArray<Sum<Acc>> nodes) {
-  for_each_point<Acc>(part, box, walk, share, memory, [&](Acc point, auto, auto, int at) {
-    if (magnitude(point) <= Largest<Acc>::kMost) return;
+DEVICE int replace_odd(const Box& box, const Lines& pixels, Acc by, SharedArray<Acc> memory) {
+  int largest = 0;
+  UNROLL(1)
+  for (int row = pixels.row; row < box.rows(); row += pixels.step) {
+    const int at = row * Planes<Acc>::kPixelPitch + pixels.column;
+    const int size = Size<Acc>::of(memory[at]);
+    if (size > Size<Acc>::kMost)
+      memory[at] = by;
+    else
+      largest = most(largest, size);
+  }
+  return largest;
+}
+
+// Whether the thread's pixel takes an odd cotangent. Leaves zeros in the place of those, and clears the sums;
+// `largest` becomes the size of the largest other one. A barrier comes last.
+template <class Acc>
+DEVICE bool takes_odd(const Resample& r, const Frame<Acc>& frame, const Lines& pixels,
+                      const Points8<Acc>& points, const TileCopy& copy, int x, int y, bool inside,
+                      SharedArray<Acc> memory, SharedArray<Sum<Acc>> nodes, int* largest) {
+  replace_odd<Acc>(frame.box, pixels, not_a_number<Acc>(), memory);
+  sync_threads();
+  upsample_rows<1, Acc>(frame.box, frame.shares, memory, TransposePlanes<Acc>::kHalf);
+  sync_threads();
+  points.for_each(memory, [&](Acc point, auto, auto, int at) {
+    if (point == point) return;
     atomic_add(nodes + at, 1);
     atomic_add(nodes + (at + 1), 1);
     atomic_add(nodes + (at + kSumPitch), 1);
@@ -273,215 +392,145 @@ DEVICE bool is_odd(const Resample& r, const Reach& part, const Box& box, const T
   for (int k = 0; inside && k < kTaps * kTaps; ++k)
     odd |= nodes[(2 * y + 1 + k / kTaps) * kSumPitch + 2 * x + 1 + k % kTaps] != 0;
   sync_threads();
-  clear_sums<Sum<Acc>>(nodes);
+  clear_sums<Acc>(nodes);
+  *largest = block_max<kThreads>(replace_odd<Acc>(frame.box, pixels, 0, memory));
   return odd;
 }
 
-// What a pixel of a copy of the tile gets of a part of the lattice, in one channel: up-sampled, added to
-// nodes, decimated.
+// Adds to the threads' results what a copy of the tile gets of a box of the lattice, in the channels of a
+// group: up-sampled, added to nodes, decimated. The thread's pixel is at (x, y) of the copy.
 template <class T>
-DEVICE Accumulation<T> gather_part(const Transpose& args, const Record<Accumulation<T>>* record,
-                                   const TileCopy& copy, const Reach& part, int x, int y,
-                                   bool inside, int sample, int place,
-                                   SharedArray<Accumulation<T>> memory) {
+DEVICE void gather_box(const Transpose& args, const Record<Accumulation<T>>* record,
+                       const TileCopy& copy, const Box& box, int x, int y, bool inside, int sample,
+                       int place, SharedArray<Accumulation<T>> memory) {
   using Acc = Accumulation<T>;
+  using P = TransposePlanes<Acc>;
+  SHARED(Frame<Acc>, frame, 1);
+  SHARED(int, largest, kGroup);
+  SHARED(int64_t, channel_bytes, kGroup);
   const Resample& r = args.resample;
-  const auto nodes = shared_view<Sum<Acc>>(memory + Planes<Acc>::kHalf);
-  const Box box = Box::around(part.low_x, part.high_x, part.low_y, part.high_y);
-  const BoxLines lines = BoxLines::of(box);
-  sync_threads();  // what was here before has been read
-  SHARED(typename Walk<Acc>::Position, walk, Walk<Acc>::kSize);
-  SHARED(int, share, 1);
-  Walk<Acc>::make(record, part, copy, walk, share);
-  const auto largest =
-      fetch_cotangents<T>(args, load(&record->cut), box, lines.pixels, sample, place, memory)
-          .of_block();
-  if (largest.value == 0) return 0;  // the same for all threads
-  upsample<1, Acc>(box, lines, memory);
-  clear_sums<Sum<Acc>>(nodes);
-  Acc own = 0;
-  if (largest.odd && is_odd<Acc>(r, part, box, copy, x, y, inside, walk, share, memory, nodes))
-    own = not_a_number<Acc>();
-  const auto scale = Scale<Acc, Sum<Acc>>::of(
-      largest.odd ? Largest<Acc>::kMost : largest.value * static_cast<Acc>(kSpread * kSpread),
-      load(&record->reaching));
-  // What is not finite has been dealt with; it gives nothing here.
-  const Acc most = Largest<Acc>::kMost;
-  for_each_point<Acc>(part, box, walk, share, memory, [&](Acc point, auto u, auto v, int at) {
-    if (magnitude(point) <= most) deposit(point, scale, u, v, at, nodes);
-  });
+  const auto nodes = shared_view<Sum<Acc>>(memory + P::kSums);
+  sync_threads();  // the box before has been gathered
+  if (thread_id() == 0)
+    frame[0] = {box, Shares::of(box.width),
+                LocalAxis<Acc>::of(load(&record->u), box.u, box.v, copy.u()),
+                LocalAxis<Acc>::of(load(&record->v), box.u, box.v, copy.v())};
+  if (thread_id() < kGroup) {
+    largest[thread_id()] = 0;
+    channel_bytes[thread_id()] =
+        Cotangents<T>::bytes_of(r, least(place + thread_id(), static_cast<int>(r.channels) - 1));
+  }
   sync_threads();
-  if (r.margins) limit_sums<Sum<Acc>>(r, copy, nodes);
-  return own + 4 * scale.back * decimate_sums<Acc>(nodes, memory, x, y, inside);
-}
-
-// The parts of a pixel that come by a copy of the tile, of every channel of a group, a box of the lattice
-// at a time.
-template <class T>
-DEVICE void gather_copy(const Transpose& args, const Record<Accumulation<T>>* record,
-                        const TileCopy& copy, const Reach& points, int x, int y, bool inside,
-                        int sample, int place, SharedArray<Accumulation<T>> memory,
-                        Accumulation<T>* value) {
-  using Acc = Accumulation<T>;
-  constexpr int kStep = kSide<Acc> - 8;  // a box may be higher by 8
-  int low_x = points.low_x, low_y = points.low_y;
-  while (low_y <= points.high_y) {
-    const Reach part{low_x, least(low_x + kStep - 1, points.high_x), low_y,
-                     least(low_y + kStep - 1, points.high_y)};
-    UNROLL(1)
-    for (int c = 0; c < group_size(args.resample, place); ++c) {
-      const Acc own =
-          gather_part<T>(args, record, copy, part, x, y, inside, sample, place + c, memory);
-      UNROLL(4)
-      for (int k = 0; k < kGroup; ++k) value[k] += k == c ? own : Acc(0);
+  const Frame<Acc> f = frame[0];
+  const Lines pixels = Lines::of(f.box.columns(), f.shares.pixels);
+  const auto cotangents = Cotangents<T>::of(r, static_cast<const T*>(args.grad), load(&record->cut),
+                                            sample, f.box, pixels);
+  const auto points = Points8<Acc>::of(f);
+  const Acc reaching = load(&record->reaching) * static_cast<Acc>(kSpread * kSpread);
+  const int group = group_size(r, place);
+  UNROLL(1)
+  for (int c = 0; c < group; ++c) {
+    int top = cotangents.fetch(args, place + c, channel_bytes[c], memory);
+    clear_sums<Acc>(nodes);
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) top = most(top, shuffle_xor(top, lanes));
+    if (thread_id() % kWarp == 0) atomic_max(largest + c, top);
+    sync_threads();
+    top = largest[c];
+    if (top == 0) continue;  // the same for all threads
+    bool odd = false;
+    if (top > Size<Acc>::kMost) {
+      odd = takes_odd<Acc>(r, f, pixels, points, copy, x, y, inside, memory, nodes, &top);
     }
-    low_x += kStep;
-    if (low_x > points.high_x) low_x = points.low_x, low_y += kStep;
+    upsample_rows<1, Acc>(f.box, f.shares, memory, P::kHalf);
+    sync_threads();
+    const auto scale = Scale<Acc, Sum<Acc>>::of(top, reaching);
+    points.for_each(
+        memory, [&](Acc point, auto u, auto v, int at) { deposit(point, scale, u, v, at, nodes); });
+    sync_threads();
+    if (r.margins) limit_sums<Sum<Acc>>(r, copy, nodes);
+    const Acc own = 4 * scale.back * decimate_sums<Acc>(nodes, memory, x, y, inside);
+    memory[P::kResults + c * kThreads + thread_id()] += odd ? not_a_number<Acc>() : own;
   }
 }
 
-// The block's pixels: the sum over all copies of its tile that the output's lattice reaches.
+// Which copies of the tile the output's lattice reaches: how many, and of each its numbers and the points that
+// do.
 template <class T>
-DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>* record,
-                        const Block& block, SharedArray<Accumulation<T>> memory,
-                        SharedArray<int> reached) {
+DEVICE int find_copies(const Resample& r, const Record<Accumulation<T>>& s, const Block& block,
+                       SharedArray<int> reached) {
   using Acc = Accumulation<T>;
-  const Resample& r = args.resample;
-  const Record<Acc> s = load(record);
-  const Range bx = range_of(r, 0), by = range_of(r, 1);
+  SHARED(int, found, 1);
   const int across = s.across.count(), count = across * s.down.count();
-  const int k = thread_id(), row = k / across;
+  const int k = thread_id();
   if (k < count) {
+    const int row = k / across;
     const TileCopy copy{s.across.first_raw(s.across.first + k - row * across, block.x0),
                         s.down.first_raw(s.down.first + row, block.y0)};
     const Acc half = Acc(kNodes - 1) / 2;
     const Reach points = reach<Acc>(s, static_cast<Acc>(copy.u()) + half,
                                     static_cast<Acc>(copy.v()) + half, half, points_of(r));
-    reached[4 * k] = points.low_x, reached[4 * k + 1] = points.high_x;
-    reached[4 * k + 2] = points.low_y, reached[4 * k + 3] = points.high_y;
+    const int values[kReached] = {s.across.first + k - row * across,
+                                  s.down.first + row,
+                                  points.low_x,
+                                  points.high_x,
+                                  points.low_y,
+                                  points.high_y};
+    for (int i = 0; i < kReached; ++i) reached[kReached * k + i] = values[i];
   }
   sync_threads();
-  const int x = block.x(), y = block.y();
-  for (int place = 0; place < r.channels; place += kGroup) {
-    Acc value[kGroup] = {};
+  if (k == 0) {
+    int n = 0;
     UNROLL(1)
-    for (int i = 0; i < count; ++i) {
-      const Reach points{reached[4 * i], reached[4 * i + 1], reached[4 * i + 2],
-                         reached[4 * i + 3]};
-      if (points.empty()) continue;  // the same for all threads
-      const int ky = s.down.first + i / across, kx = s.across.first + i % across;
-      const TileCopy copy{s.across.first_raw(kx, block.x0), s.down.first_raw(ky, block.y0)};
-      const int at_x = s.across.raw(kx, x), at_y = s.down.raw(ky, y);
-      const bool inside = x < width(r.in) && y < height(r.in) && s.across.shows(kx, x) &&
-                          s.down.shows(ky, y) && bx.has_pixel(at_x) && by.has_pixel(at_y);
-      gather_copy<T>(args, record, copy, points, at_x - copy.x, at_y - copy.y, inside, block.sample,
-                     place, memory, value);
+    for (int from = 0; from < count; ++from) {
+      if (reached[kReached * from + 2] > reached[kReached * from + 3] ||
+          reached[kReached * from + 4] > reached[kReached * from + 5])
+        continue;
+      for (int i = 0; i < kReached; ++i) reached[kReached * n + i] = reached[kReached * from + i];
+      ++n;
     }
-    UNROLL(4)
-    for (int c = 0; c < kGroup; ++c)
-      if (c < group_size(r, place)) put<T>(args, block, place + c, value[c]);
+    found[0] = n;
   }
-}
-
-// --- axis by axis
-
-// The outputs that may take the tile which begins at this pixel.
-template <class Acc>
-DEVICE Reach outputs_of(const Resample& r, const Record<Acc>& s, const TileCopy& copy) {
-  const Acc half = Acc(kNodes - 1) / 2;
-  const Reach points = reach<Acc>(s, static_cast<Acc>(copy.u()) + half,
-                                  static_cast<Acc>(copy.v()) + half, half, points_of(r));
-  // Output i takes the points 2 i - 5 to 2 i + 6.
-  const auto last = [](int high, int size) { return least((high + 5) >> 1, size - 1); };
-  const auto first = [](int low) { return low < 5 ? 0 : (low - 5) >> 1; };
-  if (points.empty()) return {0, -1, 0, -1};
-  return {first(points.low_x), last(points.high_x, width(r.out)), first(points.low_y),
-          last(points.high_y, height(r.out))};
-}
-
-// The planes of the separable transpose: weights along either axis, cotangents, lines of them; the taps;
-// and the sums of the threads' own pixels.
-template <class Acc>
-struct AxesPlanes {
-  static constexpr int kCotangents = 2 * kThreads, kLines = kCotangents + kTile * kPitch;
-  static constexpr int kTable = kLines + kTile * kPitch, kSums = kTable + kPadded;
-  static_assert(kSums + kGroup * kThreads <= kTransposed<Acc>);
-};
-
-// What a tile of outputs, from (ox, oy) on, gives to a copy of the tile, of a group's channels: the
-// product of its cotangents with the weights along either axis. The pixel is at (x, y) of the copy.
-template <class T>
-DEVICE void gather_outputs(const Transpose& args, const Record<Accumulation<T>>* record,
-                           const TileCopy& copy, int ox, int oy, int x, int y, bool inside,
-                           int sample, int place, SharedArray<Accumulation<T>> memory) {
-  using Acc = Accumulation<T>;
-  using P = AxesPlanes<Acc>;
-  const int column = thread_id() % kTile, row = thread_id() / kTile;
-  const Record<Acc> s = load(record);
-  const auto taps = shared_view<Acc>(memory + P::kTable);
-  // Of pixel `column` and output `row`.
-  const int hx = 2 * ox - 5, hy = 2 * oy - 5;
-  const Acc weight_x = weight_of<Acc>(s, taps, 0, hx, hy, row, copy.x + column);
-  const Acc weight_y = weight_of<Acc>(s, taps, 1, hx, hy, row, copy.y + column);
-  sync_threads();  // the tile before has taken its weights
-  memory[thread_id()] = weight_x;
-  memory[kThreads + thread_id()] = weight_y;
-  UNROLL(1)
-  for (int c = 0; c < group_size(args.resample, place); ++c) {
-    memory[P::kCotangents + (s.swapped ? column * kPitch + row : row * kPitch + column)] =
-        cotangent<T>(args, s.cut, sample, place + c, oy + row, ox + column);
-    sync_threads();
-    Acc line = 0;
-    UNROLL(4)
-    for (int i = 0; i < kTile; ++i)
-      line += memory[i * kTile + column] * memory[P::kCotangents + row * kPitch + i];
-    memory[P::kLines + row * kPitch + column] = line;
-    sync_threads();
-    if (!inside) continue;
-    const int own = P::kSums + c * kThreads + thread_id();
-    Acc sum = memory[own];
-    UNROLL(4)
-    for (int i = 0; i < kTile; ++i)
-      sum += memory[kThreads + i * kTile + y] * memory[P::kLines + i * kPitch + x];
-    memory[own] = sum;
-  }
-}
-
-// The tile where the map takes axes to axes: of every copy of it, a tile of outputs at a time.
-template <class T>
-DEVICE void gather_along_axes(const Transpose& args, const Record<Accumulation<T>>* record,
-                              const Block& block, SharedArray<Accumulation<T>> memory) {
-  using Acc = Accumulation<T>;
-  using P = AxesPlanes<Acc>;
-  const Resample& r = args.resample;
-  const int x = block.x(), y = block.y();
-  fill_taps<Acc>(shared_view<Acc>(memory + P::kTable));
   sync_threads();
-  UNROLL(1)
+  return found[0];
+}
+
+// The block's pixels: the sum over all copies of its tile that the output's lattice reaches, a box of it at a
+// time.
+template <class T>
+DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>* record,
+                        const Block& block, SharedArray<Accumulation<T>> memory,
+                        SharedArray<int> reached) {
+  using Acc = Accumulation<T>;
+  using P = TransposePlanes<Acc>;
+  const Resample& r = args.resample;
+  const int copies = find_copies<T>(r, load(record), block, reached);
   for (int place = 0; place < r.channels; place += kGroup) {
-    for (int c = 0; c < kGroup; ++c) memory[P::kSums + c * kThreads + thread_id()] = 0;
-    const int across = load(&record->across).count();
-    const int copies = across * load(&record->down).count();
+    UNROLL(4)
+    for (int c = 0; c < kGroup; ++c) memory[P::kResults + c * kThreads + thread_id()] = 0;
     UNROLL(1)
     for (int i = 0; i < copies; ++i) {
-      // The record is read again: kept, it would cost registers.
       const Record<Acc> s = load(record);
-      const int ky = s.down.first + i / across, kx = s.across.first + i % across;
+      const int kx = reached[kReached * i], ky = reached[kReached * i + 1];
       const TileCopy copy{s.across.first_raw(kx, block.x0), s.down.first_raw(ky, block.y0)};
-      const Reach near = outputs_of<Acc>(r, s, copy);
-      const int at_x = s.across.raw(kx, x) - copy.x, at_y = s.down.raw(ky, y) - copy.y;
-      const bool inside =
-          x < width(r.in) && y < height(r.in) && s.across.shows(kx, x) && s.down.shows(ky, y);
-      int ox = near.low_x, oy = near.low_y;
-      while (ox <= near.high_x && oy <= near.high_y) {
-        gather_outputs<T>(args, record, copy, ox, oy, at_x, at_y, inside, block.sample, place,
-                          memory);
-        ox += kTile;
-        if (ox > near.high_x) ox = near.low_x, oy += kTile;
+      const int x = block.x(), y = block.y();
+      const int at_x = s.across.raw(kx, x), at_y = s.down.raw(ky, y);
+      const bool inside = x < width(r.in) && y < height(r.in) && s.across.shows(kx, x) &&
+                          s.down.shows(ky, y) && range_of(r, 0).has_pixel(at_x) &&
+                          range_of(r, 1).has_pixel(at_y);
+      // A box ends where the next one begins.
+      const int high_x = reached[kReached * i + 3], high_y = reached[kReached * i + 5];
+      Box box{};
+      UNROLL(1)
+      for (int v = reached[kReached * i + 4]; v <= high_y; v = box.v + box.height) UNROLL(1)
+      for (int u = reached[kReached * i + 2]; u <= high_x; u = box.u + box.width) {
+        box = Box::from(u, high_x, v, high_y, P::kSide);
+        gather_box<T>(args, record, copy, box, at_x - copy.x, at_y - copy.y, inside, block.sample,
+                      place, memory);
       }
     }
-    for (int c = 0; c < group_size(r, place); ++c)
-      put<T>(args, block, place + c, memory[P::kSums + c * kThreads + thread_id()]);
+    const int group = group_size(r, place);
+    for (int c = 0; c < group; ++c)
+      put<T>(args, block, place + c, memory[P::kResults + c * kThreads + thread_id()]);
   }
 }
 
@@ -582,7 +631,7 @@ struct Sweep {
     sync_threads();
   }
   DEVICE void add(int place, Acc x) const {
-    if (magnitude(x) <= Largest<Acc>::kMost)
+    if (Size<Acc>::of(x) <= Size<Acc>::kMost)
       atomic_add(sums + place, scale.fixed(x));
     else
       atomic_or(odd + place, 1);
@@ -594,17 +643,18 @@ struct Sweep {
   }
 };
 
-// The largest cotangent of a channel; of numbers that are not finite, those do not count.
+// The size of the largest cotangent of a channel; of numbers that are odd, those do not count.
 template <class T>
-DEVICE Accumulation<T> largest_of(const Transpose& args, const Cutout& cut, int sample, int place) {
-  using Acc = Accumulation<T>;
+DEVICE int largest_of(const Transpose& args, const Cutout& cut, int sample, int place) {
+  using S = Size<Accumulation<T>>;
   const Resample& r = args.resample;
-  auto largest = Largest<Acc>::none();
+  int largest = 0;
   for (int y = 0; y < height(r.out); ++y)
-    for (int x = thread_id(); x < width(r.out); x += kThreads)
-      largest.take(cotangent<T>(args, cut, sample, place, y, x));
-  largest.odd = false;
-  return largest.of_block().value;
+    for (int x = thread_id(); x < width(r.out); x += kThreads) {
+      const int size = S::of(cotangent<T>(args, cut, sample, place, y, x));
+      if (size <= S::kMost) largest = most(largest, size);
+    }
+  return block_max<kThreads>(largest);
 }
 
 // By a plain filter, or copied.
@@ -621,9 +671,10 @@ DEVICE void sweep_pixels(const Transpose& args, const Record<Accumulation<T>>& s
       for (int k = 0; k < taps.count(); ++k) {
         const int to = sweep.place(padded(taps.x(k), sweep.width, r.padding),
                                    padded(taps.y(k), sweep.height, r.padding));
-        if (to >= 0)
-          sweep.add(to,
-                    taps.weight(k) * cotangent<T>(args, s.cut, sweep.block.sample, place, y, x));
+        if (to < 0) continue;
+        const Acc own = cotangent<T>(args, s.cut, sweep.block.sample, place, y, x);
+        sweep.add(to, Size<Acc>::of(own) <= Size<Acc>::kMost ? taps.weight(k) * own
+                                                             : not_a_number<Acc>());
       }
     }
 }
@@ -634,27 +685,34 @@ DEVICE void sweep_lattice(const Transpose& args, const Record<Accumulation<T>>& 
                           const Sweep<Accumulation<T>>& sweep,
                           SharedArray<Accumulation<T>> memory) {
   using Acc = Accumulation<T>;
+  using P = TransposePlanes<Acc>;
+  constexpr int kBox = 40, kPitch = 41;  // points take the place of sums
+  static_assert(kBox * kPitch <= kNodes * kSumPitch);
   const Resample& r = args.resample;
   const Range bx = range_of(r, 0), by = range_of(r, 1);
   const Reach all = points_of(r);
-  constexpr int kStep = kSide<Acc> - 8;
   UNROLL(1)
-  for (int low_y = all.low_y; low_y <= all.high_y; low_y += kStep) UNROLL(1)
-  for (int low_x = all.low_x; low_x <= all.high_x; low_x += kStep) {
-    const Box box = Box::around(low_x, least(low_x + kStep - 1, all.high_x), low_y,
-                                least(low_y + kStep - 1, all.high_y));
-    const BoxLines lines = BoxLines::of(box);
-    fetch_cotangents<T>(args, s.cut, box, lines.pixels, sweep.block.sample, place, memory);
+  for (int low_y = all.low_y; low_y <= all.high_y; low_y += kBox) UNROLL(1)
+  for (int low_x = all.low_x; low_x <= all.high_x; low_x += kBox) {
+    const Box box = Box::from(low_x, all.high_x, low_y, all.high_y, kBox);
+    const Shares shares = Shares::of(box.width);
+    sync_threads();  // the box before has been given
+    Cotangents<T>::of(r, static_cast<const T*>(args.grad), s.cut, sweep.block.sample, box,
+                      Lines::of(box.columns()))
+        .fetch(args, place, Cotangents<T>::bytes_of(r, place), memory);
+    replace_odd<Acc>(box, Lines::of(box.columns()), not_a_number<Acc>(), memory);
     sync_threads();
-    upsample<1, Acc>(box, lines, memory);
-    const int hx = box.u + lines.nodes.column;
-    const int high_x = least(low_x + kStep - 1, all.high_x);
-    const int high_y = least(low_y + kStep - 1, all.high_y);
+    upsample_rows<1, Acc>(box, shares, memory, P::kHalf);
+    sync_threads();
+    upsample_columns<1, kPitch, Acc>(box, shares, memory, P::kHalf, P::kSums);
+    sync_threads();
+    const Lines lines = Lines::of(box.width);
+    const int hx = box.u + lines.column;
     UNROLL(1)
-    for (int row = lines.nodes.row; row < box.height; row += lines.nodes.step) {
+    for (int row = lines.row; row < box.height; row += lines.step) {
       const int hy = box.v + row;
-      if (hx < low_x || hx > high_x || hy < low_y || hy > high_y) continue;
-      const Acc point = memory[row * kNodePitch<Acc> + lines.nodes.column];
+      if (hx > all.high_x || hy > all.high_y) continue;
+      const Acc point = memory[P::kSums + row * kPitch + lines.column];
       const auto wx = Window<Acc>::of(s.u.node(s.u.at(hx, hy)), bx);
       const auto wy = Window<Acc>::of(s.v.node(s.v.at(hx, hy)), by);
       UNROLL(1)
@@ -669,7 +727,6 @@ DEVICE void sweep_lattice(const Transpose& args, const Record<Accumulation<T>>& 
         }
       }
     }
-    sync_threads();
   }
 }
 
@@ -684,7 +741,7 @@ DEVICE void gather_all(const Transpose& args, const Record<Accumulation<T>>& s, 
                     static_cast<Acc>(all.high_y - all.low_y + 1) *
                     static_cast<Acc>(4 * kSpread * kSpread * kSpread * kSpread);
   for (int place = 0; place < r.channels; ++place) {
-    const Acc largest = largest_of<T>(args, s.cut, block.sample, place);
+    const int largest = largest_of<T>(args, s.cut, block.sample, place);
     const Sweep<Acc> sweep{beside,       shared_view<int>(beside + kThreads),    block, width(r.in),
                            height(r.in), Scale<Acc, int64_t>::of(largest, count)};
     sweep.clear();
@@ -705,16 +762,14 @@ KERNEL_FOR(kThreads, kBlocksOf<T>)
 gather(TABLE(Transpose) args, const Record<Accumulation<T>>* records) {
   using Acc = Accumulation<T>;
   const Block block = Block::of(args.resample.in);
-  const Record<Acc> s = load(records + block.sample);
+  const Record<Acc> s = Record<Acc>::of(args.resample, records, block.sample);
   if (!s.usable) return put_nothing<T>(args, block);
   if (s.kind == Kind::kCopy && s.invertible) return gather_moved<T>(args, s, block);
-  SHARED(Acc, memory, kTransposed<Acc>);
+  SHARED(Acc, memory, TransposePlanes<Acc>::kSize);
   SHARED(int64_t, beside, kBeside);
   if (!s.invertible && s.kind == Kind::kCopy)
     return gather_all<T, false>(args, s, block, memory, beside);
   if (!s.invertible) return gather_all<T, true>(args, s, block, memory, beside);
-  if (s.kind == Kind::kSeparable)
-    return gather_along_axes<T>(args, records + block.sample, block, memory);
   gather_tile<T>(args, records + block.sample, block, memory, shared_view<int>(beside + 0));
 }
 
@@ -725,7 +780,7 @@ gather_plainly(TABLE(Transpose) args, const Record<Accumulation<T>>* records) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
   const Block block = Block::of(r.in);
-  const Record<Acc> s = load(records + block.sample);
+  const Record<Acc> s = Record<Acc>::of(r, records, block.sample);
   if (!s.usable) return put_nothing<T>(args, block);
   const bool edge = block.x0 == 0 || block.y0 == 0 || block.x0 + kTile >= width(r.in) ||
                     block.y0 + kTile >= height(r.in);

@@ -163,6 +163,24 @@ T atomic_or(Place place, std::type_identity_t<T> x, emu::Where where = emu::Wher
   return __atomic_fetch_or(place.p, x, __ATOMIC_RELAXED);
 }
 
+template <class Place, class T = std::remove_pointer_t<decltype(Place::p)>>
+T atomic_max(Place place, std::type_identity_t<T> x, emu::Where where = emu::Where::current()) {
+  emu::shared_atomic_access(place.p, sizeof(T), false, where);
+  const T before = *place.p;
+  if (x > before) *place.p = x;
+  return before;
+}
+
+inline int multiply_high(int a, int b) {
+  return static_cast<int>((int64_t{a} * b) >> 32);
+}
+inline int rounded(float x) {
+  return static_cast<int>(std::nearbyint(x));
+}
+inline int64_t rounded(double x) {
+  return static_cast<int64_t>(std::nearbyint(x));
+}
+
 inline float widen(float x) {
   return x;
 }

@@ -164,7 +164,9 @@ void Memory::shared(const void* pointer, size_t bytes, Access access, bool atomi
   const auto offset = static_cast<size_t>(static_cast<const char*>(pointer) - arena_);
   for (const SharedArray& array : arrays_) {
     if (offset < array.begin || offset + bytes > array.end) continue;
-    if (offset % bytes) fail(std::string("a misaligned access to the shared ") + array.name, where);
+    const size_t alignment = std::min<size_t>(bytes & -bytes, 16);  // of the words of a struct
+    if (offset % alignment)
+      fail(std::string("a misaligned access to the shared ") + array.name, where);
     for (size_t i = offset / kGranule; i < (offset + bytes) / kGranule; ++i) {
       Cell& cell = arena_cells_[i];
       if (cell.write.block != races_.block()) cell.write = {};  // of a block before: other memory

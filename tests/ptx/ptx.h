@@ -366,7 +366,8 @@ inline Elements<T, N> ld_param(const Context& c, u64 address, u32 line) {
 }
 
 template <class T, int N>
-inline u64 check_shared(const Context& c, u64 address, bool write, u32 line, bool atomic = false) {
+inline u64 check_shared(const Context& c, u64 address, bool write, u32 line, bool atomic = false,
+                        u32 unused = 0) {
   constexpr u32 kSize = N * sizeof(T);
   static_assert(sizeof(T) >= 4, "races are looked for in words");
   const u64 offset = address - kSharedBase;
@@ -374,6 +375,7 @@ inline u64 check_shared(const Context& c, u64 address, bool write, u32 line, boo
     fault(c, "access outside of shared memory", address, line);
   if (offset % kSize) fault(c, "misaligned access to shared memory", address, line);
   for (u32 k = 0; k < kSize / 4; ++k) {
+    if (unused >> k & 1) continue;
     Word& w = c.words[offset / 4 + k];
     if (!w.exists) fault(c, "access between the variables of shared memory", address, line);
     if (w.awaited) fault(c, "access to shared memory before a copy has arrived", address, line);
@@ -396,9 +398,10 @@ inline u64 check_shared(const Context& c, u64 address, bool write, u32 line, boo
   }
   return offset;
 }
+// `unused`: words that nobody looks at, as those between the members of a struct.
 template <class T, int N>
-inline Elements<T, N> ld_shared(const Context& c, u64 address, u32 line) {
-  const u64 offset = check_shared<T, N>(c, address, false, line);
+inline Elements<T, N> ld_shared(const Context& c, u64 address, u32 line, u32 unused = 0) {
+  const u64 offset = check_shared<T, N>(c, address, false, line, false, unused);
   Elements<T, N> x;
   std::memcpy(&x, c.shared + offset, sizeof x);
   return x;

@@ -88,6 +88,7 @@ class Translator:
         self.text = text
         self.kernels: list[Kernel] = []
         self.module_shared: dict[str, tuple[int, int]] = {}  # name: size, align
+        self.used = -1  # the bytes that count of what the next instruction loads
 
     # --- statements -------------------------------------------------------------------------------
 
@@ -164,12 +165,17 @@ class Translator:
         body = self.text[self.text.index(f" {m[1]}(") :].partition("\n}")[0]
         used, based = Counter(re.findall(r"%\w+", body)), Counter(re.findall(r"\[(%\w+)", body))
         self.bases = {register for register, n in based.items() if used[register] == n + 1}
+        added = re.findall(r"add\.[su]32 %\w+, (%\w+), (%\w+);", body)
+        self.addends = {register for pair in added for register in pair if used[register] == 2}
 
     def name_of(self, opcode: str, rest: str) -> str:
         """The opcode, or the kind of one that ptxas has no instruction for."""
         constant = re.match(r"add\.[su](32|64)", opcode) and re.search(r", -?\d+$", rest)
         if constant and rest.partition(",")[0] in self.bases:
             return "add (the offset of an address)"
+        if opcode == "shl.b32" and re.fullmatch(r"(%\w+), %\w+, \d+", rest):
+            if rest.partition(",")[0] in self.addends:
+                return "shl (of an addend)"  # LEA
         if re.match(r"shr\.[su]64", opcode) and rest.endswith(", 32"):
             return "shr (the upper half of a register)"
         return opcode
@@ -220,6 +226,7 @@ class Translator:
             raise UnknownError(f"line {self.start}: {text} ({error!r})") from error
         except UnknownError as error:
             raise UnknownError(f"line {self.start}: {text}: {error}") from error
+        self.used = -1
         self.emit(guard + (f"{{ {code} }}" if ";" in code[:-1] else code))
         if guard and opcode.startswith("bra"):
             self.block()
@@ -240,6 +247,8 @@ class Translator:
                 self.place(m[3], size, int(m[1]))
             else:
                 self.module_shared[m[3]] = size, int(m[1])
+        elif m := re.fullmatch(r'\.pragma "used_bytes_mask (\w+)"', text):
+            self.used = int(m[1], 0)
         elif not text.startswith(".pragma "):
             raise UnknownError(f"line {self.start}: {text}")
 
@@ -564,7 +573,11 @@ class Translator:
         if mods[:2] == ["global", "nc"]:  # of memory that no thread of the launch writes
             mods = ["global", *mods[2:]]
         space, count, kind = self.memory(mods, "param global shared")
-        value = f"ld_{space}<{kind}, {count}>(c, {self.address(o[1])}, {self.at})"
+        where = f"{self.address(o[1])}, {self.at}"
+        words = range(count * size_of(mods[-1]) // 4) if space == "shared" else ()
+        if unused := sum(1 << k for k in words if not self.used >> 4 * k & 15):
+            where += f", {unused}"
+        value = f"ld_{space}<{kind}, {count}>(c, {where})"
         if count == 1:
             return self.assign(o[0], kind, f"{value}.at[0]")
         registers = [x.strip() for x in o[0][1:-1].split(",")]
@@ -671,7 +684,8 @@ class Translator:
         out.append(
             f'extern const Kernel ptx_{kernel.name} = {{"{kernel.name}", run, {kernel.threads}, '
             f"{len(kernel.params)}, params, {kernel.param_size}, {len(kernel.shared)}, variables, "
-            f"{kernel.shared_size}, {kernel.declared}, {len(kernel.blocks)}, blocks, issues}};"
+            f"{align_up(kernel.shared_size, 16)}, {kernel.declared}, {len(kernel.blocks)}, blocks, "
+            f"issues}};"
         )
         return "\n".join([*out, ""])
 

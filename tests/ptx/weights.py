@@ -67,6 +67,7 @@ MEASURED = {
     "div.rn.f64 d d d": (17.875, 9),
     "rcp.rn.f64 d d": (15, 6),
     "sqrt.rn.f64 d d": (24.625, 9),
+    "shl.b32+add.s32 r r r": (1, 0),  # of an addend: LEA
     "add.f32 r r r": (1, 0),
     "fma.rn.f32 r r r r": (1, 0),
     "min.f32 r r r": (1, 0),
@@ -103,6 +104,7 @@ FREE = {
     r"(neg|abs)\.f(32|64)": "modifiers of operands",
     r"add \(the offset of an address\)": "loads and stores add a constant",
     r"shr \(the upper half of a register\)": "a register of 64 bits is two of 32",
+    r"shl \(of an addend\)": "LEA shifts what it adds",
     r"bra\.uni": "the other side of a branch lies next to it",
 }
 
@@ -156,7 +158,11 @@ def straight(name: str, row: str, count: int) -> str:
                 body.append(f"ld.volatile.global.b{WIDTH[operand]} %{operand}{k}, [%base+{k}];")
             arguments.append(f"%{operand}{k}" if operand in "pdrh" else operand)
         k += 8
-        body.append(f"{opcode} %{result}{k}, {', '.join(arguments)};")
+        if opcode == "shl.b32+add.s32":
+            a, b = arguments
+            body += [f"shl.b32 %t{k}, {a}, 2;", f"add.s32 %r{k}, {b}, %t{k};"]
+        else:
+            body.append(f"{opcode} %{result}{k}, {', '.join(arguments)};")
         kept, width = (f"%t{k}", "32") if result == "p" else (f"%{result}{k}", WIDTH[result])
         if result == "p":
             body.append(f"selp.b32 %t{k}, 1, 0, %p{k};")
