@@ -88,7 +88,7 @@ DEVICE void multiply_across(const ProductLayer& layer, const Tile& tile,
   for (int first = tile.stripe; first < tile.stripe_end; first += walk.span) {
     Acc sum[N] = {};
     const T* const weight[] = {static_cast<const T*>(layer.w)};
-    for_each_row<T, N>(walk, tile, first, &layer.x, factor, stage, weight,
+    for_each_row<T, N>(walk, tile, first, layer.x, factor, stage, weight,
                        [&](int64_t, const Vector<T, N>(&w)[1], const Acc(&x)[N]) {
                          for (int j = 0; j < N; ++j) sum[j] += widen(w[0].at[j]) * x[j];
                        });

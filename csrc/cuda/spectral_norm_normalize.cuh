@@ -38,7 +38,7 @@ struct ConstantTable {
 };
 
 // The entries of q, times `factor`, for the columns that the block holds from `first` on, into shared
-// memory. All threads must call it; the barriers of for_each_row, called with a `p` between two calls,
+// memory. All threads must call it; the barriers of for_each_row, called with entries between two,
 // keep `columns` until they are in registers.
 template <class T>
 DEVICE void stage_columns(const ConstantLayer& layer, const Tile& tile, int first,
@@ -87,14 +87,14 @@ DEVICE void add_up(const ConstantLayer& layer, const Tile& tile, SharedArray<Acc
   const T* sources[kSources];
   for (int s = 0; s < kSources; ++s) sources[s] = static_cast<const T*>(all[s]);
   constexpr bool kVectors = kSums != Sums::kBackward;
-  const Operand* p = kVectors ? &layer.p : nullptr;
   for (int first = tile.stripe; first < tile.stripe_end; first += layer.walk.span) {
     Acc q[N] = {};
     if (kVectors) column_entries<T, N>(layer, tile, first, 1, columns, q);
-    for_each_row<T, N>(layer.walk, tile, first, p, {1, 1}, stage, sources,
-                       [&](int64_t, const Vector<T, N>(&in)[kSources], const Acc(&entries)[N]) {
-                         add_row<kSums>(in, entries, q, sums);
-                       });
+    for_each_row<T, N, kVectors>(
+        layer.walk, tile, first, layer.p, {1, 1}, stage, sources,
+        [&](int64_t, const Vector<T, N>(&in)[kSources], const Acc(&entries)[N]) {
+          add_row<kSums>(in, entries, q, sums);
+        });
   }
 }
 
@@ -182,7 +182,7 @@ DEVICE void backward_tile(const ConstantLayer& layer, const Tile& tile,
     Acc q[N];
     column_entries<T, N>(layer, tile, first, outer.second, columns, q);
     const T* const cotangent[] = {static_cast<const T*>(layer.g)};
-    for_each_row<T, N>(layer.walk, tile, first, &layer.p, {outer.first, 1}, stage, cotangent,
+    for_each_row<T, N>(layer.walk, tile, first, layer.p, {outer.first, 1}, stage, cotangent,
                        [&](int64_t offset, const Vector<T, N>(&g)[1], const Acc(&p)[N]) {
                          Acc pq[N];
                          for (int j = 0; j < N; ++j) pq[j] = p[j] * q[j];
@@ -238,7 +238,7 @@ DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
     sync_threads();  // the columns before have been used
     stage_columns<T>(layer, tile, first, factors.outer.second, columns);
     for_each_row<T, N>(
-        layer.walk, tile, first, &layer.p, {factors.outer.first, 1}, stage, sources,
+        layer.walk, tile, first, layer.p, {factors.outer.first, 1}, stage, sources,
         [&](int64_t offset, const Vector<T, N>(&in)[3], const Acc(&p)[N]) {
           const auto &w = in[0], &g = in[1], &h = in[2];
           const auto q = shared_load<N>(columns + own);

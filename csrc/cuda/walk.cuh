@@ -244,11 +244,11 @@ DEVICE void stage_rows(const Walk& walk, const Operand& p, Factor<Accumulation<T
 
 // Calls f(offset, in, x) for this thread's columns n to n + N - 1 in its rows: `offset` is theirs in
 // the weight, in[s] those of the tensor sources[s], x[j] the entry of `p` for column j, times `factor`.
-// The columns that the block holds begin at `first`. All threads must call it; without `p` x is
-// undefined. The loads of several rows are under way before the first is used; one loop, so that it is
-// true of the last rows, too.
-template <class T, int N, int kSources, class F>
-DEVICE void for_each_row(const Walk& walk, const Tile& tile, int first, const Operand* p,
+// The columns that the block holds begin at `first`. All threads must call it; without kEntries `p` is
+// not read, and x is undefined. The loads of several rows are under way before the first is used; one
+// loop, so that it is true of the last rows, too.
+template <class T, int N, bool kEntries = true, int kSources, class F>
+DEVICE void for_each_row(const Walk& walk, const Tile& tile, int first, const Operand& p,
                          Factor<Accumulation<T>> factor, SharedArray<Accumulation<T>> stage,
                          const T* const (&sources)[kSources], F&& f) {
   using Acc = Accumulation<T>;
@@ -258,14 +258,14 @@ DEVICE void for_each_row(const Walk& walk, const Tile& tile, int first, const Op
   const bool active = lane * N < walk.span && n < tile.stripe_end;
   const int window = walk.group < walk.span ? walk.group : walk.span;
   const int column = window == 1 ? 0 : (n - first) % window;  // of the window
-  const int rows = p ? kStage / window : walk.part;
+  const int rows = kEntries ? kStage / window : walk.part;
   const int64_t base = static_cast<int64_t>(tile.batch) * walk.depth * walk.width + n;
   const int64_t step = static_cast<int64_t>(slots) * walk.width;
   for (int k0 = tile.part; k0 < tile.part_end; k0 += rows) {
     const int k1 = k0 + rows < tile.part_end ? k0 + rows : tile.part_end;
-    if (p) {
+    if constexpr (kEntries) {
       sync_threads();  // what was staged before has been used
-      stage_rows<T>(walk, *p, factor, k0, k1, window, first % walk.group, stage);
+      stage_rows<T>(walk, p, factor, k0, k1, window, first % walk.group, stage);
       sync_threads();
     }
     if (!active) continue;
@@ -283,7 +283,7 @@ DEVICE void for_each_row(const Walk& walk, const Tile& tile, int first, const Op
       for (int r = 0; r < kRows; ++r) {
         if (k + r * slots >= k1) break;
         Vector<Acc, N> x;
-        if (p) {
+        if constexpr (kEntries) {
           const int at = entry + r * slots * window;
           if (window == 1) {
             const Acc only = stage[at];

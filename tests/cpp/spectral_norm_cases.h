@@ -291,8 +291,9 @@ inline void check_guard(const Launchers& launchers, DType dtype) {
       }
 }
 
-// A guarded u or v that is lost starts again, and a computed sigma of zero is 1.
-inline void check_recovery(const Launchers& launchers, DType dtype) {
+// Of `count` guarded layers every other one has lost its u and v, which start again; the others go on from
+// theirs.
+inline void check_recovery(const Launchers& launchers, DType dtype, int count = 1) {
   const Layout layout = {"recovering", 1, 3, 4, {}, {}};
   for (const double lost : {0.0, std::nan("")})
     for (const bool u_first : {false, true}) {
@@ -300,24 +301,61 @@ inline void check_recovery(const Launchers& launchers, DType dtype) {
       s.guarded = true;
       std::mt19937 random(1);
       Cases all;
-      all.push_back(std::make_unique<Case>(layout, s, random));
-      Case& c = *all[0];
-      for (int64_t i = 0; i < c.u.n; ++i) c.u.set(i, lost);
-      for (int64_t i = 0; i < c.v.n; ++i) c.v.set(i, lost);
+      std::vector<Vector> us, vs;  // where they start, then where they must have come
+      for (int k = 0; k < count; ++k) {
+        all.push_back(std::make_unique<Case>(layout, s, random));
+        Case& c = *all[k];
+        us.push_back(values(c.u)), vs.push_back(values(c.v));
+        if (k % 2 == 1) continue;
+        for (const auto& [x, start] : {std::pair{&c.u, &us[k]}, {&c.v, &vs[k]}})
+          for (int64_t i = 0; i < x->n; ++i) {
+            (*start)[i] = sn::start_of(i);
+            if (lost == 0 || i == 1) x->set(i, lost);  // of NaN one is enough
+          }
+      }
       run_iteration(launchers, all, s);
-      CHECK(c.skipped == 5, "lost %g: skipped %ld", lost, long(c.skipped));
-      CHECK(std::abs(norm(values(c.u)) - 1) < 0.02, "lost %g: u of norm %g", lost,
-            norm(values(c.u)));
-      CHECK(std::abs(norm(values(c.v)) - 1) < 0.02, "lost %g: v of norm %g", lost,
-            norm(values(c.v)));
-
-      for (int64_t i = 0; i < c.w.n; ++i) c.w.set(i, 0);
-      const sn::NormalizeLayer layer = {matrix(layout, c.w), c.u_out.data,    c.v_out.data, nullptr,
-                                        c.sigma_again.data,  c.out_again.data};
-      good(launchers.normalize({s.dtype, s.max_norm, s.threads, 1, &layer, true}));
-      CHECK(c.sigma_again[0] == 1, "sigma of a weight of zeros: %g", c.sigma_again[0]);
-      CHECK(c.out_again[1] == 0, "a weight of zeros: %g", c.out_again[1]);
+      const double bound = 4 * tolerance(dtype);  // in their dtype starts are rounded, too
+      for (int k = 0; k < count; ++k) {
+        const Case& c = *all[k];
+        const std::string what = "lost " + std::to_string(lost) + ", layer " + std::to_string(k) +
+                                 " of " + std::to_string(count) + ", ";
+        const double sigma = iterate(layout, values(c.w), s.n, u_first, us[k], vs[k]);
+        CHECK(c.skipped == 5, "%sskipped: %ld", what.c_str(), long(c.skipped));
+        CHECK(std::abs(c.sigma[0] / sigma - 1) <= bound, "%ssigma: %g, not %g", what.c_str(),
+              c.sigma[0], sigma);
+        for (const auto& [x, right] : {std::pair{&c.u, &us[k]}, {&c.v, &vs[k]}})
+          for (int64_t i = 0; i < x->n; ++i)
+            CHECK(std::abs((*x)[i] - (*right)[i]) <= bound, "%sa vector: %g at %ld, not %g",
+                  what.c_str(), (*x)[i], long(i), (*right)[i]);
+      }
     }
+}
+
+// Of `count` layers every other one is of zeros: with the guard, a computed sigma of zero is 1.
+inline void check_sigma_guard(const Launchers& launchers, DType dtype, int count = 1) {
+  const Layout layout = {"zeros", 1, 3, 4, {}, {}};
+  const Settings s = {dtype, 1, true, 0, 2};
+  std::mt19937 random(1);
+  Cases all;
+  std::vector<sn::NormalizeLayer> layers;
+  for (int k = 0; k < count; ++k) {
+    all.push_back(std::make_unique<Case>(layout, s, random));
+    Case& c = *all[k];
+    for (int64_t i = 0; k % 2 == 0 && i < c.w.n; ++i) c.w.set(i, 0);
+    c.u_out.draw(random), c.v_out.draw(random);
+    layers.push_back({matrix(layout, c.w), c.u_out.data, c.v_out.data, nullptr, c.sigma_again.data,
+                      c.out_again.data});
+  }
+  good(launchers.normalize({s.dtype, s.max_norm, s.threads, count, layers.data(), true}));
+  for (int k = 0; k < count; ++k) {
+    const Case& c = *all[k];
+    const std::string what = "layer " + std::to_string(k) + " of " + std::to_string(count) + ", ";
+    Vector w = values(c.w);
+    const double sigma = k % 2 == 0 ? 1 : bilinear(layout, w, values(c.u_out), values(c.v_out));
+    near(c.sigma_again, {sigma}, what + "sigma");
+    for (double& x : w) x /= sigma;
+    near(c.out_again, w, what + "output");
+  }
 }
 
 }  // namespace cases

@@ -266,7 +266,8 @@ int main() {
   test({20, DType::kFloat64, DType::kFloat64, 1, 3, 0, false});
   for (const int64_t batch : kTsan ? std::vector<int64_t>{2} : std::vector<int64_t>{1, 33, 300})
     for (const double p : {0.0, 0.02, 0.9})
-      test({batch, DType::kFloat32, DType::kFloat32, 1, 3, p, batch == 33, true});
+      for (const DType acc : {DType::kFloat32, DType::kFloat64})
+        test({batch, acc, DType::kFloat32, 1, 3, p, batch == 33, true});
   const ap::Parameters nothing{};
   good(ap::cpu::compute(nothing));
   good(ap::cuda::compute(nothing, nullptr, nullptr));

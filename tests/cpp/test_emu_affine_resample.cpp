@@ -80,10 +80,8 @@ void compare(const Case& c, const char* name, const Args& args, Numbers& found, 
     double largest = 1, off = 0;
     for (int64_t i = 0; i < found.n; ++i) {
       const double a = found[i], b = expected[i];
-      if (std::isnan(b)) {
-        CHECK(std::isnan(a), "%s: %g at %ld, not NaN", name, a, long(i));
-        continue;
-      }
+      CHECK(std::isnan(a) == std::isnan(b), "%s: %g at %ld, not %g", name, a, long(i), b);
+      if (std::isnan(b)) continue;
       largest = std::max(largest, std::abs(b)), off = std::max(off, std::abs(a - b));
     }
     const double tolerance = c.dtype == DType::kFloat64   ? 1e-6
@@ -135,12 +133,18 @@ void run(const Case& c, const Map& map, uint32_t seed) {
 }
 
 void test_dtypes() {
-  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16})
+  for (const DType dtype : kDTypes) {
     for (const Map& map : kMaps) {
       run({dtype, ar::Filter::kSym6, {}, 3, 7, 9, 7, 9, true, false, true, false}, map, 1);
       run({dtype, ar::Filter::kBilinear, {}, 1, 6, 5, 4, 9, false, false, false, false}, map, 2);
       run({dtype, ar::Filter::kSym6, {}, 1, 6, 5, 6, 5, false, true, false, true}, map, 3);
     }
+    // Copied, of an image that is seen more often than there are copies; and tiles with no border.
+    run({dtype, ar::Filter::kSym6, {}, 2, 1, 1, 1, 1, true, false, false, false}, kMaps[0], 9);
+    run({dtype, ar::Filter::kBilinear, ar::Padding::kBorder, 1, 33, 34, 33, 34, false, false, false,
+         false},
+        kMaps[4], 10);
+  }
 }
 
 void test_filters() {
@@ -163,6 +167,77 @@ void test_sizes() {
   }
 }
 
+// --- cotangents that are not finite
+
+enum class Way { kTile, kSweep, kPlainSweep };  // how the transpose finds its sums
+constexpr const char* kWays[] = {"tile", "sweep", "plain sweep"};
+
+// A cotangent that is not finite, or so large that sums with it may not be: what it reaches is NaN, or what
+// it must be, and nothing else is. Sweeps leave what it does not reach as it is, and so does every way in
+// another channel.
+void test_odd_cotangent(DType dtype, Way way, bool limited, double value) {
+  constexpr int64_t kHeight = 21, kWidth = 24, kPixels = kHeight * kWidth, kAt = 5 * kWidth + 6;
+  const std::string what = std::string(kNames[static_cast<int>(dtype)]) + ", " +
+                           kWays[static_cast<int>(way)] + (limited ? ", margins, " : ", ") +
+                           std::to_string(value);
+  const double singular[6] = {1, 1, 0, 1, 1, 0.5};
+  const int64_t margins[] = {2, 3, 1, 4};
+  const bool plain = way == Way::kPlainSweep;
+  const gankernels::Layout layout{kHeight, kWidth, 2 * kPixels, kPixels, kWidth, 1};
+  ar::Resample r{dtype,
+                 plain ? ar::Filter::kBilinear : ar::Filter::kSym6,
+                 plain ? ar::Padding::kBorder : ar::Padding::kReflection,
+                 false,
+                 1,
+                 1,
+                 2,
+                 layout,
+                 layout,
+                 way == Way::kSweep ? singular : kTurned,
+                 limited ? margins : nullptr,
+                 {}};
+  Numbers grad = random_numbers(dtype, 2 * kPixels, 9), clean(dtype, grad.n), found(dtype, grad.n);
+  emu::set_order(Order::kRandom, 1);
+  for (const auto& [x, to] : {std::pair{0.0, &clean}, {value, &found}}) {
+    grad.set(kAt, x);
+    const ar::Transpose args{r, grad.data, to->data};
+    good(with_workspace(args, ar::cuda::workspace(args), ar::cuda::transpose));
+  }
+
+  // What 1 there would give, by the CPU.
+  Numbers one(DType::kFloat64, grad.n), reached(DType::kFloat64, grad.n);
+  for (int64_t i = 0; i < one.n; ++i) one.set(i, i == kAt);
+  r.dtype = DType::kFloat64;
+  good(ar::cpu::transpose({r, one.data, reached.data}));
+
+  int not_a_number = 0;
+  for (int64_t i = 0; i < found.n; ++i) {
+    const double x = found[i], weight = reached[i];
+    not_a_number += std::isnan(x);
+    if (weight == 0)
+      CHECK(way == Way::kTile && i < kPixels ? std::isfinite(x) : x == clean[i],
+            "%s: %g at %ld, which is not reached, not %g", what.c_str(), x, long(i), clean[i]);
+    else if (std::isfinite(value))
+      CHECK(std::isnan(x) || std::abs(x / value - weight) <= 2 * tolerance(dtype),
+            "%s: %g at %ld, not NaN or %g", what.c_str(), x, long(i), value * weight);
+    else if (std::abs(weight) > 1e-6)
+      CHECK(std::isnan(x), "%s: %g at %ld, not NaN", what.c_str(), x, long(i));
+  }
+  CHECK(not_a_number > 0, "%s: no NaN", what.c_str());
+}
+
+void test_odd_cotangents() {
+  for (const DType dtype : kDTypes) {
+    if (kTsan && dtype != DType::kFloat32) continue;
+    for (const Way way : {Way::kTile, Way::kSweep, Way::kPlainSweep}) {
+      test_odd_cotangent(dtype, way, false, NAN);
+      test_odd_cotangent(dtype, way, true, way == Way::kTile ? -INFINITY : INFINITY);
+      if (way == Way::kTile && dtype != DType::kFloat16)  // which has none so large
+        test_odd_cotangent(dtype, way, false, dtype == DType::kFloat64 ? 0x1p1020 : -0x1p126);
+    }
+  }
+}
+
 void test_refusals() {
   const ar::Resample none{};
   CHECK(!ar::cuda::forward({none, nullptr, nullptr}, nullptr, nullptr), "an empty batch");
@@ -175,6 +250,7 @@ int main() {
   test_dtypes();
   test_filters();
   test_sizes();
+  test_odd_cotangents();
   test_refusals();
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;

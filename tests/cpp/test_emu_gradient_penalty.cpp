@@ -78,23 +78,31 @@ void test_settings() {
   });
 }
 
-// Tables of 1, 8 and 64 gradients: full ones, with one more, and three.
+// Tables of 1, 8 and 64 gradients: full ones, with one more, and three. Other dtypes have one of 64:
+// test_settings has their smaller ones.
 void test_many_gradients() {
-  for (const int count : {1, 2, 8, 9, 64, 65, 130})
-    for (const bool per_tensor : {false, true}) {
+  for (const bool per_tensor : {false, true}) {
+    Settings s = {DType::kFloat32,
+                  per_tensor ? Reduction::kNone : Reduction::kMean,
+                  false,
+                  per_tensor,
+                  1,
+                  true,
+                  true,
+                  true,
+                  per_tensor};
+    const auto many = [](int count) {
       Shape shape = {"many gradients", 3, {}};
       for (int k = 0; k < count; ++k) shape.sizes.push_back(k % 31 == 5 ? 1100 : 1 + k * 7 % 40);
-      const Settings s = {DType::kFloat32,
-                          per_tensor ? Reduction::kNone : Reduction::kMean,
-                          false,
-                          per_tensor,
-                          1,
-                          true,
-                          true,
-                          true,
-                          true};
-      test_orders(shape, s, std::to_string(count));
+      return shape;
+    };
+    for (const int count : {1, 2, 8, 9, 64, 65, 130})
+      test_orders(many(count), s, std::to_string(count));
+    for (const DType dtype : {DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
+      s.dtype = dtype;
+      test_launchers(many(9), s, Order::kRandom, kNames[static_cast<int>(dtype)]);
     }
+  }
 }
 
 // From 16 MiB on chunks have 16 KiB, four vectors for every thread: the whole of what nvcc unrolls.

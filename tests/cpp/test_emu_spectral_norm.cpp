@@ -134,6 +134,23 @@ void test_many_layers() {
   }
 }
 
+// Every dtype in tables of 1 and 8 layers; the layouts of test_settings take one of 64. With vectors and
+// without, alone and side by side.
+void test_small_tables() {
+  const Layout odd = {"odd", 1, 5, 7, {}, {}}, vectors = {"vectors", 1, 9, 48, {}, {}},
+               slabs = {"slabs", 3, 5, 16, {}, {}};
+  int turn = 0;
+  for (const DType dtype : kDTypes)
+    for (const std::vector<Layout>& layouts :
+         {std::vector{odd}, std::vector{vectors}, std::vector{odd, vectors, slabs}}) {
+      Settings s = {dtype, 1, ++turn % 2 == 0, 0, 1};
+      s.shifted = false;
+      test_launchers(layouts, s, kOrders[turn % 4],
+                     std::string(kNames[static_cast<int>(dtype)]) + ", a table of " +
+                         std::to_string(layouts.size()));
+    }
+}
+
 void test_refused() {
   const Matrix w{nullptr, 1, int64_t{1} << 31, 1, 0, {}, {}};
   const sn::PowerIterationLayer iteration{w, {}, {}, {}, {}, {}, {}};
@@ -218,10 +235,14 @@ int main(int argc, char** argv) {
   for (const DType dtype : kDTypes)
     if (!kTsan || dtype == DType::kFloat32) {
       check_guard(kLaunchers, dtype);
-      check_recovery(kLaunchers, dtype);
+      for (const int count : kTsan ? std::vector{1} : std::vector{1, 3, 9}) {
+        check_recovery(kLaunchers, dtype, count);
+        check_sigma_guard(kLaunchers, dtype, count);
+      }
     }
   test_settings();
   if (!kTsan) {
+    test_small_tables();
     test_many_layers();
     test_sizes();
   }

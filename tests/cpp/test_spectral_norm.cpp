@@ -131,7 +131,8 @@ int main() {
     ++sets;
     for (const DType dtype : kDTypes) {
       check_guard(kLaunchers, dtype);
-      check_recovery(kLaunchers, dtype);
+      check_recovery(kLaunchers, dtype, 2);
+      check_sigma_guard(kLaunchers, dtype, 2);
       for (const bool u_first : {true, false})
         for (const double max_norm : {0.0, 12.0}) {
           const std::string where = std::string(isa) + ", " + kNames[static_cast<int>(dtype)] +
