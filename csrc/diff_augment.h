@@ -31,11 +31,13 @@ struct Parameters {
   DType acc;
   int64_t batch, height, width, color_channels;
   bool before;               // cutout comes before the shift that it follows in the policy
+  bool after;                // cutout comes after the shift that it precedes in the policy
   const Uniforms* uniforms;  // batch
   double* maps;              // batch x 2 x 3, as for affine_resample
   double* box;               // batch x 3, as for affine_augment
   void* color;               // batch x channels x (channels + 1), acc: pixel, gray and offset
   void* mix;                 // batch x 4, acc
+  void* shade;               // batch, acc: what m adds to the offset of color, times m
 };
 
 // Every launcher returns null, or what went wrong.
@@ -70,6 +72,12 @@ constexpr Mix mix_of(const Uniforms& u) {
           u.brightness - 0.5};
 }
 
+// What m adds to the offset, where color is done to the image instead of image + mean * m: to the constant
+// mean * m color does contrast * mean * m = (1 - contrast) m.
+constexpr double shade_of(const Uniforms& u) {
+  return 0.5 - u.contrast;
+}
+
 // An element of the matrix with its offset.
 constexpr double color_at(const Mix& m, int64_t channels, int64_t row, int64_t column) {
   if (column == channels) return m.offset;
@@ -89,8 +97,9 @@ constexpr void compute_sample(const Parameters& args, const Uniforms& u, int64_t
     }
   if (args.box) {
     double* to = args.box + 3 * i;
-    put(to, center_of(u.cutout[0], args.width, args.before ? shift[0] : 0));
-    put(to + 1, center_of(u.cutout[1], args.height, args.before ? shift[1] : 0));
+    const double moved = args.before - args.after;
+    put(to, center_of(u.cutout[0], args.width, moved * shift[0]));
+    put(to + 1, center_of(u.cutout[1], args.height, moved * shift[1]));
     put(to + 2, 0.5);
   }
   const Mix m = mix_of(u);
@@ -108,6 +117,7 @@ constexpr void compute_sample(const Parameters& args, const Uniforms& u, int64_t
     put(to + 2, static_cast<Acc>(m.mean));
     put(to + 3, static_cast<Acc>(m.offset));
   }
+  if (args.shade) put(static_cast<Acc*>(args.shade) + i, static_cast<Acc>(shade_of(u)));
 }
 
 }  // namespace gankernels::diff_augment

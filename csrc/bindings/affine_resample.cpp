@@ -140,21 +140,19 @@ Tensor resample_transpose(const Tensor& grad, const Tensor& maps, const Optional
                           {maps, margins, filter, padding, lossless, height, width}, {});
 }
 
-constexpr auto kSym6 = static_cast<int64_t>(ar::Filter::kSym6);
-
-Tensor augment(const Tensor& image, const Optional& maps, const Optional& margins, bool lossless,
-               const Optional& color, std::vector<int64_t> channels, const Optional& sigma,
-               const Optional& seed, const Optional& box, bool offsets) {
+Tensor augment(const Tensor& image, const Optional& maps, const Optional& margins, int64_t filter,
+               int64_t padding, bool lossless, const Optional& color, std::vector<int64_t> channels,
+               const Optional& sigma, const Optional& seed, const Optional& box, bool offsets) {
   return apply("affine_augment", image,
-               {maps, margins, kSym6, 0, lossless, image.size(2), image.size(3)},
+               {maps, margins, filter, padding, lossless, image.size(2), image.size(3)},
                {color, std::move(channels), sigma, seed, box, offsets});
 }
 
 Tensor augment_transpose(const Tensor& grad, const Optional& maps, const Optional& margins,
-                         bool lossless, const Optional& color, std::vector<int64_t> channels,
-                         const Optional& box) {
+                         int64_t filter, int64_t padding, bool lossless, const Optional& color,
+                         std::vector<int64_t> channels, const Optional& box) {
   return apply_transposed("affine_augment_transpose", grad,
-                          {maps, margins, kSym6, 0, lossless, grad.size(2), grad.size(3)},
+                          {maps, margins, filter, padding, lossless, grad.size(2), grad.size(3)},
                           {color, std::move(channels), {}, {}, box, false});
 }
 

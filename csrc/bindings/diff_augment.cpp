@@ -11,10 +11,10 @@ namespace da = gankernels::diff_augment;
 
 constexpr const char* kOp = "diff_augment_parameters";
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> compute(const Tensor& uniforms, int64_t height,
-                                                   int64_t width, bool maps, bool box,
-                                                   int64_t color_channels, bool mix, bool before,
-                                                   bool float64) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> compute(const Tensor& uniforms, int64_t height,
+                                                           int64_t width, bool maps, bool box,
+                                                           int64_t color_channels, bool mix,
+                                                           bool before, bool after, bool float64) {
   STD_TORCH_CHECK(is_here(uniforms) && uniforms.dim() == 2, kOp, ": expected uniforms (B, 7) on ",
                   kPlace);
   STD_TORCH_CHECK(height > 0 && width > 0, kOp, ": expected a positive height and width");
@@ -27,6 +27,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> compute(const Tensor& uniforms, int64
   args.width = width;
   args.color_channels = color_channels;
   args.before = before;
+  args.after = after;
   args.uniforms = static_cast<const da::Uniforms*>(
       data_of(kOp, "uniforms", uniforms, args.batch * da::kUniforms, ScalarType::Double, uniforms));
   // Results that are not wanted are empty.
@@ -42,12 +43,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> compute(const Tensor& uniforms, int64
   const Tensor out_box = empty(box, {3}, ScalarType::Double);
   const Tensor out_color = empty(colored, {color_channels, color_channels + 1}, acc);
   const Tensor out_mix = empty(mix, {da::kMix}, acc);
+  const Tensor out_shade = empty(colored, {}, acc);
   args.maps = static_cast<double*>(data(out_maps, maps));
   args.box = static_cast<double*>(data(out_box, box));
   args.color = data(out_color, colored);
   args.mix = data(out_mix, mix);
+  args.shade = data(out_shade, colored);
   RUN(kOp, da, compute, uniforms, args);
-  return {out_maps, out_box, out_color, out_mix};
+  return {out_maps, out_box, out_color, out_mix, out_shade};
 }
 
 GANKERNELS_IMPLEMENTATIONS(m) {

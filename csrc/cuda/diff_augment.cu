@@ -19,6 +19,7 @@ const char* compute(const Parameters& args, void* /*workspace*/, void* stream) {
   out("box", args.box, 3, sizeof(double));
   out("color", args.color, channels * (channels + 1), acc);
   out("mix", args.mix, kMix, acc);
+  out("shade", args.shade, 1, acc);
   return visit_accumulation(args.acc, [&](auto zero) {
     return launch<parameters<decltype(zero)>>("diff_augment", (args.batch + kBlock - 1) / kBlock,
                                               kBlock, stream, args);

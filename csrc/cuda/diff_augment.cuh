@@ -17,7 +17,7 @@ struct Put {
 };
 
 // Everything of a sample, by a thread. Reads 56 bytes; writes 48 of the map, 24 of the box, up to 12
-// numbers of color, 4 of mix. In double: once a sample.
+// numbers of color, 4 of mix, 1 of shade. In double: once a sample.
 template <class Acc>
 KERNEL(kBlock)
 parameters(TABLE(Parameters) args) {

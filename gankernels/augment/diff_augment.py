@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from gankernels._checks import kind
 from gankernels._dtypes import accumulation_dtype
 from gankernels.augment._checks import check_pixels, check_views
 from gankernels.augment._strength import source
+from gankernels.ops.affine_resample import augment_about_mean
 from gankernels.ops.diff_augment import UNIFORMS, DiffParameters
 
 __all__ = ["DiffAugment"]
@@ -47,9 +47,9 @@ class DiffAugment(nn.Module):
     Random numbers come
     from ``generator``, on the images' device, or from torch's own: the same state gives the same
     result, and draws the same numbers for every policy. Differentiable to any order in the images.
-    Deterministic: shifts are gathered and cut by :func:`gankernels.affine_resample` and
-    :func:`gankernels.ops.affine_augment`; eight launches at most, for images of 1 or 3 channels.
-    Nothing waits for the device.
+    Deterministic: what is done side by side goes through :func:`gankernels.ops.affine_augment` at
+    once. For images of 1 or 3 channels that are eight launches at most, ten where color stands
+    between a cutout and a shift. Nothing waits for the device.
 
     Raises:
         TypeError, ValueError: if ``policy``, the images or ``generator`` are none of the above.
@@ -70,12 +70,7 @@ class DiffAugment(nn.Module):
         if len(set(names)) != len(names):
             raise ValueError(f"{op}: expected each policy once, got {policy!r}")
         self.policy = tuple(names)
-        #: What is done. Cutout after a shift is cutout before it, of what the shift will bring
-        #: there; then it takes no pass of its own after color.
-        self._steps = self.policy
-        for i, pair in enumerate(pairwise(names)):
-            if pair == ("translation", "cutout"):
-                self._steps = (*names[:i], "cutout", "translation", *names[i + 2 :])
+        self._passes = _passes(self.policy)
 
     def forward(
         self, images: Tensor | Sequence[Tensor], *, generator: torch.Generator | None = None
@@ -92,50 +87,63 @@ class DiffAugment(nn.Module):
         return [self._transformed(x, u) for x in views]
 
     def _transformed(self, images: Tensor, u: Tensor) -> Tensor:
-        steps, channels = self._steps, images.shape[1]
+        policy, channels = self.policy, images.shape[1]
         parameters = ops.diff_augment_parameters(
             u,
             images.shape[2],
             images.shape[3],
-            maps="translation" in steps,
-            box="cutout" in steps,
-            color_channels=channels if "color" in steps and channels in (1, 3) else 0,
-            mix="color" in steps,
-            before=steps != self.policy,
+            maps="translation" in policy,
+            box="cutout" in policy,
+            color_channels=channels if "color" in policy and channels in (1, 3) else 0,
+            mix="color" in policy,
+            after=("cutout", "translation") in self._passes,
             dtype=images.dtype,
         )
-        done = ""
-        for name, following in zip(steps, (*steps[1:], ""), strict=True):
-            if name == "color":
-                images = _color(images, parameters, following == "cutout")
-            elif name == "translation":
-                assert parameters.maps is not None
+        for steps in self._passes:
+            box = parameters.box if "cutout" in steps else None
+            if "color" in steps:
+                images = _color(images, parameters, box)
+            else:
+                maps = parameters.maps if "translation" in steps else None
                 options: dict[str, Any] = {"filter": "nearest", "padding_mode": "zeros"}
-                images = ops.affine_resample(images, parameters.maps, **options)
-            elif done != "color":
-                images = ops.affine_augment(images, box=parameters.box)
-            done = name
+                images = ops.affine_augment(images, maps, box=box, **options)
         return images
 
     def extra_repr(self) -> str:
         return repr(",".join(self.policy))
 
 
-def _color(images: Tensor, parameters: DiffParameters, cut: bool) -> Tensor:
-    """Brightness, saturation and contrast, composed, and cutout, where that comes next.
+def _passes(policy: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """What one pass over the images does: a shift and a cutout side by side; color, then cutout."""
+    passes: list[tuple[str, ...]] = []
+    steps = list(policy)
+    while steps:
+        pair = tuple(steps[:2])
+        together = set(pair) == {"translation", "cutout"}
+        # After color cutout goes with the shift, if that comes next.
+        alone = steps[2:] != ["translation"]
+        size = 2 if together or (pair == ("color", "cutout") and alone) else 1
+        passes.append(tuple(steps[:size]))
+        del steps[:size]
+    return tuple(passes)
+
+
+def _color(images: Tensor, parameters: DiffParameters, box: Tensor | None) -> Tensor:
+    """Brightness, saturation and contrast, composed, and cutout, if there is a box.
 
     With gray the mean of a pixel's channels and m that of the image, and with b, s and c drawn,
     saturation is S(x) = gray + s (x - gray), and it leaves m alone. Contrast then gives
     c S(x + b) + (1 - c) (m + b) = c S(y) + b of y = x + (1 - c) / c m.
     """
     assert parameters.mix is not None
-    acc = accumulation_dtype(images.dtype)
     pixel, gray, mean, offset = parameters.mix[:, :, None, None].split(1, 1)
-    y = torch.addcmul(images, images.mean((1, 2, 3), keepdim=True, dtype=acc), mean)  # of acc
-    box = parameters.box if cut else None
     if parameters.color is not None:
-        out = ops.affine_augment(y, color=parameters.color, box=box)
-    else:
-        out = torch.addcmul(torch.addcmul(offset, y.mean(1, keepdim=True), gray), y, pixel)
-        out = out if box is None else ops.affine_augment(out, box=box)
+        assert parameters.shade is not None
+        return augment_about_mean(
+            images, parameters.mix[:, 2], parameters.shade, parameters.color, box
+        )
+    acc = accumulation_dtype(images.dtype)
+    y = torch.addcmul(images, images.mean((1, 2, 3), keepdim=True, dtype=acc), mean)  # of acc
+    out = torch.addcmul(torch.addcmul(offset, y.mean(1, keepdim=True), gray), y, pixel)
+    out = out if box is None else ops.affine_augment(out, box=box, filter="nearest")
     return out.to(images.dtype)

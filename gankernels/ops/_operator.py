@@ -117,13 +117,18 @@ def eager(operator: Operator) -> type[torch.autograd.Function]:
     return type(operator.name, (torch.autograd.Function,), parts)
 
 
+def runs_eagerly() -> bool:
+    """Whether nothing records operators: Functions may be applied."""
+    return not (torch.compiler.is_compiling() or in_dispatch_mode() or in_jit_trace())
+
+
 def call_eager(function: type[torch.autograd.Function], op: Any, x: Tensor, *constants: Any) -> Any:
     """Call an operator that has a gradient for ``x`` alone, by the fastest way that is right.
 
     Compiled graphs take the registered autograd: there a double backward through a Function goes
     wrong. So do traces, which cannot save a Function.
     """
-    if torch.compiler.is_compiling() or in_dispatch_mode() or in_jit_trace():
+    if not runs_eagerly():
         return run(op, x, *constants)
     if torch.is_grad_enabled() and x.requires_grad:
         return function.apply(op, x, *constants)

@@ -168,8 +168,10 @@ def affine_augment(
     sigma: Tensor | None = None,
     seed: Tensor | None = None,
     box: Tensor | None = None,
+    filter: Filter = "sym6",
     mode: Mode = "ideal",
     margins: Tensor | None = None,
+    padding_mode: PaddingMode = "reflection",
     lossless_blits: bool = True,
 ) -> Tensor:
     """Geometry, color, noise and cutout of a batch in one pass over the images.
@@ -187,7 +189,7 @@ def affine_augment(
             ``csrc/common/epilogue.h``), in every memory format and dtype.
         box: (B, 3), float64: center x, center y and size of what is cut out, in fractions of the
             image; size 0 cuts nothing.
-        mode, margins, lossless_blits: as for :func:`affine_resample`, with the filter ``"sym6"``.
+        filter, mode, margins, padding_mode, lossless_blits: as for :func:`affine_resample`.
 
     Returns:
         As ``image``, and of its dtype. Where nothing is done to a sample its values come back bit
@@ -200,7 +202,7 @@ def affine_augment(
     Deterministic.
     """
     op = "affine_augment"
-    check(op, "image", image, inverse_maps, "sym6", mode, margins, "reflection", lossless_blits)
+    check(op, "image", image, inverse_maps, filter, mode, margins, padding_mode, lossless_blits)
     channels = check_epilogue(op, image, color, color_channels, sigma, seed, box)
     maps: Tensor | None = None
     if inverse_maps is not None:
@@ -209,7 +211,9 @@ def affine_augment(
         return reference.affine_augment(
             image,
             maps,
+            filter=filter,
             margins=margins,
+            padding_mode=padding_mode,
             lossless_blits=lossless_blits,
             color=color,
             color_channels=channels,
@@ -218,9 +222,35 @@ def affine_augment(
             box=box,
         )
     matrix, *rest = (None if x is None else x.contiguous() for x in (color, sigma, seed, box))
-    return _run(
-        "affine_augment", image, maps, margins, lossless_blits, matrix, channels, *rest, True
-    )
+    options = FILTERS.index(filter), PADDINGS.index(padding_mode), lossless_blits
+    return _run("affine_augment", image, maps, margins, *options, matrix, channels, *rest, True)
+
+
+def augment_about_mean(
+    image: Tensor, mean: Tensor, shade: Tensor, color: Tensor, box: Tensor | None = None
+) -> Tensor:
+    """:func:`affine_augment` of ``image + mean * m``, with m the mean of each image, in one pass.
+
+    Args:
+        image: (B, C, H, W), of 1 or 3 channels.
+        mean: (B,), of the accumulation dtype.
+        shade: (B,), likewise: what ``mean * 1`` becomes by the matrices of ``color``.
+        color: (B, C, C + 1), as there. Offsets are moved by ``shade * m`` **in place**.
+        box: as there.
+
+    Returns:
+        As ``image``, and of its dtype; rounded once.
+
+    Differentiable to any order in ``image``: the mean is part of it.
+    """
+    columns = mean[:, None, None, None]
+    if takes_reference("affine_augment", (image,)) or not _operator.runs_eagerly():
+        m = image.mean((1, 2, 3), keepdim=True, dtype=color.dtype)
+        y = torch.addcmul(image, m, columns)  # of color's dtype
+        return affine_augment(y, color=color, box=box, filter="nearest").to(image.dtype)
+    if torch.is_grad_enabled() and image.requires_grad:
+        return _AboutMean.apply(image, columns, shade, color, box)  # type: ignore[no-any-return]
+    return _about_mean(image, shade, color, box)
 
 
 def maps_from_theta(
@@ -277,6 +307,32 @@ def _prepared(
     return maps, margins.contiguous()
 
 
+def _about_mean(image: Tensor, shade: Tensor, color: Tensor, box: Tensor | None) -> Tensor:
+    m = image.mean((1, 2, 3), dtype=color.dtype)
+    color[:, :, -1].addcmul_(m[:, None], shade[:, None])
+    return affine_augment(image, color=color, box=box, filter="nearest")
+
+
+class _AboutMean(torch.autograd.Function):
+    """The transpose is that of the pass, h, and ``mean`` times the mean of h."""
+
+    @staticmethod
+    def forward(ctx, image, columns, shade, color, box):
+        out = _about_mean(image, shade, color, box)
+        ctx.save_for_backward(columns, color, box)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        columns, color, box = ctx.saved_tensors
+        options = FILTERS.index("nearest"), PADDINGS.index("reflection"), True
+        channels = list(range(grad.shape[1]))
+        constants = None, None, *options, color, channels, box
+        h = _run("affine_augment_transpose", grad, *constants)
+        m = h.mean((1, 2, 3), keepdim=True, dtype=color.dtype)
+        return torch.addcmul(h, m, columns).to(grad.dtype), *(None,) * 4
+
+
 # --- fakes and autograd --------------------------------------------------------------------------
 
 
@@ -320,22 +376,23 @@ def _backward_by(transpose: str):
 
 
 def _setup_augment(ctx, inputs, output):
-    _, maps, margins, lossless, color, channels, *rest = inputs
-    ctx.options = lossless, channels
+    _, maps, margins, *options, color, channels = inputs[:8]
+    rest = inputs[8:]
+    ctx.options, ctx.channels = options, channels
     ctx.save_for_backward(maps, margins, color, rest[2] if len(rest) > 1 else rest[0])  # box
 
 
 def _backward_augment(ctx, grad):
     maps, margins, color, box = ctx.saved_tensors
-    constants = maps, margins, ctx.options[0], color, ctx.options[1], box
-    return _run("affine_augment_transpose", grad, *constants), *(None,) * 9
+    constants = maps, margins, *ctx.options, color, ctx.channels, box
+    return _run("affine_augment_transpose", grad, *constants), *(None,) * 11
 
 
 def _backward_augment_transpose(ctx, grad):
     # The transpose's transpose: without noise and offsets, which are constant.
     maps, margins, color, box = ctx.saved_tensors
-    constants = maps, margins, ctx.options[0], color, ctx.options[1], None, None, box, False
-    return _run("affine_augment", grad, *constants), *(None,) * 6
+    constants = maps, margins, *ctx.options, color, ctx.channels, None, None, box, False
+    return _run("affine_augment", grad, *constants), *(None,) * 8
 
 
 _CONSTANTS = (
@@ -356,7 +413,8 @@ OPERATORS = (
         _setup,
     ),
     Operator(
-        "affine_augment(Tensor image, Tensor? maps, Tensor? margins, bool lossless, "
+        "affine_augment(Tensor image, Tensor? maps, Tensor? margins, int filter, int padding, "
+        "bool lossless, "
         "Tensor? color, int[] color_channels, Tensor? sigma, Tensor? seed, Tensor? box, "
         "bool offsets) -> Tensor",
         _fake_augment,
@@ -364,7 +422,8 @@ OPERATORS = (
         _setup_augment,
     ),
     Operator(
-        "affine_augment_transpose(Tensor grad, Tensor? maps, Tensor? margins, bool lossless, "
+        "affine_augment_transpose(Tensor grad, Tensor? maps, Tensor? margins, int filter, "
+        "int padding, bool lossless, "
         "Tensor? color, int[] color_channels, Tensor? box) -> Tensor",
         _fake_augment,
         _backward_augment_transpose,

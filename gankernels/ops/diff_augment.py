@@ -31,6 +31,7 @@ def diff_augment_parameters(
     color_channels: int = 0,
     mix: bool = False,
     before: bool = False,
+    after: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> DiffParameters:
     """Decide what :class:`gankernels.augment.DiffAugment` does to each sample, on the device.
@@ -42,6 +43,7 @@ def diff_augment_parameters(
         maps, box, mix: which results are wanted.
         color_channels: those of the images where ``color`` is wanted: 1 or 3; else 0.
         before: let cutout act before the shift, on what will be where it would be.
+        after: let cutout act after the shift, on what was where it would be; not both.
         dtype: of the images. ``color`` and ``mix`` are float64 for float64, else float32.
 
     Returns:
@@ -50,7 +52,8 @@ def diff_augment_parameters(
         pixels. ``box`` (B, 3), float64, as of :func:`gankernels.ops.affine_augment`: half of
         each side. ``color`` (B, 3, 4) or (B, 1, 2), as there, and ``mix`` (B, 4): with m the mean
         of an image x, color is ``mix[0] y + mix[1] gray(y) + mix[3]`` of ``y = x + mix[2] m``,
-        which is what ``color`` does to y.
+        which is what ``color`` does to y; and to x, with ``shade m`` more in its offset. ``shade``
+        (B,) comes with ``color``.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value.
@@ -60,8 +63,11 @@ def diff_augment_parameters(
     """
     op = "diff_augment_parameters"
     _check(op, uniforms, height, width, color_channels, dtype)
-    for name, flag in (("maps", maps), ("box", box), ("mix", mix), ("before", before)):
+    flags = {"maps": maps, "box": box, "mix": mix, "before": before, "after": after}
+    for name, flag in flags.items():
         check_bool(op, name, flag)
+    if before and after:
+        raise ValueError(f"{op}: expected before or after, got both")
     if takes_reference(op, (uniforms,)):
         return reference.diff_augment_parameters(
             uniforms,
@@ -72,6 +78,7 @@ def diff_augment_parameters(
             color_channels=color_channels,
             mix=mix,
             before=before,
+            after=after,
             dtype=dtype,
         )
     outputs = call_below_autograd(
@@ -84,9 +91,10 @@ def diff_augment_parameters(
         color_channels,
         mix,
         before,
+        after,
         accumulation_dtype(dtype) == torch.float64,
     )
-    wanted = maps, box, color_channels > 0, mix
+    wanted = maps, box, color_channels > 0, mix, color_channels > 0
     return DiffParameters(*(x if w else None for x, w in zip(outputs, wanted, strict=True)))
 
 
@@ -114,7 +122,7 @@ def _check(
 # --- fake and registration -----------------------------------------------------------------------
 
 
-def _fake(uniforms, height, width, maps, box, color_channels, mix, before, float64):
+def _fake(uniforms, height, width, maps, box, color_channels, mix, before, after, float64):
     one_device(uniforms)
     batch, acc = uniforms.shape[0], torch.float64 if float64 else torch.float32
 
@@ -126,14 +134,15 @@ def _fake(uniforms, height, width, maps, box, color_channels, mix, before, float
         empty(box, (3,), torch.float64),
         empty(color_channels > 0, (color_channels, color_channels + 1), acc),
         empty(mix, (4,), acc),
+        empty(color_channels > 0, (), acc),
     )
 
 
 declare(
     Operator(
         "diff_augment_parameters(Tensor uniforms, SymInt height, SymInt width, bool maps, "
-        "bool box, int color_channels, bool mix, bool before, bool float64) "
-        "-> (Tensor, Tensor, Tensor, Tensor)",
+        "bool box, int color_channels, bool mix, bool before, bool after, bool float64) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
         _fake,
     )
 )

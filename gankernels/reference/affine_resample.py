@@ -126,14 +126,23 @@ def affine_augment(
     sigma: Tensor | None = None,
     seed: Tensor | None = None,
     box: Tensor | None = None,
+    filter: str = "sym6",
     margins: Tensor | None = None,
+    padding_mode: str = "reflection",
     lossless_blits: bool = True,
 ) -> Tensor:
     """See :func:`gankernels.ops.affine_augment`; ``margins`` make it stylegan2-ada's."""
     x = image.to(accumulation_dtype(image.dtype))
     with torch.autocast(image.device.type, enabled=False):
         if inverse_maps is not None:
-            x = affine_resample(x, inverse_maps, margins=margins, lossless_blits=lossless_blits)
+            x = affine_resample(
+                x,
+                inverse_maps,
+                filter=filter,
+                margins=margins,
+                padding_mode=padding_mode,
+                lossless_blits=lossless_blits,
+            )
         if color is not None:
             matrix, offset = color[:, :, :-1], color[:, :, -1]
             planes = list(x.unbind(1))

@@ -23,6 +23,7 @@ class DiffParameters(NamedTuple):
     box: Tensor | None  #: (B, 3), float64
     color: Tensor | None  #: (B, 3, 4) or (B, 1, 2)
     mix: Tensor | None  #: (B, 4)
+    shade: Tensor | None  #: (B,), where color is wanted
 
 
 def diff_augment_parameters(
@@ -35,6 +36,7 @@ def diff_augment_parameters(
     color_channels: int = 0,
     mix: bool = False,
     before: bool = False,
+    after: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> DiffParameters:
     """See :func:`gankernels.ops.diff_augment_parameters`."""
@@ -47,7 +49,7 @@ def diff_augment_parameters(
             reach, odd = int(side / 8 + 0.5), int(side / 2 + 0.5) % 2
             shifts.append((rest[k] * (2 * reach + 1)).floor() - reach)
             offset = (rest[2 + k] * (side + 1 - odd)).floor()
-            moved = shifts[k] if before else zero
+            moved = (before - after) * shifts[k]
             centers.append((offset + odd / 2 + moved) / side)
         rows = torch.stack([one, zero, shifts[0], zero, one, shifts[1]], 1).unflatten(1, (2, 3))
         contrast, offset = c + 0.5, b - 0.5
@@ -65,6 +67,7 @@ def diff_augment_parameters(
             torch.stack([pixel, gray, (1 - contrast) / contrast, offset], 1).to(acc)
             if mix
             else None,
+            (1 - contrast).to(acc) if color_channels else None,
         )
 
 

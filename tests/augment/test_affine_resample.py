@@ -504,6 +504,23 @@ def test_augment(backend, epilogue, name, dtype):
         assert torch.equal(again, found)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=dtype_name)
+@pytest.mark.parametrize("padding_mode", ["reflection", "zeros", "border"])
+@pytest.mark.parametrize("filter", ["bilinear", "nearest"])
+def test_augment_by_plain_filters(backend, filter, padding_mode, dtype):
+    """Color, noise and cutout come after the padding; of a map, and of none."""
+    x = drawer(16, dtype, backend)(2, 3, 9, 14)
+    given = parameters(x)
+    wide = {k: v.double() if v.is_floating_point() else v for k, v in given.items()}
+    named = {"filter": filter, "padding_mode": padding_mode}
+    for name in (None, "flip", "stretched", "turned"):
+        maps = None if name is None else maps_of(name, backend)
+        expected = reference.affine_augment(
+            x.double(), maps, **wide, color_channels=(0, 1, 2), **named
+        )
+        assert_near(ops.affine_augment(x, maps, **given, **named), expected, None)
+
+
 def test_the_color_of_one_of_two_channels(backend):
     x = drawer(17, torch.float64, backend)(2, 2, 5, 5)
     color = drawer(18, torch.float64, backend)(2, 1, 2)

@@ -34,6 +34,9 @@ CALLS = {
     "stylegan2-ada": lambda x, maps: ops.affine_resample(x, maps, mode="stylegan2-ada"),
     "transpose": lambda x, maps: ops.affine_resample_transpose(x, maps, input_size=(3, 6)),
     "augment": lambda x, maps: ops.affine_augment(x, maps, **given_to(x)),
+    "nearest": lambda x, maps: ops.affine_augment(
+        x, maps, **given_to(x), filter="nearest", padding_mode="zeros"
+    ),
     "color_only": lambda x, maps: ops.affine_augment(x, color=given_to(x)["color"]),
 }
 
@@ -108,8 +111,11 @@ def test_opcheck(backend):
         (space.affine_resample, (x, maps, None, 2, 0, True, 6, 3)),
         (space.affine_resample, (x, maps, margins, 2, 0, True, 4, 5)),
         (space.affine_resample_transpose, (x, maps, None, 1, 1, True, 6, 3)),
-        (space.affine_augment, (x, maps, None, True, color, [0, 1, 2], sigma, seed, box, True)),
-        (space.affine_augment_transpose, (x, maps, None, True, color, [0, 1, 2], box)),
+        (
+            space.affine_augment,
+            (x, maps, None, 2, 0, True, color, [0, 1, 2], sigma, seed, box, True),
+        ),
+        (space.affine_augment_transpose, (x, maps, None, 0, 1, True, color, [0, 1, 2], box)),
     ]
     for op, arguments in calls:
         last = arguments[0].detach().contiguous(memory_format=torch.channels_last)

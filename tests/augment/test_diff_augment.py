@@ -25,10 +25,10 @@ def both(uniforms, size, **options):
     return [function(uniforms, *size, **options) for function in calls]
 
 
-@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("before, after", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16])
-def test_values(backend, dtype, size, before):
+def test_values(backend, dtype, size, before, after):
     for batch in (0, 1, 31, 33):
         for channels in (0, 1, 3):
             found, expected = both(
@@ -37,6 +37,7 @@ def test_values(backend, dtype, size, before):
                 color_channels=channels,
                 mix=True,
                 before=before,
+                after=after,
                 dtype=dtype,
             )
             assert torch.equal(found.maps, expected.maps)  # whole pixels
@@ -66,7 +67,12 @@ def test_by_hand(backend):
     assert found.color.tolist() == [[[1, 0.25]]]
     before = ops.diff_augment_parameters(row, 16, 24, before=True)
     assert before.box.tolist() == [[15 / 24, -2 / 16, 0.5]]
-    assert before.mix is before.color is None
+    assert before.mix is before.color is before.shade is None
+    after = ops.diff_augment_parameters(row, 16, 24, after=True)
+    assert after.box.tolist() == [[9 / 24, 2 / 16, 0.5]]
+    assert found.shade.tolist() == [0]
+    with pytest.raises(ValueError, match="expected before or after, got both"):
+        ops.diff_augment_parameters(row, 16, 24, before=True, after=True)
 
 
 def test_the_mean_of_an_image_stays_where_brightness_puts_it(backend):
@@ -76,6 +82,13 @@ def test_the_mean_of_an_image_stays_where_brightness_puts_it(backend):
     m = 0.7
     moved = (pixel + gray) * (1 + mean) * m + offset
     torch.testing.assert_close(moved - offset, torch.full_like(moved, m))
+
+
+def test_shade_is_what_color_makes_of_the_mean(backend):
+    u = uniforms_on(backend, 50)
+    found = ops.diff_augment_parameters(u, 8, 8, color_channels=3, mix=True, dtype=F64)
+    rows = found.color[:, :, :3].sum(2) * found.mix[:, 2:3]
+    torch.testing.assert_close(rows, found.shade[:, None].expand(-1, 3))
 
 
 @pytest.mark.parametrize("backend", ["emu"], indirect=True)
@@ -92,6 +105,7 @@ def test_one_launch(backend):
         "box": (0, 70 * 24),
         "color": (0, 70 * 48),
         "mix": (0, 70 * 16),
+        "shade": (0, 70 * 4),
     }
     panel.reset_counters()
     ops.diff_augment_parameters(uniforms_on(backend, 0), 24, 40)
@@ -101,13 +115,16 @@ def test_one_launch(backend):
 def test_opcheck(backend):
     op = native_ops().diff_augment_parameters.default
     u = uniforms_on(backend, 5)
-    for options in ((True, True, 3, True, False, False), (False, True, 0, False, True, True)):
+    for options in (
+        (True, True, 3, True, False, False, False),
+        (False, True, 0, False, True, False, True),
+    ):
         torch.library.opcheck(op, (u, 9, 14, *options))
 
 
 def test_the_operator_itself_refuses(backend):
     op = native_ops().diff_augment_parameters
-    good = [uniforms_on(backend, 5), 9, 14, True, True, 3, True, False, False]
+    good = [uniforms_on(backend, 5), 9, 14, True, True, 3, True, False, False, False]
     op(*good)
     for place, wrong in (
         (0, good[0].float()),
@@ -128,7 +145,7 @@ def test_fake_tensors():
     with FakeTensorMode():
         u = torch.rand(4, UNIFORMS, dtype=F64)
         found = ops.diff_augment_parameters(u, 9, 14, color_channels=3, mix=True)
-    assert [tuple(x.shape) for x in found] == [(4, 2, 3), (4, 3), (4, 3, 4), (4, 4)]
+    assert [tuple(x.shape) for x in found] == [(4, 2, 3), (4, 3), (4, 3, 4), (4, 4), (4,)]
     assert isinstance(found, DiffParameters)
 
 

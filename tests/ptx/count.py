@@ -3,6 +3,7 @@
 nvcc's PTX runs on the processor (``make ptx``); a block of instructions counts as often as the
 busiest lane of every warp comes there, times 32 lanes, and every instruction as what ptxas makes of
 it (``weights.py``). None of this was measured on a GPU. Numbers are per output element and channel.
+``--write`` renews ``benchmarks/gpu/model/counts.json``, and the model in ``docs/cuda.md`` of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +29,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from ptx import weights  # noqa: E402
 from support import backends  # noqa: E402
 
+from benchmarks.core.contest import shape_name  # noqa: E402
+from benchmarks.gpu.model import counts as kept  # noqa: E402
+from benchmarks.gpu.model import section  # noqa: E402
 from gankernels import ops  # noqa: E402
 from gankernels.ops import _operator  # noqa: E402
 from gankernels.ops.ada_parameters import NORMALS, UNIFORMS, AdaMultipliers  # noqa: E402
@@ -86,14 +91,27 @@ def counts(panel: ModuleType) -> dict[str, Count]:
     return {short(kernel): count for kernel, count in found.items()}
 
 
-def maps_of(batch: int, size: int) -> Tensor:
-    """Every geometric transform of ADA at p = 1: all images turned."""
+COPIED, SEPARABLE, TURNED = "copied", "separable", "turned"
+
+
+def maps_of(batch: int, size: int, kind: str = TURNED) -> Tensor:
+    """Maps of ADA's geometry: at p = 1, where all images are turned; the others at p = 0.2."""
+    if kind == TURNED:
+        return _drawn(batch, size, 1.0)
+    maps = _drawn(64 * batch, size, 0.2)
+    straight = (maps[:, 0, 1] == 0) & (maps[:, 1, 0] == 0)
+    swapped = (maps[:, 0, 0] == 0) & (maps[:, 1, 1] == 0)
+    whole = (maps == maps.round()).flatten(1).all(1) & (maps[:, :, :2].abs().sum((1, 2)) == 2)
+    return maps[(straight | swapped) & (whole if kind == COPIED else ~whole)][:batch]
+
+
+def _drawn(batch: int, size: int, p: float) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     uniforms = torch.rand(batch, UNIFORMS, dtype=torch.float64, generator=generator)
     normals = torch.randn(batch, NORMALS, dtype=torch.float64, generator=generator)
     geometry = AdaMultipliers(xflip=1, rotate90=1, xint=1, scale=1, rotate=1, aniso=1, xfrac=1)
     drawn = ops.ada_parameters(
-        torch.ones(()), geometry, uniforms=uniforms, normals=normals, height=size, width=size
+        torch.tensor(p), geometry, uniforms=uniforms, normals=normals, height=size, width=size
     )
     assert drawn.maps is not None
     return drawn.maps
@@ -102,8 +120,8 @@ def maps_of(batch: int, size: int) -> Tensor:
 Run = tuple[Callable[[], object], int]  # and the elements that it writes
 
 
-def resample(transpose: bool, batch: int = 4, size: int = 256) -> Run:
-    x, maps = torch.randn(batch, 3, size, size), maps_of(batch, size)
+def resample(transpose: bool, kind: str = TURNED, batch: int = 4, size: int = 256) -> Run:
+    x, maps = torch.randn(batch, 3, size, size), maps_of(batch, size, kind)
     if transpose:
         return lambda: ops.affine_resample_transpose(x, maps, input_size=(size, size)), x.numel()
     return lambda: ops.affine_resample(x, maps), x.numel()
@@ -111,6 +129,10 @@ def resample(transpose: bool, batch: int = 4, size: int = 256) -> Run:
 
 def image_filter(transpose: bool = False, batch: int = 2, size: int = 256) -> Run:
     x, gains = torch.randn(batch, 3, size, size), torch.rand(batch, 4) + 0.5
+    if transpose:
+        x.requires_grad_()
+        out = ops.image_filter(x, gains)
+        return lambda: torch.autograd.grad(out, x, x.detach(), retain_graph=True), x.numel()
     return lambda: ops.image_filter(x, gains), x.numel()
 
 
@@ -139,14 +161,24 @@ def penalty_backward(*shape: int) -> Run:
 
 
 CASES: dict[str, Callable[[], Run]] = {
-    "affine_resample 4x3x256x256": lambda: resample(False),
-    "affine_resample_transpose 4x3x256x256": lambda: resample(True),
+    "affine_resample turned 4x3x256x256": lambda: resample(False),
+    "affine_resample_transpose turned 4x3x256x256": lambda: resample(True),
+    "affine_resample separable 4x3x256x256": lambda: resample(False, SEPARABLE),
+    "affine_resample_transpose separable 4x3x256x256": lambda: resample(True, SEPARABLE),
+    "affine_resample copied 4x3x256x256": lambda: resample(False, COPIED),
+    "affine_resample_transpose copied 4x3x256x256": lambda: resample(True, COPIED),
     "image_filter 2x3x256x256": image_filter,
-    "spectral_norm 512x512x3x3": lambda: spectral_norm(512, 512, 3, 3),
-    "spectral_norm 256x1024": lambda: spectral_norm(256, 1024),
-    "spectral_norm backward 512x512x3x3": lambda: spectral_norm_backward(512, 512, 3, 3),
-    "gradient_penalty 16x3x128x128": lambda: penalty(16, 3, 128, 128),
-    "gradient_penalty backward 16x3x128x128": lambda: penalty_backward(16, 3, 128, 128),
+    "image_filter_transpose 2x3x256x256": lambda: image_filter(True),
+    **{f"spectral_norm {shape_name(s)}": partial(spectral_norm, *s) for s in kept.WEIGHTS},
+    **{
+        f"spectral_norm backward {shape_name(s)}": partial(spectral_norm_backward, *s)
+        for s in kept.WEIGHTS
+    },
+    **{f"gradient_penalty {shape_name(s)}": partial(penalty, *s) for s in kept.GRADIENTS},
+    **{
+        f"gradient_penalty backward {shape_name(s)}": partial(penalty_backward, *s)
+        for s in kept.GRADIENTS
+    },
 }
 
 
@@ -158,11 +190,21 @@ def measure(panel: ModuleType, make: Callable[[], Run]) -> tuple[dict[str, Count
     return counts(panel), elements
 
 
+def totals(found: dict[str, Count], elements: int) -> tuple[float, float]:
+    """The instructions of all kernels, an element, and those of them in double."""
+    instructions = sum(count.instructions for count in found.values())
+    return instructions / elements, sum(count.double for count in found.values()) / elements
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", help="beginnings of: " + ", ".join(CASES))
     parser.add_argument("--opcodes", type=int, default=0, help="the most frequent, so many")
+    parser.add_argument("--write", action="store_true", help="renew the model in docs/cuda.md")
     args = parser.parse_args()
+    if args.write and args.cases:
+        parser.error("--write: expected no cases, as the model needs all of them")
+    measured: dict[str, tuple[float, float]] = {}
     panel = backends.panel_of("ptx")
     _operator.kernels = torch.ops.gankernels_ptx
     for name, make in CASES.items():
@@ -170,9 +212,9 @@ def main() -> None:
             continue
         torch.manual_seed(0)
         found, elements = measure(panel, make)
-        total = sum(count.instructions for count in found.values()) / elements
-        double = sum(count.double for count in found.values()) / elements
-        print(f"{name}: {total:.4g} instructions an element, {double:.4g} in double")
+        measured[name] = totals(found, elements)
+        instructions, double = measured[name]
+        print(f"{name}: {instructions:.4g} instructions an element, {double:.4g} in double")
         for kernel, count in found.items():
             numbers = {
                 "instructions": count.instructions,
@@ -185,6 +227,9 @@ def main() -> None:
             for opcode, number in count.opcodes.most_common(args.opcodes):
                 cost = weights.weigh(opcode)[0]
                 print(f"    {number / elements:9.2f} x {cost:<6g} {opcode}")
+    if args.write:
+        kept.write(measured)
+        section.write()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import torch
 from ptx import count
 from support.backends import BACKENDS, panel_of
 
+from benchmarks.gpu.model import counts as kept
+
 
 @pytest.fixture
 def panel():
@@ -18,9 +20,7 @@ def test_counts(panel, backend):
     """A penalty's backward reads and writes 16 bytes at a time, and computes in float."""
     torch.manual_seed(0)
     found, elements = count.measure(panel, lambda: count.penalty_backward(16, 3, 64, 64))
-    kernels = {name: x for name, x in found.items() if name == "backward<float>"}
-    assert len(kernels) == 1
-    backward = kernels["backward<float>"]
+    backward = found["backward<float, 1>"]
     assert backward.kinds["global stores"] * 4 == elements
     # Of every 16 bytes, and of every thread's factor: norm and cotangent.
     assert elements / 4 < backward.kinds["global loads"] <= elements
@@ -50,3 +50,13 @@ def test_affine_resample(panel, backend, transpose, most):
     (pixels,) = found.values()
     assert pixels.double == 0
     assert pixels.kinds["global stores"] == elements
+
+
+@pytest.mark.parametrize("backend", ["ptx"] if "ptx" in BACKENDS else [], indirect=True)
+@pytest.mark.parametrize("case", count.CASES)
+def test_the_model_has_what_is_counted(panel, backend, case):
+    torch.manual_seed(0)
+    found = kept.rounded(count.totals(*count.measure(panel, count.CASES[case])))
+    expected = list(kept.Counts().executed(case))
+    cure = "after make ptx: python tests/ptx/count.py --write"
+    assert found == pytest.approx(expected, rel=0.02, abs=1e-3), cure
