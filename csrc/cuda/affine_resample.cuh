@@ -230,30 +230,33 @@ DEVICE void gather_points(const Forward& args, const Record<Accumulation<T>>* re
   }
 }
 
-// The output pixels of a part of the tile, of every channel: up-sampled, interpolated, decimated. Where
-// the nodes do not fit, every point takes its own pixels.
+// The output pixels of a part of the tile, from (across, down) on, of every channel: up-sampled, interpolated,
+// decimated. Where the nodes do not fit, every point takes its own pixels.
 template <class T>
-DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* record,
-                        const Block& block, const Part& part, SharedArray<Accumulation<T>> memory,
+DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* records, int across,
+                        int down, int side, SharedArray<Accumulation<T>> memory,
                         SharedArray<int64_t> rows, SharedArray<Accumulation<T>> results) {
   using Acc = Accumulation<T>;
   using P = Planes<Acc>;
   SHARED(Frame<Acc>, frame, 1);
   const Resample& r = args.resample;
-  const bool fits = load(&record->part) > 0;
   sync_threads();  // the part before has been made
+  const Block block = Block::again();
+  const Record<Acc>* record = records + block.sample;
+  const Part part{block.x0 + across, block.y0 + down, side};
+  const bool fits = load(&record->part) > 0;
   if (fits && thread_id() == 0) frame[0] = frame_of<Acc>(load(record), part);
   sync_threads();
   const int count = part.points();
-  Box box{};
-  Shares shares{};
+  int box_rows = 0;
   Lines pixels{};
   Points<Acc> points;
   const char* column = nullptr;
   if (fits) {
     const Frame<Acc> f = frame[0];
-    box = f.box, shares = f.shares;
-    pixels = Lines::of(box.columns(), shares.pixels);
+    const Box& box = f.box;
+    box_rows = box.rows();
+    pixels = Lines::of(box.columns(), f.shares.pixels);
     points.fill(f, part.lattice(), count);
     column = reinterpret_cast<const char*>(
         static_cast<const T*>(args.image) +
@@ -267,7 +270,7 @@ DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* reco
   const auto fetch_channel = [&](int place) {
     fetch_image<T>(
         column + r.epilogue.channel(place) * r.in.channel_stride * static_cast<int64_t>(sizeof(T)),
-        box.rows(), pixels, rows, memory);
+        box_rows, pixels, rows, memory);
   };
   if (fits) fetch_channel(0);
 
@@ -280,12 +283,13 @@ DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* reco
       copy_wait();
       sync_threads();
       if (fits) {
-        if (r.margins) limit_pixels<Acc>(r, box, pixels, memory);
-        upsample_rows<2, Acc>(box, shares, memory, P::kHalf);
+        const Frame<Acc> f = frame[0];  // read again: kept, it would cost registers
+        if (r.margins) limit_pixels<Acc>(r, f.box, pixels, memory);
+        upsample_rows<2, Acc>(f.box, f.shares, memory, P::kHalf);
         sync_threads();
-        upsample_columns<2, kNodePitch<Acc>, Acc>(box, shares, memory, P::kHalf, 0);
+        upsample_columns<2, kNodePitch<Acc>, Acc>(f.box, f.shares, memory, P::kHalf, 0);
         sync_threads();
-        if (r.margins) limit<Acc>(r, box, memory);
+        if (r.margins) limit<Acc>(r, f.box, memory);
         points.interpolate(part.lattice(), count, memory);
       } else {
         gather_points<T>(args, record, part, block.sample, r.epilogue.channel(place + c), memory);
@@ -531,10 +535,9 @@ resample(TABLE(Forward) args, const Record<Accumulation<T>>* records) {
   }
   const int side = s.part ? s.part : kPart<Acc>;
   UNROLL(1)
-  for (int row = 0; row < kTile; row += side) UNROLL(1)
-  for (int column = 0; column < kTile; column += side)
-    filter_part<T>(args, records + block.sample, block, {block.x0 + column, block.y0 + row, side},
-                   memory, rows, results);
+  for (int down = 0; down < kTile; down += side) UNROLL(1)
+  for (int across = 0; across < kTile; across += side)
+    filter_part<T>(args, records, across, down, side, memory, rows, results);
 }
 
 // The same by the plain filters. Reads 4 elements an output element, or 1; writes 1.

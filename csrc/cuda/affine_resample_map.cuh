@@ -239,15 +239,21 @@ struct Block {
 
   // Divided once: by one thread, for all of them. All threads must call it, once.
   DEVICE static Block of(const Layout& tiled) {
-    SHARED(Block, own, 1);
+    const auto own = place();
     if (thread_id() == 0) own[0] = found(tiled);
     sync_threads();
     return own[0];
   }
+  // The same, after a barrier: what was made of it before need not be kept.
+  DEVICE static Block again() { return place()[0]; }
   DEVICE int x() const { return x0 + thread_id() % kTile; }
   DEVICE int y() const { return y0 + thread_id() / kTile; }
 
  private:
+  DEVICE static SharedArray<Block> place() {
+    SHARED(Block, own, 1);
+    return own;
+  }
   DEVICE static Block found(const Layout& tiled) {
     const int across = (width(tiled) + kTile - 1) / kTile;
     const int each = across * ((height(tiled) + kTile - 1) / kTile);

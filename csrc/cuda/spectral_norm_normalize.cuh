@@ -247,8 +247,8 @@ DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
             weight[j] = widen(w.at[j]);
             pq[j] = p[j] * q.at[j];
           }
-          store(static_cast<T*>(layer.out) + offset, combine(factors.h, h, factors.w, weight));
           store(static_cast<T*>(layer.second) + offset, combine(factors.w, g, {1, 1}, pq));
+          store(static_cast<T*>(layer.out) + offset, combine(factors.h, h, factors.w, weight));
         });
   }
 }
@@ -258,7 +258,7 @@ DEVICE void double_backward_tile(const ConstantLayer& layer, const Tile& tile,
 // 16-byte accesses: loads (6 in flight), stores
 // double: the factors, one thread of a block
 template <class T, int kCapacity>
-KERNEL_FOR(kBlock, 4)
+KERNEL_FOR(kBlock, 5)
 double_backward(TABLE(ConstantTable<kCapacity>) table) {
   using Acc = Accumulation<T>;
   SHARED(Acc, stage, kStage);

@@ -62,6 +62,12 @@ MUTANTS: list[tuple[str, str] | tuple[str, str, int]] = [
     ("return atomicAdd(p, x);", "return atomicExch(p, x);"),
     ("static_cast<unsigned long long>(x)));", "static_cast<unsigned>(x)));"),
     ("return atomicOr(p, x);", "return atomicXor(p, x + x);"),
+    ("return atomicMax(p, x);", "return atomicMin(p, x);"),
+    ("return __mulhi(a, b);", "return static_cast<int>(__umulhi(a, b));"),
+    ("return __float2int_rn(x);", "return __float2int_rz(x);"),
+    ("return __float2int_rn(x);", "return __float2int_ru(x);"),
+    ("return __double2ll_rn(x);", "return __double2ll_rz(x);"),
+    ("return __double2ll_rn(x);", "return __double2int_rn(x);"),
     ("DEVICE float widen(float x) {\n  return x;", "DEVICE float widen(float x) {\n  return -x;"),
     (
         "DEVICE double widen(double x) {\n  return x;",

@@ -112,6 +112,20 @@ KERNEL(kThreads) ticket(int* tickets, int64_t* sums, int64_t* out) {
   store(out, sum);
 }
 
+// The largest of a block, however they come; products of both signs; halves.
+KERNEL(kThreads) counted(const int* in, const double* halves, int* out, int64_t* wide) {
+  SHARED(int, largest, 1);
+  const int t = thread_id();
+  if (t == 0) largest[0] = -1000;
+  sync_threads();
+  atomic_max(largest + 0, load(in + t));
+  sync_threads();
+  if (t == 0) store(out, static_cast<int>(largest[0]));
+  store(out + 1 + t, multiply_high(load(in + t) << 20, -3 << 20));
+  store(out + 1 + kThreads + t, rounded(static_cast<float>(load(halves + t))));
+  store(wide + t, rounded(load(halves + t) + 0x1p40));
+}
+
 template <class T>
 KERNEL(kThreads)
 converted(const T* in, Accumulation<T>* wide, T* out) {
@@ -218,6 +232,23 @@ void test_tickets() {
   expect(out == kBlocks * one, "ticket");
 }
 
+void test_integers() {
+  int in[kThreads], out[1 + 2 * kThreads];
+  double halves[kThreads];
+  int64_t wide[kThreads];
+  for (int t = 0; t < kThreads; ++t)
+    in[t] = t == 21 ? 77 : -t, halves[t] = 0.5 * t - 7.25 + (t & 1) * 0.25;
+  none(launch<counted>("counted", 1, kThreads, nullptr, &in[0], &halves[0], &out[0], &wide[0]),
+       "counted");
+  expect(out[0] == 77, "the largest", out[0]);
+  for (int t = 0; t < kThreads; ++t) {
+    const int64_t product = (int64_t{in[t]} << 20) * (int64_t{-3} << 20);
+    expect(out[1 + t] == static_cast<int>(product >> 32), "multiply_high", t);
+    expect(out[1 + kThreads + t] == static_cast<int>(std::nearbyint(halves[t])), "rounded", t);
+    expect(wide[t] == static_cast<int64_t>(std::nearbyint(halves[t] + 0x1p40)), "rounded", 100 + t);
+  }
+}
+
 // Errors are told, once, by what asks first; good launches say nothing.
 void test_errors() {
   float out[2 * kThreads] = {};
@@ -247,6 +278,7 @@ int test() {
   test_exchange<int>("exchange of int");
   test_views();
   test_tickets();
+  test_integers();
   const double inf = HUGE_VAL;
   const float inf_ = HUGE_VALF, fnan = NAN;
   test_conversions<float>({1, -3, inf_}, {1, -3, inf_}, {1.00390625f, -3.01171875f, inf_}, "float");
