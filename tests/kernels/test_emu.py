@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from ptx.count import maps_of
 from support.backends import emulator, native_ops
 from support.tensors import drawer, dtype_name
 from support.weights import LAYOUTS
@@ -550,3 +551,24 @@ def test_sectors_of_penalties(panel, backend, shape, bound):
             if 32 * sectors >= size:  # those of gradients
                 assert moved == 32 * sectors, f"{place}: {accesses} accesses"
         assert stated <= total <= bound * stated, f"{name}: {total / stated}"
+
+
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_bank_conflicts_of_resampling(panel, backend):
+    """Lanes of a warp go to different banks, or to few places in one: 2.6 of them in the mean.
+
+    Two are what eight lanes take that store 16 bytes each, 32 apart; the places of points are the
+    map's, and the pitches of planes keep them from meeting for whole warps.
+    """
+    maps, x = maps_of(6, 48), drawer(0)(6, 1, 48, 48)
+    panel.reset_counters()
+    panel.set_profiling(True)
+    ops.affine_resample(x, maps)
+    ops.affine_resample_transpose(x, maps, input_size=(48, 48))
+    panel.set_profiling(False)
+    banks = panel.counters()["banks"]
+    assert {"resample", "gather"} <= banks.keys()
+    for kernel, sites in banks.items():
+        for place, (_, mean, most) in sites.items():
+            assert mean <= 2.7, f"{kernel}: {place}"
+            assert most <= 6, f"{kernel}: {place}"

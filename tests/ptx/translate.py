@@ -173,9 +173,9 @@ class Translator:
         constant = re.match(r"add\.[su](32|64)", opcode) and re.search(r", -?\d+$", rest)
         if constant and rest.partition(",")[0] in self.bases:
             return "add (the offset of an address)"
-        if opcode == "shl.b32" and re.fullmatch(r"(%\w+), %\w+, \d+", rest):
-            if rest.partition(",")[0] in self.addends:
-                return "shl (of an addend)"  # LEA
+        shifted = opcode == "shl.b32" and re.fullmatch(r"(%\w+), %\w+, \d+", rest)
+        if shifted and shifted[1] in self.addends:
+            return "shl (of an addend)"  # LEA
         if re.match(r"shr\.[su]64", opcode) and rest.endswith(", 32"):
             return "shr (the upper half of a register)"
         return opcode
