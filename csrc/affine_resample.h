@@ -304,12 +304,16 @@ struct SampleMap {
   Kind kind;
   Axis<Acc> u, v;
 
-  // Of the six numbers of a map; null: the identity.
+  // Of the six numbers of a map; null: the identity. An unusable one has the axes of the identity.
   ALWAYS_INLINE static constexpr SampleMap of(const Resample& r, const double* map) {
     constexpr double kIdentity[6] = {1, 0, 0, 0, 1, 0};
     double m[6];
     for (int k = 0; k < 6; ++k) m[k] = map ? map[k] : kIdentity[k];
-    SampleMap s{Lattice::of(m[0], m[1], m[2], m[3], m[4], m[5], r.in, r.out), true, {}, {}, {}};
+    SampleMap s{Lattice::of(m[0], m[1], m[2], m[3], m[4], m[5], r.in, r.out),
+                true,
+                {},
+                Axis<Acc>::along(true),
+                Axis<Acc>::along(false)};
     const bool near = s.lattice.usable(r.out);
     if (!near) s.lattice = Lattice::near(m[0], m[1], m[2], m[3], m[4], m[5], r);
     s.usable = near || s.lattice.usable(r.out);

@@ -307,8 +307,7 @@ struct Points8 {
   }
 };
 
-// The thread's pixel of a tile's nodes: decimated. NaN where one of them is not finite. A barrier has to
-// come before.
+// The thread's pixel of a tile's nodes: decimated. A barrier has to come before.
 template <class Acc>
 DEVICE Acc decimate_sums(SharedArray<Sum<Acc>> nodes, SharedArray<Acc> memory, int x, int y,
                          bool inside) {

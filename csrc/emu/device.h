@@ -166,8 +166,10 @@ T atomic_or(Place place, std::type_identity_t<T> x, emu::Where where = emu::Wher
 template <class Place, class T = std::remove_pointer_t<decltype(Place::p)>>
 T atomic_max(Place place, std::type_identity_t<T> x, emu::Where where = emu::Where::current()) {
   emu::shared_atomic_access(place.p, sizeof(T), false, where);
-  const T before = *place.p;
-  if (x > before) *place.p = x;
+  T before = __atomic_load_n(place.p, __ATOMIC_RELAXED);
+  while (x > before && !__atomic_compare_exchange_n(place.p, &before, x, false, __ATOMIC_RELAXED,
+                                                    __ATOMIC_RELAXED)) {
+  }
   return before;
 }
 
