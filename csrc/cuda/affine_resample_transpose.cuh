@@ -345,9 +345,10 @@ DEVICE void clear_sums(SharedArray<Sum<Acc>> nodes) {
   UNROLL(4)
   for (int k = 0; k < kTurns; ++k)
     shared_store(nodes + kEach * (k * kThreads + thread_id()), Vector<Sum<Acc>, kEach>{});
-  for (int k = kEach * kTurns * kThreads + thread_id(); k < TransposePlanes<Acc>::kCleared;
-       k += kThreads)
-    nodes[k] = 0;
+  constexpr int kDone = kEach * kTurns * kThreads;
+  if constexpr (kDone < TransposePlanes<Acc>::kCleared)
+    for (int k = kDone + thread_id(); k < TransposePlanes<Acc>::kCleared; k += kThreads)
+      nodes[k] = 0;
 }
 
 // In the place of the thread's cotangents that are so large that sums with them may not be finite, or are not,
