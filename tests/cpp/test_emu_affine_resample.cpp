@@ -44,7 +44,7 @@ struct Case {
   ar::Padding padding;
   int64_t channels, height, width, out_height, out_width;
   bool lossless, margins, epilogue, last;
-  bool still = false;  // no maps, and nothing is cut
+  bool mapless = false, uncut = false;  // the identity for all; no box in the epilogue
 };
 
 Numbers random_numbers(DType dtype, int64_t n, uint32_t seed) {
@@ -110,7 +110,7 @@ void run(const Case& c, const Map& map, uint32_t seed) {
     e.color_count = colors;
     for (int k = 0; k < colors; ++k) e.color[k] = k + (c.channels > 3);
     e.matrix = color.data, e.sigma = sigma.data, e.seed = seeds.data();
-    e.box = c.still ? nullptr : box.data();
+    e.box = c.uncut ? nullptr : box.data();
   }
   const ar::Resample r{c.dtype,
                        c.filter,
@@ -121,7 +121,7 @@ void run(const Case& c, const Map& map, uint32_t seed) {
                        c.channels,
                        layout(c, c.height, c.width),
                        layout(c, c.out_height, c.out_width),
-                       c.still ? nullptr : maps.data(),
+                       c.mapless ? nullptr : maps.data(),
                        c.margins ? margins.data() : nullptr,
                        e};
   const Numbers image = random_numbers(c.dtype, in, seed),
@@ -142,7 +142,9 @@ void test_dtypes() {
       run({dtype, ar::Filter::kSym6, {}, 1, 6, 5, 6, 5, false, true, false, true}, map, 3);
     }
     for (const ar::Filter filter : {ar::Filter::kSym6, ar::Filter::kBilinear})
-      run({dtype, filter, {}, 3, 18, 21, 18, 21, true, false, true, false, true}, kMaps[0], 11);
+      for (const bool uncut : {false, true})
+        run({dtype, filter, {}, 3, 18, 21, 18, 21, true, false, true, false, true, uncut}, kMaps[0],
+            11);
     // Copied, of an image that is seen more often than there are copies; and tiles with no border.
     run({dtype, ar::Filter::kSym6, {}, 2, 1, 1, 1, 1, true, false, false, false}, kMaps[0], 9);
     run({dtype, ar::Filter::kBilinear, ar::Padding::kBorder, 1, 33, 34, 33, 34, false, false, false,
