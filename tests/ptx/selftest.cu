@@ -80,16 +80,17 @@ __global__ void arithmetic(const __grid_constant__ Numbers n, long long* out) {
 }
 
 // a*b + c, where ptxas may contract and where it must not.
-__global__ void products_and_sums(float a, float c, float* out) {
+__global__ void products_and_sums(float a, float b, float c, float* out) {
   asm("{ .reg .f32 %%ab; mul.f32 %%ab, %1, %1; add.f32 %0, %%ab, %2; }"
       : "=f"(out[0])
       : "f"(a), "f"(c));
   asm("{ .reg .f32 %%ab; mul.rn.f32 %%ab, %1, %1; add.f32 %0, %%ab, %2; }"
       : "=f"(out[1])
       : "f"(a), "f"(c));
-  asm("{ .reg .f32 %%ab; mul.f32 %%ab, %1, %1; add.rn.f32 %0, %%ab, %2; }"
+  // Of another product, though it has the same value: g++ does not contract one that it needs twice.
+  asm("{ .reg .f32 %%ab; mul.f32 %%ab, %1, %2; add.rn.f32 %0, %%ab, %3; }"
       : "=f"(out[2])
-      : "f"(a), "f"(c));
+      : "f"(a), "f"(b), "f"(c));
 }
 
 __global__ void shuffles(int* out) {
@@ -294,7 +295,7 @@ int main() {
   }
 
   float sums[3];
-  products_and_sums<<<1, 1>>>(tiny, -(1.0f + 0x1p-11f), sums);
+  products_and_sums<<<1, 1>>>(tiny, tiny, -(1.0f + 0x1p-11f), sums);
   expect(sums[0] == 0 || sums[0] == 0x1p-24f, "contracted or not", 0);
   expect(sums[1] == 0 && sums[2] == 0, "never contracted", 0);
   std::printf("%s\n", sums[0] == 0 ? "not contracted" : "contracted");

@@ -365,8 +365,11 @@ class Translator:
             mods[1:] if exact else mods, "f32 f64" if exact else "s16 u16 s32 u32 s64 u64 f32 f64"
         )
         d, a, b = o
-        value = f"{function}<{kind}>({self.operand(a, kind)}, {self.operand(b, kind)})"
-        return self.assign(d, kind, f"exactly({value})" if exact else value)
+        a, b = self.operand(a, kind), self.operand(b, kind)
+        if not exact:
+            return self.assign(d, kind, f"{function}<{kind}>({a}, {b})")
+        # Of the operands too: a sum of .rn must not take in a product of which g++ knows.
+        return self.assign(d, kind, f"exactly({function}<{kind}>(exactly({a}), exactly({b})))")
 
     def op_add(self, mods, o):
         return self.arithmetic("add", mods, o)
