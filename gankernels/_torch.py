@@ -76,6 +76,16 @@ def in_dispatch_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def is_capturing() -> bool:
+    """Whether what is launched now is recorded into a CUDA graph instead of done: whose replays run
+    no Python, so that what it decides and remembers they never see.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    # Without a driver, to ask the stream would raise.
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def traces_autograd_ops() -> bool:
     """Whether Dynamo traces torch.autograd.grad within a graph."""
     return torch._dynamo.config.trace_autograd_ops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import numbers
@@ -41,7 +42,7 @@ class Calls:
 
     Args:
         own: the hyper-parameters of the penalty, which are not for the critic.
-        passes: how many calls there will be.
+        passes: how many calls there will be, one of them by the caller if ``seen``.
         what: the name of the argument.
     """
 
@@ -55,6 +56,7 @@ class Calls:
         own: Sequence[str],
         scores: Pick = None,
         passes: int = 1,
+        seen: bool = False,
         what: str = "D",
     ) -> None:
         check_callable(op, what, D)
@@ -63,7 +65,38 @@ class Calls:
         self.op, self.D, self.what, self.own = op, D, what, own
         self.args, self.kwargs = args, kwargs
         self.pick = scores
-        self.held = Held(D) if passes > 1 else None
+        self.held = Held(op, D, seen) if passes > 1 else None
+
+    def with_rows(self, change: Callable[[Tensor], Tensor], rows: Sequence[int]) -> None:
+        """Change what goes to the critic besides samples where its first dimension is that of them:
+        labels, those in lists, tuples and dicts, too.
+        """
+        self.args = [_changed(value, change, rows) for value in self.args]
+        self.kwargs = {name: _changed(value, change, rows) for name, value in self.kwargs.items()}
+
+    def part(self, change: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Calls:
+        """Calls in the same state, with what else goes to the critic changed so."""
+        other = copy.copy(self)
+        other.with_rows(change, rows)
+        return other
+
+    def repeat_for_halves(
+        self, rows: Sequence[int], first: int | None = None, size: int = 1
+    ) -> None:
+        """Labels for one batch of real and generated samples, as many rows as these, of which
+        ``size`` share a score; of the ``first`` rows of each.
+        """
+
+        def both(x: Tensor) -> Tensor:
+            if len(x) == sum(rows):
+                reals, fakes = x[: rows[0]], x[rows[0] :]
+                return x if first is None else torch.cat((reals[:first], fakes[:first]))
+            if first is not None:
+                x = x[: first if len(x) == rows[0] else first // size]
+            return torch.cat((x, x))
+
+        alike = (rows[0], rows[0] // size) if rows[0] == rows[1] else ()
+        self.with_rows(both, (*alike, sum(rows)))
 
     def __call__(self, x: Samples) -> Any:
         """The results of the network for these samples."""
@@ -116,6 +149,16 @@ class Calls:
             ) from error
 
 
+def _changed(value: Any, change: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Any:
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] in rows:
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)([_changed(x, change, rows) for x in value])
+    if type(value) is dict:
+        return {key: _changed(x, change, rows) for key, x in value.items()}
+    return value
+
+
 def read_scores(op: str, outputs: Any, pick: Pick, cure: str) -> list[Tensor]:
     scores = listed_scores(
         op,
@@ -141,7 +184,18 @@ _MEANINGS = (
     (
         *("weight", "gamma", "weight_real", "weight_fake", "coefficient", "gp_weight", "lambda_"),
         *("lambda_gp", "lambda_r1", "lambd", "r1_gamma", "r2_gamma", "sample_weight", "interval"),
-        *("gp_lambda", "lamb", "lmbda", "lam", "coef", "gp_coef", "r1_weight", "penalty_weight"),
+        *(
+            "gp_lambda",
+            "lamb",
+            "lmbda",
+            "lam",
+            "coef",
+            "gp_coef",
+            "r1_weight",
+            "penalty_weight",
+            "r1",
+            "r2",
+        ),
     ),
     ("center", "k", "center", "one_sided"),
     ("scale", "sigma", "std", "noise"),
@@ -149,6 +203,11 @@ _MEANINGS = (
     ("generator",),
     ("groups", "pac"),
     ("scores",),
+    ("method",),
+    ("heads",),
+    ("first", "samples", "num_samples"),
+    ("allow_unused",),
+    ("return_raw",),
     ("reduction", "per_tensor", "return_norms", "n_power_iterations", "eps"),
 )
 _SETTINGS = {name: meaning for meaning in _MEANINGS for name in meaning}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -59,23 +60,41 @@ def critic_gradients(
     single: bool,
     inv_scale: Tensor | None,
     groups: Groups,
+    *,
+    twice: bool = True,
+    allow_unused: bool = False,
 ) -> tuple[list[Tensor], int]:
-    """Gradients of the summed scores at these points, and how many scores there are."""
+    """Gradients of the summed scores at these points, and how many scores there are.
+
+    ``twice``: with a graph, where gradients are enabled.
+    """
     op, rows = calls.op, points[0].shape[0]
     warn_of_coupled(op, calls.D)
     check_groups(op, groups, rows, points[0].device)
-    create_graph = torch.is_grad_enabled()
+    create_graph = twice and torch.is_grad_enabled()
     with outside_inference(), torch.enable_grad():
         leaves = [usable(p.detach()).requires_grad_() for p in points]
         scores = calls.scores(leaves[0] if single else leaves)
         count = check_counts(op, scores, groups, rows)
-        grads = gradients(op, scores, leaves, "the samples", inv_scale, create_graph)
+        grads = gradients(
+            op,
+            scores,
+            leaves,
+            "the samples",
+            inv_scale,
+            create_graph,
+            allow_unused=allow_unused,
+        )
     return grads, count
 
 
+_WITHOUT = (
+    'Take method="difference", which needs no second derivative (r1_penalty and r2_penalty: with '
+    "the critic, as D= beside logits)"
+)
 _COMPILED = (
-    "Compile the whole step with torch._dynamo.config.trace_autograd_ops = True, penalty and "
-    "gradients of the loss included, or give penalties the critic that is not compiled."
+    f"{_WITHOUT}; or compile the whole step with torch._dynamo.config.trace_autograd_ops = True, "
+    "penalty and gradients of the loss included; or give penalties the critic that is not compiled."
 )
 
 
@@ -101,6 +120,35 @@ def _check_graph(op: str, score: Tensor, create_graph: bool) -> None:
         )
 
 
+def _check_twice(op: str, scores: list[Tensor], grads: list[Tensor]) -> None:
+    """Refuse operators that torch can differentiate once: the fused attentions. The backward pass
+    of the loss would raise otherwise.
+    """
+    if torch.compiler.is_compiling():
+        return
+    attention = next((name for name in _nodes(scores) if name.startswith("ScaledDot")), None)
+    if attention and any("NotImplemented" in name for name in _nodes(grads)):
+        raise RuntimeError(
+            f"{op}: expected a critic that torch can differentiate twice, got one with "
+            f"{attention.partition('Backward')[0]}, a kernel of scaled_dot_product_attention that "
+            f"has no second derivative. {_WITHOUT}; or call the critic within "
+            "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)."
+        )
+
+
+def _nodes(tensors: list[Tensor]) -> Iterator[str]:
+    """The names of the nodes of graphs."""
+    nodes = [x.grad_fn for x in tensors]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            yield node.name()
+            new = [n for n, _ in node.next_functions if n not in seen]
+            seen.update(new)
+            nodes += new
+
+
 def check_inv_scale(op: str, inv_scale: Tensor | None, device: torch.device) -> None:
     if inv_scale is None:
         return
@@ -122,8 +170,11 @@ def gradients(
     name: str,
     inv_scale: Tensor | None = None,
     create_graph: bool | None = None,
+    *,
+    allow_unused: bool = False,
+    retain: bool = False,
 ) -> list[Tensor]:
-    """Gradients of the summed scores, times 1 / inv_scale."""
+    """Gradients of the summed scores, times 1 / inv_scale; ``retain`` leaves the scores' graph."""
     create_graph = torch.is_grad_enabled() if create_graph is None else create_graph
     batch = samples[0].shape[0]
     check_inv_scale(op, inv_scale, samples[0].device)
@@ -149,10 +200,19 @@ def gradients(
             scale = usable(inv_scale.detach()).reshape(()).reciprocal()
             seeds = [scale.to(score).expand_as(score) for score in scores]
         grads = torch.autograd.grad(
-            scores, samples, seeds, create_graph=create_graph, allow_unused=True
+            scores,
+            samples,
+            seeds,
+            create_graph=create_graph,
+            retain_graph=create_graph or retain,
+            allow_unused=True,
         )
+    if create_graph:
+        _check_twice(op, scores, [g for g in grads if g is not None])
     sample_grads = []
     for i, g in enumerate(grads):
+        if g is None and allow_unused:
+            g = torch.zeros_like(samples[i])
         if g is None:
             which = name if len(grads) == 1 else f"{name}[{i}]"
             raise ValueError(

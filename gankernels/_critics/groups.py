@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -60,8 +60,9 @@ def penalty(
     weight: float,
     sample_weight: Tensor | None = None,
     inv_scale: Tensor | None = None,
+    reduction: Literal["mean", "none"] = "mean",
 ) -> Tensor:
-    """The mean over all scores, with norms over all the rows of each."""
+    """The mean over all scores, or one of each, with norms over all the rows of each."""
     if not isinstance(groups, Tensor):
         if groups is not None:
             grads = [g.unflatten(0, (count, groups)) for g in grads]
@@ -72,6 +73,7 @@ def penalty(
             weight=weight,
             sample_weight=sample_weight,
             inv_scale=inv_scale,
+            reduction=reduction,
         )
     index = groups.long()
     if index.device.type == "cpu" and not torch.compiler.is_compiling() and index.max() >= count:
@@ -79,7 +81,7 @@ def penalty(
             f"{op}: expected groups below the number of scores, {count}, got {int(index.max())}"
         )
     rows = ops.gradient_penalty(grads, inv_scale=inv_scale, reduction="none")
-    squares = _sums(rows, index, count)
+    squares = sums(rows, index, count)
     values: Any = squares
     if center != 0:
         # The square root has no derivative at zero; the norm there is the constant 0.
@@ -89,11 +91,29 @@ def penalty(
         values = (distance.relu() if one_sided else distance).square()
     if sample_weight is not None:
         values = values * sample_weight.to(values.dtype)
-    return weight * values.mean()
+    return weight * (values.mean() if reduction == "mean" else values)
 
 
-def _sums(x: Tensor, index: Tensor, count: int) -> Tensor:
+def sums(x: Tensor, groups: Groups, count: int) -> Tensor:
+    """Sums over the rows of each score."""
+    if not isinstance(groups, Tensor):
+        return x.view(count, -1).sum(1)
     zeros = x.new_zeros(count)
     if x.device.type == "cpu":
-        return zeros.index_add(0, index, x)
-    return zeros.index_put((index,), x, accumulate=True)  # sorts: no atomics, unlike index_add
+        return zeros.index_add(0, groups.long(), x)
+    # This sorts: no atomics, unlike index_add.
+    return zeros.index_put((groups.long(),), x, accumulate=True)
+
+
+def largest(x: Tensor, groups: Groups, count: int) -> Tensor:
+    """The largest of the rows of each score; of none, 0."""
+    if not isinstance(groups, Tensor):
+        return x.view(count, -1).amax(1)
+    return x.new_zeros(count).scatter_reduce(0, groups.long(), x, "amax")
+
+
+def spread(x: Tensor, groups: Groups, rows: int) -> Tensor:
+    """What each score has, for every row of it."""
+    if isinstance(groups, Tensor):
+        return x[groups.long()]
+    return x if groups is None else x.repeat_interleave(groups, output_size=rows)

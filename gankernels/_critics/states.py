@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gankernels._critics.samples import is_inference
+from gankernels._torch import is_capturing
 from gankernels._warnings import _warned, warn_once
 
 
@@ -77,6 +78,16 @@ def warn_of_coupled(op: str, D: Any) -> None:
         )
 
 
+def couples_samples(D: Any) -> bool:
+    """Whether layers make the score of a sample depend on others of its batch: batch normalization
+    in training mode, and what is called minibatch statistics, whoever wrote it.
+    """
+    return any(
+        (isinstance(m, _BATCH_NORMS) and m.training) or type(m).__name__.startswith("Minibatch")
+        for m in modules_of(D)
+    )
+
+
 class _State:
     """A tensor under a module's name for it, with its value, which can be restored."""
 
@@ -135,30 +146,104 @@ def states_of(D: Any, moving: bool) -> list[_State]:
 
 
 class Held:
-    """A block for each pass of a critic; all start from the buffers that the first started from.
+    """A block for each pass of a critic; all start from the buffers, and torch's random numbers,
+    that the first started from.
 
-    Afterwards the buffers are what the first pass left.
+    Afterwards both are what the first pass left. Where the first pass is ``seen``, the caller's
+    own, passes leave what they found, and there is a warning if they are of another function.
     """
 
-    def __init__(self, D: Any) -> None:
+    def __init__(self, op: str, D: Any, seen: bool = False) -> None:
+        self.op, self.D, self.seen = op, D, seen
         self.before = states_of(D, moving=True)
         self.after: list[_State] | None = None
+        self.random = _Random()
 
     def __enter__(self) -> None:
         if self.after is not None:
             for state in self.before:
                 state.restore()
+        self.random.begin()
+        self.versions = [_version(state.tensor) for state in self.before]
 
     def __exit__(self, *_: Any) -> None:
+        self.random.end()
+        if self.seen:
+            self._warn_of_changes()
         if self.after is None:
-            self.after = [
-                _State(state.names, state.name)
-                for state in self.before
-                if state.names.get(state.name) is not None
-            ]
+            self.after = (
+                self.before
+                if self.seen
+                else [
+                    _State(state.names, state.name)
+                    for state in self.before
+                    if state.names.get(state.name) is not None
+                ]
+            )
+            if not self.seen:
+                return
+        for state in self.after:
+            state.restore()
+
+    def _warn_of_changes(self) -> None:
+        moved = any(
+            state.names.get(state.name) is not state.tensor or _version(state.tensor) != version
+            for state, version in zip(self.before, self.versions, strict=True)
+        )
+        if moved or any(_is_random(m) for m in modules_of(self.D)):
+            what = "moves its buffers, as spectral normalization does" if moved else "has dropout"
+            warn_once(
+                "seen",
+                f"{self.op}: the critic {what}, so that the pass of the logits and this one are of "
+                "different functions, whose difference is measured, too. Give the critic in the "
+                "place of the logits, or take gankernels.critic_step, which calls it in one state.",
+            )
+
+
+def _is_random(m: nn.Module) -> bool:
+    if isinstance(m, nn.modules.dropout._DropoutNd):
+        return m.training and m.p > 0
+    return isinstance(m, nn.MultiheadAttention) and m.training and m.dropout > 0
+
+
+def _version(x: Tensor) -> int:
+    return -1 if torch.compiler.is_compiling() or is_inference(x) else x._version
+
+
+class _Random:
+    """torch's own random numbers: every pass draws what the first one drew, and those after it
+    leave no trace.
+
+    Those of a GPU are drawn anew in a CUDA graph, where they cannot be set.
+    """
+
+    def __init__(self) -> None:
+        self.first: tuple[Tensor, Tensor | None] | None = None
+        self.current: tuple[Tensor, Tensor | None] | None = None
+
+    def begin(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if self.first is None:
+            self.first = _random_states()
         else:
-            for state in self.after:
-                state.restore()
+            self.current = _random_states()
+            _set_random_states(*self.first)
+
+    def end(self) -> None:
+        if self.current is not None:
+            _set_random_states(*self.current)
+
+
+def _random_states() -> tuple[Tensor, Tensor | None]:
+    gpu = torch.cuda.is_initialized() and not is_capturing()
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if gpu else None
+
+
+def _set_random_states(cpu: Tensor, gpu: Tensor | None) -> None:
+    torch.set_rng_state(cpu)
+    if gpu is not None and not is_capturing():
+        torch.cuda.set_rng_state(gpu)
 
 
 def _writable(buffer: Tensor) -> bool:

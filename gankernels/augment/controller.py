@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gankernels import ops
-from gankernels._capture import is_capturing
 from gankernels._checks import check_count, check_real, check_strided, describe, kind
 from gankernels._critics.scores import AVERAGED, check_alike
+from gankernels._torch import is_capturing
 from gankernels._warnings import warn
 from gankernels.augment._strength import Strength, loadable, number_of, single
 from gankernels.reference.ada_control import STATE, SUMS

@@ -1,11 +1,11 @@
 """The penalties of :mod:`gankernels.penalties` as modules that hold their hyper-parameters.
 
 ``R1Penalty(gamma=5.0)(logits, real)`` is ``r1_penalty(logits, real, gamma=5.0)``: whatever a module
-is called with goes to its function, which says what that is, and on to the critic: ``inv_scale``,
-``groups`` and ``generator``, too. The hyper-parameters are checked here and then plain attributes:
-assign to them to anneal. They are in ``repr()``, in copies and in pickles, but not in the
-state_dict. ``scores``, which part of what the critic returns are the scores, is one of them where a
-penalty calls the critic, or goes with the call.
+is called with goes to its function, which says what that is, and on to the critic: ``first``,
+``sample_weight``, ``reduction``, ``return_raw``, ``inv_scale``, ``groups``, ``generator``, too.
+The hyper-parameters are checked here and then plain attributes: assign to them to anneal. They are
+in ``repr()``, in copies and in pickles, but not in the state_dict. ``scores``, which part of what
+the critic returns are the scores, is one of them, or goes with the call.
 
 :class:`SpectralNormRegularization` and :class:`LazyRegularizer` have a state besides, which is in
 their state_dict.
@@ -23,7 +23,16 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from gankernels import ops, penalties
-from gankernels._checks import check_count, check_generator, check_number, check_real, kind
+from gankernels._checks import (
+    check_bool,
+    check_count,
+    check_generator,
+    check_number,
+    check_real,
+    is_choice,
+    kind,
+)
+from gankernels._critics.norms import Heads, Method, Weight, check_method, check_weight
 from gankernels._critics.scores import Pick, check_pick
 
 __all__ = [
@@ -74,35 +83,117 @@ class _Penalty(nn.Module):
         return self._function(*args, **own, **kwargs)
 
     def extra_repr(self) -> str:
-        names = self._names if self.scores is None else (*self._names, "scores")
+        usual = {"method": "double_backward", "heads": "sum", "allow_unused": False}
+        names = [n for n in self._names if n not in usual or getattr(self, n) != usual[n]]
+        if getattr(self, "method", None) == "double_backward":  # which takes no steps
+            names.remove("sigma")
+        if self.scores is not None:
+            names.append("scores")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
-class R1Penalty(_Penalty):
-    """:func:`gankernels.r1_penalty`, called as ``(logits, real, *, inv_scale=None)``."""
+class _NormPenalty(_Penalty):
+    """With how norms are found: ``method``, ``sigma``, ``heads``, ``allow_unused``, as the
+    functions have them.
+    """
+
+    def _check(self, op: str, name: str, value: Any) -> None:
+        if name == "method":
+            check_method(op, value)
+        elif name == "heads":
+            if not is_choice(value, ("sum", "mean")):
+                raise ValueError(f'{op}: expected heads "sum" or "mean", got {value!r}')
+        elif name == "allow_unused":
+            check_bool(op, name, value)
+        elif name in ("gamma", "weight"):
+            check_weight(op, name, value)
+        else:
+            check_number(op, name, value, positive=name == "sigma")
+
+
+class R1Penalty(_NormPenalty):
+    """:func:`gankernels.r1_penalty`, called as
+    ``(logits, real, *args, D=None, **kwargs)``.
+    """
 
     _function = staticmethod(penalties.r1_penalty)
 
-    def __init__(self, gamma: float = 10.0) -> None:
-        super().__init__(gamma=gamma)
+    def __init__(
+        self,
+        gamma: Weight = 10.0,
+        center: float = 0.0,
+        *,
+        method: Method = "double_backward",
+        sigma: float = 0.01,
+        heads: Heads = "sum",
+        allow_unused: bool = False,
+        scores: Pick = None,
+    ) -> None:
+        super().__init__(
+            gamma=gamma,
+            center=center,
+            method=method,
+            sigma=sigma,
+            heads=heads,
+            allow_unused=allow_unused,
+            scores=scores,
+        )
 
 
-class R2Penalty(_Penalty):
-    """:func:`gankernels.r2_penalty`, called as ``(logits, fake, *, inv_scale=None)``."""
+class R2Penalty(_NormPenalty):
+    """:func:`gankernels.r2_penalty`, called as
+    ``(logits, fake, *args, D=None, **kwargs)``.
+    """
 
     _function = staticmethod(penalties.r2_penalty)
 
-    def __init__(self, gamma: float = 10.0) -> None:
-        super().__init__(gamma=gamma)
+    def __init__(
+        self,
+        gamma: Weight = 10.0,
+        center: float = 0.0,
+        *,
+        method: Method = "double_backward",
+        sigma: float = 0.01,
+        heads: Heads = "sum",
+        allow_unused: bool = False,
+        scores: Pick = None,
+    ) -> None:
+        super().__init__(
+            gamma=gamma,
+            center=center,
+            method=method,
+            sigma=sigma,
+            heads=heads,
+            allow_unused=allow_unused,
+            scores=scores,
+        )
 
 
-class R1R2Penalty(_Penalty):
-    """:func:`gankernels.r1_r2_penalty`, called as ``(D, real, fake, *args, **kwargs)``."""
+class R1R2Penalty(_NormPenalty):
+    """:func:`gankernels.r1_r2_penalty`, called as
+    ``(D, real, fake, *args, **kwargs)``.
+    """
 
     _function = staticmethod(penalties.r1_r2_penalty)
 
-    def __init__(self, gamma: float = 10.0, *, scores: Pick = None) -> None:
-        super().__init__(gamma=gamma, scores=scores)
+    def __init__(
+        self,
+        gamma: Weight = 10.0,
+        *,
+        method: Method = "double_backward",
+        sigma: float = 0.01,
+        heads: Heads = "sum",
+        allow_unused: bool = False,
+        scores: Pick = None,
+    ) -> None:
+        super().__init__(
+            gamma=gamma,
+            method=method,
+            sigma=sigma,
+            heads=heads,
+            allow_unused=allow_unused,
+            scores=scores,
+        )
 
 
 class RothPenalty(_Penalty):
@@ -114,41 +205,94 @@ class RothPenalty(_Penalty):
         super().__init__(gamma=gamma)
 
 
-class WGANGPPenalty(_Penalty):
+class WGANGPPenalty(_NormPenalty):
     """:func:`gankernels.wgan_gp_penalty`, called as
     ``(D, real, fake, *args, generator=None, **kwargs)``.
     """
 
     _function = staticmethod(penalties.wgan_gp_penalty)
 
-    def __init__(self, weight: float = 10.0, center: float = 1.0, *, scores: Pick = None) -> None:
-        super().__init__(weight=weight, center=center, scores=scores)
+    def __init__(
+        self,
+        weight: Weight = 10.0,
+        center: float = 1.0,
+        *,
+        method: Method = "double_backward",
+        sigma: float = 0.01,
+        heads: Heads = "sum",
+        allow_unused: bool = False,
+        scores: Pick = None,
+    ) -> None:
+        super().__init__(
+            weight=weight,
+            center=center,
+            method=method,
+            sigma=sigma,
+            heads=heads,
+            allow_unused=allow_unused,
+            scores=scores,
+        )
 
 
-class WGANLPPenalty(_Penalty):
+class WGANLPPenalty(_NormPenalty):
     """:func:`gankernels.wgan_lp_penalty`, called as
     ``(D, real, fake, *args, generator=None, **kwargs)``.
     """
 
     _function = staticmethod(penalties.wgan_lp_penalty)
 
-    def __init__(self, weight: float = 10.0, center: float = 1.0, *, scores: Pick = None) -> None:
-        super().__init__(weight=weight, center=center, scores=scores)
+    def __init__(
+        self,
+        weight: Weight = 10.0,
+        center: float = 1.0,
+        *,
+        method: Method = "double_backward",
+        sigma: float = 0.01,
+        heads: Heads = "sum",
+        allow_unused: bool = False,
+        scores: Pick = None,
+    ) -> None:
+        super().__init__(
+            weight=weight,
+            center=center,
+            method=method,
+            sigma=sigma,
+            heads=heads,
+            allow_unused=allow_unused,
+            scores=scores,
+        )
 
 
-class ZeroCenteredPenalty(_Penalty):
+class ZeroCenteredPenalty(_NormPenalty):
     """:func:`gankernels.zero_centered_penalty`, called as
     ``(D, real, fake, *args, generator=None, **kwargs)``.
     """
 
     _function = staticmethod(penalties.zero_centered_penalty)
 
-    def __init__(self, weight: float = 10.0, *, scores: Pick = None) -> None:
-        super().__init__(weight=weight, scores=scores)
+    def __init__(
+        self,
+        weight: Weight = 10.0,
+        *,
+        method: Method = "double_backward",
+        sigma: float = 0.01,
+        heads: Heads = "sum",
+        allow_unused: bool = False,
+        scores: Pick = None,
+    ) -> None:
+        super().__init__(
+            weight=weight,
+            method=method,
+            sigma=sigma,
+            heads=heads,
+            allow_unused=allow_unused,
+            scores=scores,
+        )
 
 
-class DRAGANPenalty(_Penalty):
-    """:func:`gankernels.dragan_penalty`, called as ``(D, real, *args, generator=None, **kwargs)``.
+class DRAGANPenalty(_NormPenalty):
+    """:func:`gankernels.dragan_penalty`, called as
+    ``(D, real, *args, generator=None, **kwargs)``.
 
     ``scale`` of None stays the default of whatever ``noise`` is.
     """
@@ -157,37 +301,52 @@ class DRAGANPenalty(_Penalty):
 
     def __init__(
         self,
-        weight: float = 10.0,
+        weight: Weight = 10.0,
         k: float = 1.0,
         noise: Literal["uniform", "gaussian"] = "uniform",
         scale: float | None = None,
         *,
+        method: Method = "double_backward",
+        sigma: float = 0.01,
+        heads: Heads = "sum",
+        allow_unused: bool = False,
         scores: Pick = None,
     ) -> None:
-        super().__init__(weight=weight, k=k, noise=noise, scale=scale, scores=scores)
+        super().__init__(
+            weight=weight,
+            k=k,
+            noise=noise,
+            scale=scale,
+            method=method,
+            sigma=sigma,
+            heads=heads,
+            allow_unused=allow_unused,
+            scores=scores,
+        )
 
     def _check(self, op: str, name: str, value: Any) -> None:
         if name == "noise":
-            if not isinstance(value, str) or value not in ("uniform", "gaussian"):
+            if not is_choice(value, ("uniform", "gaussian")):
                 raise ValueError(f'{op}: expected noise "uniform" or "gaussian", got {value!r}')
         elif not (name == "scale" and value is None):
-            check_number(op, name, value)
+            super()._check(op, name, value)
 
 
-class _ApproximatePenalty(_Penalty):
+class _ApproximatePenalty(_NormPenalty):
     def __init__(
         self,
         sigma: float = 0.01,
-        weight: float = 100.0,
-        gamma: float | None = None,
+        weight: Weight = 100.0,
+        gamma: Weight | None = None,
         *,
+        heads: Heads = "sum",
         scores: Pick = None,
     ) -> None:
-        super().__init__(sigma=sigma, weight=weight, gamma=gamma, scores=scores)
+        super().__init__(sigma=sigma, weight=weight, gamma=gamma, heads=heads, scores=scores)
 
     def _check(self, op: str, name: str, value: Any) -> None:
         if not (name == "gamma" and value is None):
-            check_number(op, name, value, positive=name == "sigma")
+            super()._check(op, name, value)
 
 
 class ApproxR1Penalty(_ApproximatePenalty):

@@ -35,17 +35,47 @@ critic's parameters, and deterministic for given random numbers. Under ``torch.n
 gradient reaches a generator. Nothing but :func:`check_independent_samples` synchronizes with a
 device.
 
-Penalties that call ``D`` twice, the approximate ones, compare the same function at two points: u
-and v of spectral normalization in training mode, torch's, ours or your own (all floating-point
-buffers but the running statistics of batch and instance normalization, and parameters without a
-gradient that are vectors), move once, in the first pass. They are found where ``D`` is a module, or
-a lambda, partial or method that mentions it. Random layers, dropout for instance, draw anew in each
-pass, and the difference measures that, too: leave them out, or in evaluation mode.
+``method`` says how norms are found. By ``"double_backward"``, the default, the penalty is exact,
+and its gradient takes a second derivative of the critic. Fused attention
+(``scaled_dot_product_attention``), critics that are compiled by themselves and others have none;
+the other two methods need first derivatives only, and have the same weights and centers:
+
+- ``"difference"``: with g the gradient at a sample, and its direction d = g / ||g|| held constant,
+  ``(D(x + h d) - D(x - h d)) / (2 h)`` is ||g||, and its derivative in the parameters that of
+  ||g||, both up to O(h^2) (finite differences along the gradient: Finlay & Oberman 2019, arXiv
+  1905.11468). Three passes of the critic, two of them with a graph. Where logits are given, ``(D(x
+  + h d) - D(x)) / h``, one pass more, up to O(h). Piecewise linear critics (ReLU, LeakyReLU) have
+  kinks between the points, which are in the difference and not in the second derivative; prefer the
+  exact form there.
+- ``"noise"``: ``(D(x + sigma n) - D(x)) / sigma`` with n ~ N(0, I), whose square is ||g||^2 in the
+  mean (Lin et al. 2025, arXiv 2501.08316). Right in the mean only: the gradient of one batch is
+  mostly noise. With a center c, ``q^2 - 2 c sqrt(pi / 2) |q| + c^2`` for that q, which may be
+  negative. The cheapest: two passes.
+
+``sigma`` is by how much an element of a sample changes, in the root mean square, by both: ``h =
+sigma sqrt(n)`` for samples of n elements. 0.01 suits float32; where scores are bfloat16, under
+autocast too, 0.03 is better. The points are computed in float32 and have the dtype of the samples.
+
+``heads="mean"``, by noise, takes the mean over all scores of a sample of the penalty of each, in
+place of the penalty of their sum. ``first`` is how many samples get the penalty, the first ones,
+and what else goes to the critic of as many rows is cut likewise. ``sample_weight``, (B,), is a
+factor for each; means are over B. ``reduction="none"`` gives the (B,) penalties,
+``return_raw=True`` a pair, of the penalty and, detached, what its weight is a factor of. Weights
+may be tensors of one element, on the device. Inputs that the critic ignores are refused, or, with
+``allow_unused=True``, have the gradient 0.
+
+Penalties that call ``D`` several times compare the same function at several points: u and v of
+spectral normalization in training mode, torch's, ours or your own (all floating-point buffers but
+the running statistics of batch and instance normalization, and parameters without a gradient that
+are vectors), move once, in the first pass. They are found where ``D`` is a module, or a lambda,
+partial or method that mentions it. Torch's own random numbers, of dropout for instance, are the
+same in all passes; within a CUDA graph they are drawn anew. Where logits are given, the first pass
+was the caller's, which no other can repeat: a critic that moves is warned of.
 
 Compiled, a penalty needs ``torch._dynamo.config.trace_autograd_ops = True``, the gradients of the
 loss taken in the same compiled function by ``torch.autograd.grad``, and ``generator=None``, since
-torch traces no generator; otherwise it runs eagerly, or raises. A critic that is compiled by itself
-goes only with the approximate penalties: torch differentiates it once.
+torch traces no generator; otherwise it runs eagerly, or raises. A critic that is compiled by
+itself, which torch differentiates once, goes only with ``method="difference"`` or ``"noise"``.
 
 With ``DistributedDataParallel``, call the wrapped critic and go backward once from loss + penalty.
 A penalty alone leaves some parameters without a gradient, the last bias for one, which the next

@@ -7,15 +7,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_floats, check_number, kind
+from gankernels._checks import check_floats, check_number, is_choice, kind
 from gankernels._critics import groups as _groups
 from gankernels._critics.calls import Calls, Critic, Scores, read_scores
-from gankernels._critics.gradients import (
-    check_counts,
-    critic_gradients,
-    gradients,
-)
+from gankernels._critics.gradients import check_counts, gradients
 from gankernels._critics.groups import Groups, check_groups
+from gankernels._critics.norms import (
+    COMMON,
+    Heads,
+    Method,
+    Norms,
+    Reduction,
+    Result,
+    Weight,
+    check_weight,
+)
 from gankernels._critics.samples import (
     Samples,
     check_one_kind,
@@ -27,56 +33,143 @@ from gankernels._critics.samples import (
 from gankernels._critics.scores import Pick
 from gankernels._dtypes import accumulation_dtype
 
-#: Settings besides the hyper-parameters: of penalties that call the critic, that draw, and so on.
-_COMMON = ("inv_scale", "groups", "scores")
-_DRAWS = (*_COMMON, "generator")
-_CENTERED = ("weight", "center", *_DRAWS)
+_AT_SAMPLES = ("gamma", "center", "D", *COMMON)
 
 
-# --- at samples that the critic has seen already -------------------------------------------------
+# --- at real, or at generated samples ------------------------------------------------------------
 
 
 def r1_penalty(
-    logits: Scores,
+    logits: Scores | Critic,
     real: Samples,
-    *,
-    gamma: float = 10.0,
+    *args: Any,
+    gamma: Weight = 10.0,
+    center: float = 0.0,
+    D: Critic | None = None,
+    method: Method = "double_backward",
+    sigma: float = 0.01,
+    heads: Heads = "sum",
+    first: int | None = None,
+    sample_weight: Tensor | None = None,
+    allow_unused: bool = False,
+    reduction: Reduction = "mean",
+    return_raw: bool = False,
     inv_scale: Tensor | None = None,
     groups: Groups = None,
-) -> Tensor:
+    scores: Pick = None,
+    generator: torch.Generator | None = None,
+    **kwargs: Any,
+) -> Result:
     """R1: ``gamma / 2 * mean ||grad D(x)||^2`` at real samples.
 
-    Mescheder et al. 2018 (arXiv 1801.04406), equation 9. The 1/2 is the paper's.
+    Mescheder et al. 2018 (arXiv 1801.04406), equation 9. The 1/2 is the paper's. ::
+
+        r1_penalty(logits, real)  # logits = D(real), of which real.requires_grad_() is an input
+        r1_penalty(D, real, labels, method="difference")  # D gets called
+        r1_penalty(logits, real, labels, D=D, method="difference")  # D gets called once
 
     Args:
         logits: ``D(real)``, with its graph; neither averaged nor detached, and nothing but scores.
+            Or the critic itself, which is then called with the samples; see the module's text.
         real: what ``D`` was given, requiring a gradient: ``real.requires_grad_()`` before the call.
-            Where ``D`` begins in place, give it ``real.clone()``, and ``real`` here.
+            Where ``D`` begins in place, give it ``real.clone()``, and ``real`` here. Where the
+            critic is given, any samples.
+        *args, **kwargs: passed to the critic.
         gamma: not negative.
-        inv_scale, groups: see the module's text.
+        center: of the penalty, ``gamma / 2 * mean (||grad D(x)|| - center)^2``; not negative.
+        D: the critic, for methods that call it beside ``logits``.
+        method, sigma, heads, first, sample_weight, allow_unused, reduction, return_raw, inv_scale,
+        groups, scores, generator: see the module's text.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value, or ``logits`` do not
             depend on ``real``.
     """
-    return _squared("r1_penalty", logits, real, gamma, inv_scale, groups, name="real")
+    op = "r1_penalty"
+    how = Norms(op, method, sigma, heads, allow_unused, inv_scale, groups, generator)
+    how.give(first, sample_weight, reduction, return_raw)
+    return _at_samples(how, "real", logits, real, args, kwargs, gamma, center, D, scores)
 
 
 def r2_penalty(
-    logits: Scores,
+    logits: Scores | Critic,
     fake: Samples,
-    *,
-    gamma: float = 10.0,
+    *args: Any,
+    gamma: Weight = 10.0,
+    center: float = 0.0,
+    D: Critic | None = None,
+    method: Method = "double_backward",
+    sigma: float = 0.01,
+    heads: Heads = "sum",
+    first: int | None = None,
+    sample_weight: Tensor | None = None,
+    allow_unused: bool = False,
+    reduction: Reduction = "mean",
+    return_raw: bool = False,
     inv_scale: Tensor | None = None,
     groups: Groups = None,
-) -> Tensor:
+    scores: Pick = None,
+    generator: torch.Generator | None = None,
+    **kwargs: Any,
+) -> Result:
     """R2: ``gamma / 2 * mean ||grad D(x)||^2`` at generated samples.
 
     Mescheder et al. 2018 (arXiv 1801.04406), equation 10. ``fake`` is a detached sample of the
     generator that requires a gradient, ``fake.detach().requires_grad_()``; all else as for
     :func:`r1_penalty`.
     """
-    return _squared("r2_penalty", logits, fake, gamma, inv_scale, groups, name="fake")
+    op = "r2_penalty"
+    how = Norms(op, method, sigma, heads, allow_unused, inv_scale, groups, generator)
+    how.give(first, sample_weight, reduction, return_raw)
+    return _at_samples(how, "fake", logits, fake, args, kwargs, gamma, center, D, scores)
+
+
+def _at_samples(
+    how: Norms,
+    name: str,
+    logits: Any,
+    x: Samples,
+    args: Any,
+    kwargs: Any,
+    gamma: Weight,
+    center: float,
+    D: Critic | None,
+    pick: Pick,
+) -> Result:
+    op = how.op
+    check_weight(op, "gamma", gamma)
+    check_number(op, "center", center)
+    single = isinstance(x, Tensor)
+    weight = gamma / 2
+    if callable(logits) and not isinstance(logits, Tensor):
+        if D is not None:
+            raise TypeError(f"{op}: expected D= beside logits only, got two critics")
+        called = how.calls(logits, args, kwargs, _AT_SAMPLES, pick)
+        points = how.first_of(called, name, [p.detach() for p in listed(op, name, x)])
+        check_one_kind(op, name, points)
+        return how.at(called, points, single).penalty(weight=weight, center=center)
+    calls: Calls | None = None
+    if D is not None:
+        calls = how.calls(D, args, kwargs, _AT_SAMPLES, pick, seen=True)
+    elif how.method != "double_backward":
+        raise TypeError(
+            f'{op}: expected D=, the critic, which method="{how.method}" calls once more, got '
+            "logits alone"
+        )
+    elif args or kwargs:
+        got = f"{len(args)} more" if args else f"{next(iter(kwargs))}="
+        raise TypeError(
+            f"{op}: expected logits and {name} alone where no critic is called, got {got}; its "
+            "settings are keywords"
+        )
+    samples = inputs_of(op, name, x)
+    how.check_samples(name, samples)
+    how.check_sample_weight(len(samples[0]) if how.first is None else how.first, samples[0].device)
+    found = read_scores(op, logits, pick, f"pass the scores alone: D({name})[0] if first")
+    return how.of(found, samples, name, calls, single).penalty(weight=weight, center=center)
+
+
+# --- at both, weighted by scores -----------------------------------------------------------------
 
 
 def roth_penalty(
@@ -138,25 +231,6 @@ def roth_penalty(
     return total
 
 
-def _squared(
-    op: str,
-    logits: Scores,
-    x: Samples,
-    gamma: float,
-    inv_scale: Tensor | None,
-    groups: Groups,
-    name: str,
-) -> Tensor:
-    check_number(op, "gamma", gamma)
-    samples = inputs_of(op, name, x)
-    rows = samples[0].shape[0]
-    check_groups(op, groups, rows, samples[0].device)
-    scores = read_scores(op, logits, None, f"pass the scores alone: D({name})[0] if first")
-    count = check_counts(op, scores, groups, rows)
-    grads = gradients(op, scores, samples, name, inv_scale)
-    return _groups.penalty(op, grads, groups, count, weight=gamma / 2, inv_scale=inv_scale)
-
-
 # --- at samples made here ------------------------------------------------------------------------
 
 
@@ -165,12 +239,21 @@ def r1_r2_penalty(
     real: Samples,
     fake: Samples,
     *args: Any,
-    gamma: float = 10.0,
+    gamma: Weight = 10.0,
+    method: Method = "double_backward",
+    sigma: float = 0.01,
+    heads: Heads = "sum",
+    first: int | None = None,
+    sample_weight: Tensor | None = None,
+    allow_unused: bool = False,
+    reduction: Reduction = "mean",
+    return_raw: bool = False,
     inv_scale: Tensor | None = None,
     groups: int | None = None,
     scores: Pick = None,
+    generator: torch.Generator | None = None,
     **kwargs: Any,
-) -> Tensor:
+) -> Result:
     """R1 + R2 from one pass of the critic over both batches, concatenated.
 
     ``gamma / 2 * (mean ||grad D(x)||^2 + mean ||grad D(G)||^2)``: both terms of Mescheder et al.
@@ -183,49 +266,44 @@ def r1_r2_penalty(
             groups, such as labels, are repeated for the second half, those in lists, tuples and
             dicts, too; tensors of B + B' are taken as they are.
         gamma: not negative.
-        inv_scale, scores: see the module's text.
         groups: likewise, a number of rows that both batches can be divided by.
+        first: of both batches.
+        sample_weight: (B + B',), of the real ones first; of both firsts where ``first`` is given.
+        method, sigma, heads, allow_unused, reduction, return_raw, inv_scale, scores, generator: see
+            the module's text. Without a reduction the result is (B + B',), and the raw value is the
+            sum of both means.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "r1_r2_penalty"
-    check_number(op, "gamma", gamma)
-    calls = Calls(op, D, args, kwargs, own=("gamma", *_COMMON), scores=scores)
-    pairs = paired(op, real, fake, same_batch=False)
-    reals, fakes = pairs[0][0].shape[0], pairs[0][1].shape[0]
     if isinstance(groups, Tensor):
         raise TypeError(
             f"{op}: expected groups to be a number of consecutive rows, got a tensor; call "
             "r1_penalty and r2_penalty with the groups of each batch"
         )
-    for rows in (reals, fakes):
-        check_groups(op, groups, rows, pairs[0][0].device)
-    firsts = (reals, reals // (groups or 1)) if reals == fakes else ()
-
-    calls.args = [_twice(value, firsts) for value in args]
-    calls.kwargs = {name: _twice(value, firsts) for name, value in kwargs.items()}
-    x = [torch.cat(pair) for pair in pairs]
-    grads, _ = critic_gradients(calls, x, isinstance(real, Tensor), inv_scale, groups)
-
-    def mean(grads: list[Tensor], weight: float) -> Tensor:
-        count = grads[0].shape[0] // (groups or 1)
-        return _groups.penalty(op, grads, groups, count, weight=weight, inv_scale=inv_scale)
-
-    if reals == fakes:
-        return mean(grads, gamma)
-    return mean([g[:reals] for g in grads], gamma / 2) + mean([g[reals:] for g in grads], gamma / 2)
-
-
-def _twice(value: Any, firsts: tuple[int, ...]) -> Any:
-    """Labels for both halves of a batch, by their first dimension."""
-    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] in firsts:
-        return torch.cat((value, value))
-    if type(value) in (list, tuple):
-        return type(value)([_twice(x, firsts) for x in value])
-    if type(value) is dict:
-        return {key: _twice(x, firsts) for key, x in value.items()}
-    return value
+    how = Norms(op, method, sigma, heads, allow_unused, inv_scale, groups, generator)
+    how.give(first, sample_weight, reduction, return_raw)
+    check_weight(op, "gamma", gamma)
+    calls = how.calls(D, args, kwargs, ("gamma", *COMMON), scores)
+    pairs = paired(op, real, fake, same_batch=False)
+    for i, name in enumerate(("real", "fake")):
+        how.check_samples(name, [pair[i] for pair in pairs])
+    rows = [len(x) for x in pairs[0]]
+    counts = rows if first is None else [first, first]
+    how.check_sample_weight(sum(counts), pairs[0][0].device)
+    calls.repeat_for_halves(rows, first, groups or 1)
+    x = [torch.cat([half[:n] for half, n in zip(pair, counts, strict=True)]) for pair in pairs]
+    measured = how.at(calls, x, isinstance(real, Tensor))
+    if reduction == "none":
+        return measured.penalty(weight=gamma / 2)
+    if counts[0] == counts[1] and not return_raw:
+        return measured.penalty(weight=gamma)
+    halves = [
+        measured.part(begin, end).penalty(weight=gamma / 2)
+        for begin, end in ((0, counts[0]), (counts[0], sum(counts)))
+    ]
+    return tuple(a + b for a, b in zip(*halves, strict=True)) if return_raw else sum(halves)
 
 
 def wgan_gp_penalty(
@@ -233,14 +311,22 @@ def wgan_gp_penalty(
     real: Samples,
     fake: Samples,
     *args: Any,
-    weight: float = 10.0,
+    weight: Weight = 10.0,
     center: float = 1.0,
+    method: Method = "double_backward",
+    sigma: float = 0.01,
+    heads: Heads = "sum",
+    first: int | None = None,
+    sample_weight: Tensor | None = None,
+    allow_unused: bool = False,
+    reduction: Reduction = "mean",
+    return_raw: bool = False,
     inv_scale: Tensor | None = None,
     groups: Groups = None,
     scores: Pick = None,
     generator: torch.Generator | None = None,
     **kwargs: Any,
-) -> Tensor:
+) -> Result:
     """WGAN-GP: ``weight * mean (||grad D(x_hat)|| - center)^2``.
 
     Gulrajani et al. 2017 (arXiv 1704.00028), equation 3, with ``x_hat = eps real + (1 - eps) fake``
@@ -252,14 +338,18 @@ def wgan_gp_penalty(
         real, fake: of one shape. ``fake`` takes the dtype of ``real``.
         *args, **kwargs: passed to ``D``.
         weight, center: not negative.
-        inv_scale, groups, scores: see the module's text.
+        method, sigma, heads, first, sample_weight, allow_unused, reduction, return_raw, inv_scale,
+        groups, scores: see the module's text.
         generator: where eps is drawn from; on the samples' device.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value.
     """
-    calls = Calls("wgan_gp_penalty", D, args, kwargs, own=_CENTERED, scores=scores)
-    return _interpolated(calls, real, fake, weight, center, False, inv_scale, groups, generator)
+    op = "wgan_gp_penalty"
+    how = Norms(op, method, sigma, heads, allow_unused, inv_scale, groups, generator)
+    how.give(first, sample_weight, reduction, return_raw)
+    calls = how.calls(D, args, kwargs, ("weight", "center", *COMMON), scores)
+    return _interpolated(how, calls, real, fake, weight, center, False)
 
 
 def wgan_lp_penalty(
@@ -267,20 +357,31 @@ def wgan_lp_penalty(
     real: Samples,
     fake: Samples,
     *args: Any,
-    weight: float = 10.0,
+    weight: Weight = 10.0,
     center: float = 1.0,
+    method: Method = "double_backward",
+    sigma: float = 0.01,
+    heads: Heads = "sum",
+    first: int | None = None,
+    sample_weight: Tensor | None = None,
+    allow_unused: bool = False,
+    reduction: Reduction = "mean",
+    return_raw: bool = False,
     inv_scale: Tensor | None = None,
     groups: Groups = None,
     scores: Pick = None,
     generator: torch.Generator | None = None,
     **kwargs: Any,
-) -> Tensor:
+) -> Result:
     """WGAN-LP, one-sided: ``weight * mean max(0, ||grad D(x_hat)|| - center)^2``.
 
     Petzka et al. 2018 (arXiv 1709.08894). All else as for :func:`wgan_gp_penalty`.
     """
-    calls = Calls("wgan_lp_penalty", D, args, kwargs, own=_CENTERED, scores=scores)
-    return _interpolated(calls, real, fake, weight, center, True, inv_scale, groups, generator)
+    op = "wgan_lp_penalty"
+    how = Norms(op, method, sigma, heads, allow_unused, inv_scale, groups, generator)
+    how.give(first, sample_weight, reduction, return_raw)
+    calls = how.calls(D, args, kwargs, ("weight", "center", *COMMON), scores)
+    return _interpolated(how, calls, real, fake, weight, center, True)
 
 
 def zero_centered_penalty(
@@ -288,36 +389,55 @@ def zero_centered_penalty(
     real: Samples,
     fake: Samples,
     *args: Any,
-    weight: float = 10.0,
+    weight: Weight = 10.0,
+    method: Method = "double_backward",
+    sigma: float = 0.01,
+    heads: Heads = "sum",
+    first: int | None = None,
+    sample_weight: Tensor | None = None,
+    allow_unused: bool = False,
+    reduction: Reduction = "mean",
+    return_raw: bool = False,
     inv_scale: Tensor | None = None,
     groups: Groups = None,
     scores: Pick = None,
     generator: torch.Generator | None = None,
     **kwargs: Any,
-) -> Tensor:
+) -> Result:
     """``weight * mean ||grad D(x_hat)||^2`` between real and generated samples.
 
     The zero-centered penalty of Mescheder et al. 2018 (arXiv 1801.04406) at the interpolates of
     WGAN-GP; without a 1/2. All else as for :func:`wgan_gp_penalty`.
     """
-    calls = Calls("zero_centered_penalty", D, args, kwargs, own=("weight", *_DRAWS), scores=scores)
-    return _interpolated(calls, real, fake, weight, 0.0, False, inv_scale, groups, generator)
+    op = "zero_centered_penalty"
+    how = Norms(op, method, sigma, heads, allow_unused, inv_scale, groups, generator)
+    how.give(first, sample_weight, reduction, return_raw)
+    calls = how.calls(D, args, kwargs, ("weight", *COMMON), scores)
+    return _interpolated(how, calls, real, fake, weight, 0.0, False)
 
 
 def dragan_penalty(
     D: Critic,
     real: Samples,
     *args: Any,
-    weight: float = 10.0,
+    weight: Weight = 10.0,
     k: float = 1.0,
     noise: Literal["uniform", "gaussian"] = "uniform",
     scale: float | None = None,
+    method: Method = "double_backward",
+    sigma: float = 0.01,
+    heads: Heads = "sum",
+    first: int | None = None,
+    sample_weight: Tensor | None = None,
+    allow_unused: bool = False,
+    reduction: Reduction = "mean",
+    return_raw: bool = False,
     inv_scale: Tensor | None = None,
     groups: Groups = None,
     scores: Pick = None,
     generator: torch.Generator | None = None,
     **kwargs: Any,
-) -> Tensor:
+) -> Result:
     """DRAGAN: ``weight * mean (||grad D(x + delta)|| - k)^2`` around real samples.
 
     Kodali et al. 2017 (arXiv 1705.07215), algorithm 1.
@@ -331,24 +451,26 @@ def dragan_penalty(
             standard deviation over the whole batch; ``"gaussian"``, the paper:
             ``delta ~ N(0, scale I)``.
         scale: by default 0.5 (uniform) or 10, the paper's c, a variance (gaussian).
-        inv_scale, groups, scores: see the module's text.
+        method, sigma, heads, first, sample_weight, allow_unused, reduction, return_raw, inv_scale,
+        groups, scores: see the module's text.
         generator: where delta is drawn from; on the samples' device.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "dragan_penalty"
-    own = ("weight", "k", "noise", "scale", *_DRAWS)
-    calls = Calls(op, D, args, kwargs, own=own, scores=scores)
-    check_number(op, "weight", weight)
+    how = Norms(op, method, sigma, heads, allow_unused, inv_scale, groups, generator)
+    how.give(first, sample_weight, reduction, return_raw)
+    calls = how.calls(D, args, kwargs, ("weight", "k", "noise", "scale", *COMMON), scores)
+    check_weight(op, "weight", weight)
     check_number(op, "k", k)
-    if not isinstance(noise, str) or noise not in ("uniform", "gaussian"):
+    if not is_choice(noise, ("uniform", "gaussian")):
         raise ValueError(f'{op}: expected noise "uniform" or "gaussian", got {noise!r}')
     scale = {"uniform": 0.5, "gaussian": 10.0}[noise] if scale is None else scale
     check_number(op, "scale", scale)
     samples = listed(op, "real", real)
     check_one_kind(op, "real", samples)
-    check_groups(op, groups, samples[0].shape[0], samples[0].device)
+    how.check_samples("real", samples)
     points = []
     for x in samples:
         x = x.detach()
@@ -357,42 +479,37 @@ def dragan_penalty(
         else:
             delta = draw_like(op, torch.randn, x, x.shape, generator) * scale**0.5
         points.append(x + delta)
-    grads, count = critic_gradients(calls, points, isinstance(real, Tensor), inv_scale, groups)
-    return _groups.penalty(op, grads, groups, count, center=k, weight=weight, inv_scale=inv_scale)
+    points = how.first_of(calls, "real", points)
+    return how.at(calls, points, isinstance(real, Tensor)).penalty(weight=weight, center=k)
 
 
 def _interpolated(
+    how: Norms,
     calls: Calls,
     real: Samples,
     fake: Samples,
-    weight: float,
+    weight: Weight,
     center: float,
     one_sided: bool,
-    inv_scale: Tensor | None,
-    groups: Groups,
-    generator: torch.Generator | None,
-) -> Tensor:
-    op = calls.op
-    check_number(op, "weight", weight)
+) -> Result:
+    op, groups = how.op, how.groups
+    check_weight(op, "weight", weight)
     check_number(op, "center", center)
+    if one_sided and how.method == "noise":
+        raise ValueError(
+            f'{op}: expected method "double_backward" or "difference", got "noise", by which one '
+            "norm is never known, but its square in the mean"
+        )
     pairs = paired(op, real, fake, same_batch=True)
     first = pairs[0][0]
-    check_groups(op, groups, first.shape[0], first.device)
+    how.check_samples("real", [x for x, _ in pairs])
     rows = first.shape[:1] if not isinstance(groups, int) else (len(first) // groups,)
-    eps = draw_like(op, torch.rand, first, rows, generator)
+    eps = draw_like(op, torch.rand, first, rows, how.generator)
     if isinstance(groups, int):
         eps = eps.repeat_interleave(groups)
     elif groups is not None:  # the number of groups is not known, but is hardly above that of rows
         eps = eps[groups.long() % len(first)]
     points = [torch.lerp(y, x, eps.to(x.dtype).view(-1, *[1] * (x.dim() - 1))) for x, y in pairs]
-    grads, count = critic_gradients(calls, points, isinstance(real, Tensor), inv_scale, groups)
-    return _groups.penalty(
-        op,
-        grads,
-        groups,
-        count,
-        center=center,
-        one_sided=one_sided,
-        weight=weight,
-        inv_scale=inv_scale,
-    )
+    points = how.first_of(calls, "real", points)
+    measured = how.at(calls, points, isinstance(real, Tensor))
+    return measured.penalty(weight=weight, center=center, one_sided=one_sided)

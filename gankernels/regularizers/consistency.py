@@ -10,7 +10,8 @@ float32 at least. All results are scalars, differentiable to any order in the pa
 ``D`` and ``G`` are, and deterministic for given random numbers.
 
 All passes compare the same function: u and v of spectral normalization in training mode move once,
-in the first pass, and random layers draw anew, as said in :mod:`gankernels.penalties`.
+in the first pass, and torch's random numbers are the same in all, as said in
+:mod:`gankernels.penalties`.
 Keywords that are settings of other penalties are refused, as there.
 """
 

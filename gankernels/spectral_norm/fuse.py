@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
-from gankernels._capture import is_capturing
 from gankernels._checks import check_bool, check_module
-from gankernels._torch import is_compiled
+from gankernels._torch import is_capturing, is_compiled
 from gankernels.spectral_norm.deposits import (
     Arguments,
     Frame,

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gankernels._capture import is_capturing
-from gankernels._torch import in_functorch, in_jit_trace, is_fake
+from gankernels._torch import in_functorch, in_jit_trace, is_capturing, is_fake
 from gankernels.spectral_norm.layer import Kept, Layer, Memory, needs_grad
 
 

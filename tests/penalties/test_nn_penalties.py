@@ -16,22 +16,38 @@ from gankernels import nn as gnn
 from gankernels import penalties
 from gankernels.nn import LazyRegularizer, R1Penalty, SpectralNormRegularization
 
+#: How norms are found.
+BY_NOISE = {"method": "noise", "sigma": 0.1, "heads": "mean", "allow_unused": True}
+BY_DIFFERENCE = {"method": "difference", "sigma": 0.1, "allow_unused": True}
+
 #: Every module around a function, with hyper-parameters other than the defaults.
 MODULES = {
-    "R1Penalty": ("r1_penalty", {"gamma": 3.0}),
-    "R2Penalty": ("r2_penalty", {"gamma": 3.0}),
-    "R1R2Penalty": ("r1_r2_penalty", {"gamma": 3.0}),
+    "R1Penalty": ("r1_penalty", {"gamma": 3.0, "center": 0.3, **BY_NOISE}),
+    "R2Penalty": ("r2_penalty", {"gamma": 3.0, "center": 0.3, **BY_DIFFERENCE}),
+    "R1R2Penalty": ("r1_r2_penalty", {"gamma": 3.0, **BY_NOISE}),
     "RothPenalty": ("roth_penalty", {"gamma": 0.5}),
-    "WGANGPPenalty": ("wgan_gp_penalty", {"weight": 2.0, "center": 0.3}),
-    "WGANLPPenalty": ("wgan_lp_penalty", {"weight": 2.0, "center": 0.3}),
-    "ZeroCenteredPenalty": ("zero_centered_penalty", {"weight": 2.0}),
+    "WGANGPPenalty": ("wgan_gp_penalty", {"weight": 2.0, "center": 0.3, **BY_NOISE}),
+    "WGANLPPenalty": ("wgan_lp_penalty", {"weight": 2.0, "center": 0.3, **BY_DIFFERENCE}),
+    "ZeroCenteredPenalty": ("zero_centered_penalty", {"weight": 2.0, **BY_NOISE}),
     "DRAGANPenalty": (
         "dragan_penalty",
-        {"weight": 2.0, "k": 0.3, "noise": "gaussian", "scale": 0.2},
+        {"weight": 2.0, "k": 0.3, "noise": "gaussian", "scale": 0.2, **BY_DIFFERENCE},
     ),
-    "ApproxR1Penalty": ("approx_r1_penalty", {"sigma": 0.1, "weight": 7.0, "gamma": None}),
-    "ApproxR2Penalty": ("approx_r2_penalty", {"sigma": 0.1, "weight": 7.0, "gamma": 0.2}),
+    "ApproxR1Penalty": (
+        "approx_r1_penalty",
+        {"sigma": 0.1, "weight": 7.0, "gamma": None, "heads": "mean"},
+    ),
+    "ApproxR2Penalty": (
+        "approx_r2_penalty",
+        {"sigma": 0.1, "weight": 7.0, "gamma": 0.2, "heads": "mean"},
+    ),
     "ConsensusPenalty": ("consensus_penalty", {"gamma": 3.0}),
+}
+
+#: Keywords that go with a call.
+OF_CALLS = {
+    *("D", "first", "sample_weight", "reduction", "return_raw"),
+    *("generator", "inv_scale", "groups"),
 }
 
 
@@ -50,7 +66,7 @@ def call(penalty, name, D, **kwargs):
     real, fake = draw(6, 5).requires_grad_(), draw(6, 5).requires_grad_()
     generator = {"generator": torch.Generator().manual_seed(2)}
     if name in ("R1Penalty", "R2Penalty"):
-        return penalty(D(real), real, **kwargs)
+        return penalty(D(real), real, D=D, **generator, **kwargs)
     if name == "RothPenalty":
         return penalty(D(real), D(fake), real, fake, **kwargs)
     if name == "ConsensusPenalty":
@@ -60,8 +76,6 @@ def call(penalty, name, D, **kwargs):
             G.bias.zero_()
         losses = D(G(real.detach())).mean() - D(fake).mean(), -D(G(real.detach())).mean()
         return penalty(losses, (D.parameters(), G.parameters()), **kwargs)
-    if name == "R1R2Penalty":
-        return penalty(D, real, fake, **kwargs)
     if name in ("DRAGANPenalty", "ApproxR1Penalty", "ApproxR2Penalty"):
         return penalty(D, real, **generator, **kwargs)
     return penalty(D, real, fake, **generator, **kwargs)
@@ -95,10 +109,11 @@ def test_defaults_are_the_functions(name):
     expected = {
         p.name: p.default
         for p in theirs.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in ("generator", "inv_scale", "groups")
+        if p.kind is p.KEYWORD_ONLY and p.name not in OF_CALLS
     }
     assert {p.name: p.default for p in own.values()} == expected
-    assert set(MODULES[name][1]) == set(expected) - {"scores"}
+    assert set(expected) - set(MODULES[name][1]) <= {"scores", "heads"}
+    assert set(MODULES[name][1]) <= set(expected)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -647,7 +662,7 @@ def test_interval_may_be_reassigned():
     lazy.interval = 1
     assert lazy().item() == 0.25
     assert repr(LazyRegularizer(R1Penalty(), 8)) == (
-        "LazyRegularizer(\n  interval=8\n  (penalty): R1Penalty(gamma=10.0)\n)"
+        "LazyRegularizer(\n  interval=8\n  (penalty): R1Penalty(gamma=10.0, center=0.0)\n)"
     )
 
 

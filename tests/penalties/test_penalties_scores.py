@@ -259,9 +259,5 @@ class Output(NamedTuple):
 )
 def test_the_critic_in_place_of_its_scores(critic):
     x = torch.randn(5, 6, requires_grad=True)
-    for call in (
-        lambda: gk.r1_penalty(critic, x),
-        lambda: losses.hinge.discriminator(critic, x[:, :1]),
-    ):
-        with pytest.raises(TypeError, match="call it on the samples, and pass what it returns"):
-            call()
+    with pytest.raises(TypeError, match="call it on the samples, and pass what it returns"):
+        losses.hinge.discriminator(critic, x[:, :1])
