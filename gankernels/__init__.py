@@ -4,6 +4,7 @@ from gankernels import augment, ema, losses, nn, ops, penalties, regularizers
 from gankernels._library import backend, empty_cache
 from gankernels._version import __version__
 from gankernels.clip import clip_weights_
+from gankernels.critic_step import CriticStep, critic_step
 from gankernels.ops import affine_resample, affine_resample_transpose, gradient_penalty
 from gankernels.ops.affine_resample import maps_from_theta
 from gankernels.penalties import *  # noqa: F403
@@ -13,6 +14,7 @@ from gankernels.spectral_norm.operator_norms import SpectralNorms, spectral_norm
 
 __all__ = [
     *penalties.__all__,
+    "CriticStep",
     "FusedSpectralNorm",
     "SpectralNorms",
     "__version__",
@@ -22,6 +24,7 @@ __all__ = [
     "backend",
     "maps_from_theta",
     "clip_weights_",
+    "critic_step",
     "ema",
     "empty_cache",
     "fold_spectral_norm",
