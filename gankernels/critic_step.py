@@ -183,10 +183,11 @@ def _run(how: Norms, calls: Calls, sides: list[_Side], single: bool) -> None:
     apart = how.method == "double_backward" and any(s.first < s.rows for s in sides if s.penalized)
     graph = bool(parts) and not apart and how.method != "noise"
     recorded = torch.is_grad_enabled()
-    with contextlib.ExitStack() as stack:
+    with (
+        outside_inference() if graph else contextlib.nullcontext(),
+        torch.set_grad_enabled(graph or recorded),
+    ):
         if graph:
-            stack.enter_context(outside_inference())
-            stack.enter_context(torch.enable_grad())
             x = [usable(p.detach()).requires_grad_() for p in x]
         scores = calls.scores(x[0] if single else x)
         count = check_counts(how.op, scores, how.groups, begin)

@@ -38,7 +38,7 @@ def batches(count, size=16):
 # --- mixed precision ------------------------------------------------------------------------------
 
 
-def train(dtype, steps=50):
+def train(dtype, steps=50, method="double_backward"):
     """Of a GAN with R1, in autocast and with a GradScaler: its penalties, the critic's weights."""
     torch.manual_seed(0)
     # Without convolutions, whose second derivatives take the CPU long in float16.
@@ -56,7 +56,10 @@ def train(dtype, steps=50):
             real_logits = D(real)
             loss = losses.non_saturating.discriminator(real_logits, D(fake.detach()))
         inv_scale = 1 / scaler.scale(torch.ones(())) if dtype is not None else None
-        penalty = gk.r1_penalty(real_logits, real, gamma=1.0, inv_scale=inv_scale)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            penalty = gk.r1_penalty(
+                real_logits, real, D=D, gamma=1.0, inv_scale=inv_scale, method=method, sigma=0.05
+            )
         assert penalty.dtype == torch.float32
         d_step.zero_grad()
         scaler.scale(loss + penalty).backward()
@@ -72,9 +75,12 @@ def train(dtype, steps=50):
     return torch.tensor(history), torch.cat([p.detach().flatten() for p in D.parameters()])
 
 
+@pytest.mark.parametrize("method", ["double_backward", "difference"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
-def test_mixed_precision_equals_float32(dtype, tolerance):
-    history, weights = train(dtype)
+def test_mixed_precision_equals_float32(dtype, tolerance, method):
+    """Of either method, against the second derivatives of float32."""
+    history, weights = train(dtype, method=method)
+    tolerance *= 3 if method == "difference" else 1
     exact_history, exact_weights = train(None)
     assert (history - exact_history).norm() <= tolerance * exact_history.norm()
     assert (weights - exact_weights).norm() <= tolerance * exact_weights.norm()
@@ -86,11 +92,14 @@ def test_mixed_precision_equals_float32(dtype, tolerance):
 
 
 def penalties_of(D, real, fake):
-    """The discriminator's loss with R1, and with R1 + R2."""
+    """The discriminator's loss with R1, with R1 + R2, and in one call."""
     real.requires_grad_()
     logits = D(real)
     yield losses.hinge.discriminator(logits, D(fake)) + gk.r1_penalty(logits, real)
     yield losses.hinge.discriminator(D(real), D(fake)) + gk.r1_r2_penalty(D, real, fake)
+    for method in ("double_backward", "difference"):
+        step = gk.critic_step(D, real, fake, loss=losses.hinge, r1=3.0, r2=2.0, method=method)
+        yield step.loss
 
 
 def gradients(D, real, fake):
@@ -152,6 +161,12 @@ WHOLE = {
     "dragan": lambda D, real, fake: gk.dragan_penalty(D, real),
     "roth": lambda D, real, fake: gk.roth_penalty(D(real), D(fake), real, fake),
     "approx_r1": lambda D, real, fake: gk.approx_r1_penalty(D, real),
+    "r1, difference": lambda D, real, fake: gk.r1_penalty(D, real, method="difference"),
+    "wgan_gp, noise": lambda D, real, fake: gk.wgan_gp_penalty(D, real, fake, method="noise"),
+    "critic_step": lambda D, real, fake: gk.critic_step(D, real, fake, r1=1.0, r2=1.0).loss,
+    "critic_step, difference": lambda D, real, fake: (
+        gk.critic_step(D, real, fake, r1=1.0, method="difference", fraction=0.5).loss
+    ),
 }
 
 
