@@ -30,7 +30,8 @@ Scale the loss as always: ``scaler.scale(loss + penalty).backward()``. A scale a
 GradScaler's first, is inf in float16 scores: that step is skipped, the scale halved.
 
 All results are scalars, float32 (float64 for float64 gradients), differentiable twice in the
-critic's parameters, and deterministic for given random numbers. Under ``torch.no_grad()`` and
+critic's parameters (once by methods without second derivatives, below, which hold directions
+constant), and deterministic for given random numbers. Under ``torch.no_grad()`` and
 ``torch.inference_mode()`` the same number comes without a graph. Samples made here are detached: no
 gradient reaches a generator. Nothing but :func:`check_independent_samples` synchronizes with a
 device.

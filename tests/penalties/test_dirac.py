@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from gankernels import dirac
+from gankernels import dirac, r1_penalty
 
 LR = 0.1
 SLOPE = {"wgan": 1.0, "xy": 1.0}  # f'(0), else 1/2
@@ -412,3 +412,47 @@ def test_command_imports_no_matplotlib():
     )
     assert done.returncode == 0, done.stderr
     assert "--plot" in done.stdout
+
+
+# --- R1 without a second derivative ---------------------------------------------------------------
+
+
+def _r1_by(method):
+    def losses(theta, psi, gamma):
+        critic, generator = dirac._nsgan(theta, psi)
+        penalty = r1_penalty(
+            lambda x: psi * x,
+            dirac._sample(dirac._DATA).expand(COPIES[method], 1),
+            gamma=gamma,
+            method=method,
+            generator=torch.Generator().manual_seed(0),
+        )
+        return critic + penalty, generator
+
+    return dirac.Method(f"R1 by {method}", losses, {"gamma": 0.8})
+
+
+#: Draws of the noise in a step.
+COPIES = {"difference": 1, "noise": 2000}
+
+
+def numerical_eigenvalues(method, lr):
+    """Of the step's central differences: autograd would take the direction for a constant."""
+    h = 1e-4
+    steps = [
+        dirac.simulate(method, steps=1, lr=lr, start=start)[1]
+        for start in ((h, 0.0), (-h, 0.0), (0.0, h), (0.0, -h))
+    ]
+    columns = [(steps[0] - steps[1]) / (2 * h), (steps[2] - steps[3]) / (2 * h)]
+    return torch.linalg.eigvals(torch.stack(columns, 1))
+
+
+@pytest.mark.parametrize("method, rel", [("difference", 1e-6), ("noise", 0.03)])
+def test_r1_without_second_derivatives(method, rel, monkeypatch):
+    """Eigenvalues and trajectories are those of R1: the critic is linear. By noise, in the mean."""
+    monkeypatch.setitem(dirac.METHODS, "other", _r1_by(method))
+    found, exact = numerical_eigenvalues("other", 0.3), dirac.eigenvalues("r1", lr=0.3)
+    torch.testing.assert_close(found.abs().sort()[0], exact.abs().sort()[0], rtol=rel, atol=0)
+    paths = [dirac.simulate(name, steps=60, lr=0.3) for name in ("other", "r1")]
+    tolerance = 1e-10 if method == "difference" else 0.03
+    torch.testing.assert_close(*paths, rtol=0, atol=tolerance)
