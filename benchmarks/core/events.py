@@ -134,6 +134,30 @@ class Figure(Event):
     value: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class GradientAccuracy(Event):
+    """How far the gradient of a penalty is from the exact one."""
+
+    critic: str
+    precision: str
+    method: str
+    sigma: float
+    error: float
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodStep(Event):
+    """A whole step with a penalty by some method; times over the exact one, in eager mode."""
+
+    kind: str
+    compiled: bool
+    seconds: Spread
+    over_exact: Spread
+    peak_bytes: int
+    calm: bool
+
+
 E = TypeVar("E", bound=Event)
 
 
@@ -157,6 +181,8 @@ KINDS = {
     "step memory": StepMemory,
     "memory": Memory,
     "figure": Figure,
+    "gradient accuracy": GradientAccuracy,
+    "method step": MethodStep,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
 SPREAD = {part.name for part in fields(Spread)}

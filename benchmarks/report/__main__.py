@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--quick", action="store_true", help="within 6 minutes (the default)")
-    modes.add_argument("--full", action="store_true", help="everything, about 23 minutes")
+    modes.add_argument("--full", action="store_true", help="everything, about 26 minutes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the report")
     chosen = parser.parse_args(arguments)
     console = Console()

@@ -15,13 +15,15 @@ from benchmarks.core.events import (
     E,
     Event,
     Figure,
+    GradientAccuracy,
     Layer,
     Memory,
+    MethodStep,
     Row,
     only,
 )
 from benchmarks.core.harness import Spread
-from benchmarks.suites import augmentation
+from benchmarks.suites import augmentation, first_order
 from benchmarks.suites.gradient_penalty import ACCURACY, EAGER, SHAPES, USUAL
 from benchmarks.suites.spectral_norm import BASELINE, FUSED, LAYER
 
@@ -54,6 +56,17 @@ PENALTY_MEMORY_BAR = 0.05  # of the gradients: all that is smaller than they are
 PENALTY_SHAPES = [shape_name(shape) for shape in SHAPES]  # the smallest first
 LARGE_PENALTY_SHAPES = PENALTY_SHAPES[-2:]
 
+
+METHOD_BARS = {first_order.ONE_SIDED: 0.8, first_order.CENTRAL: 1.25}  # of an exact step's time
+#: Of differences at a sigma: critics, precision, the largest error, the least cosine.
+SMOOTH = (first_order.ATTENTION, first_order.GELU)
+ACCURACY_BARS = {
+    (first_order.FLOAT32, 0.01): (SMOOTH, 2e-2, 0.0),
+    (first_order.FLOAT32, 0.002): (SMOOTH, 1e-3, 0.0),
+    (first_order.BFLOAT16, 0.01): (SMOOTH, 6e-2, 0.998),
+}
+LEAKY_COSINE_BAR = 0.85
+NOISE_BAR = 30.0  # times the error of differences at the same sigma
 
 AUGMENT_BARS = {  # case: times faster than plain PyTorch, by pass
     augmentation.GEOMETRY[0].name: {FORWARD: 25.0, BACKWARD: 45.0},
@@ -127,6 +140,7 @@ def verdicts(events: list[Event]) -> Iterator[Verdict]:
     """Every bar, in the order of the tables."""
     yield from _spectral_norm(events)
     yield from _gradient_penalty(events)
+    yield from _methods(events)
     yield from _augmentation(events)
 
 
@@ -242,6 +256,50 @@ def _gradient_penalty(events: list[Event]) -> Iterator[Verdict]:
         PENALTY_MEMORY_BAR,
         memory.peak_bytes / memory.gradient_bytes if memory else None,
         at_most=True,
+    )
+
+
+def _methods(events: list[Event]) -> Iterator[Verdict]:
+    """Of penalties without second derivatives."""
+    exact = _find(events, MethodStep, kind=first_order.EXACT)
+    for kind, bar in METHOD_BARS.items():
+        step = _find(events, MethodStep, kind=kind, compiled=False)
+        time = step.over_exact.median if step else None
+        calm = step is None or step.calm
+        yield Verdict("step over an exact one, time", kind, bar, time, at_most=True, calm=calm)
+        peak = step.peak_bytes / exact.peak_bytes if step and exact else None
+        yield Verdict("step over an exact one, peak memory", kind, 1.0, peak, at_most=True)
+    found = only(events, GradientAccuracy)
+    ours = [e for e in found if e.method == first_order.DIFFERENCE]
+    for (precision, sigma), (critics, error, cosine) in ACCURACY_BARS.items():
+        mine = [e for e in ours if (e.precision, e.sigma) == (precision, sigma)]
+        mine = [e for e in mine if e.critic in critics]
+        subject = f"{precision}, sigma {sigma:g}, smooth critics"
+        most = max((e.error for e in mine), default=None)
+        yield Verdict("differences, error of the gradient", subject, error, most, at_most=True)
+        if cosine:
+            least = min((e.cosine for e in mine), default=None)
+            yield Verdict("differences, cosine of the gradient", subject, cosine, least)
+    leaky = [e.cosine for e in ours if (e.critic, e.sigma) == (first_order.LEAKY, 0.01)]
+    yield Verdict(
+        "differences, cosine of the gradient",
+        f"sigma 0.01, {first_order.LEAKY}",
+        LEAKY_COSINE_BAR,
+        min(leaky, default=None),
+    )
+    noise = {
+        (e.critic, e.precision, e.sigma): e.error for e in found if e.method == first_order.NOISE
+    }
+    times = {e: noise[e.critic, e.precision, e.sigma] / e.error for e in ours if e.sigma <= 0.01}
+    least_of = min(times, key=lambda e: times[e], default=None)
+    yield Verdict(
+        "differences, how many times less error than noise",
+        "sigma at most 0.01",
+        NOISE_BAR,
+        times[least_of] if least_of else None,
+        note=f"least: {least_of.critic}, {least_of.precision}, {least_of.sigma:g}"
+        if least_of
+        else "",
     )
 
 

@@ -22,6 +22,7 @@ from benchmarks.core.events import (
     GRADIENT_PENALTY,
     SPECTRAL_NORM,
     Event,
+    GradientAccuracy,
     Layer,
     Row,
     TrainingStep,
@@ -273,6 +274,35 @@ def shares(events: list[Event], suite: Suite) -> Figure | None:
     return figure
 
 
+def accuracy(events: list[Event]) -> Figure | None:
+    """Errors of gradients over sigma: a panel for each precision, a color for each critic."""
+    found = only(events, GradientAccuracy)
+    if not found:
+        return None
+    precisions = list(dict.fromkeys(e.precision for e in found))
+    figure, panels = plt.subplots(
+        1, len(precisions), figsize=(11, 4), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, precision in zip(panels[0], precisions, strict=True):
+        for color, critic in zip(
+            ("#1a7f4b", "#2f6fb2", "#c0392b"), dict.fromkeys(e.critic for e in found), strict=False
+        ):
+            for method, style in (("difference", "o-"), ("noise", "x--")):
+                points = [
+                    (e.sigma, e.error)
+                    for e in found
+                    if (e.precision, e.critic, e.method) == (precision, critic, method)
+                ]
+                label = f"{critic}, {method}"
+                axes.loglog(*zip(*points, strict=True), style, color=color, label=label)
+        axes.axhline(1, color="#9aa3af", lw=0.8)
+        axes.set_title(precision)
+        axes.set_xlabel("sigma: root mean square of the step, an element")
+    panels[0][0].set_ylabel("relative error of the gradient")
+    panels[0][-1].legend(fontsize=8, loc="lower left")
+    return figure
+
+
 def _step_title(event: TrainingStep) -> str:
     return f"{event.title}\nbatch {event.batch}, {event.threads} threads"
 
@@ -289,6 +319,7 @@ def all_charts(events: list[Event]) -> dict[str, Figure]:
         "penalty_speedup": _penalty_speedups(events),
         "penalty_bandwidth": bandwidth(events, penalty),
         "penalty_shares": shares(events, penalty),
+        "penalty_accuracy": accuracy(events),
         "augment_speedup": _augment_speedups(events),
     }
     return {name: figure for name, figure in made.items() if figure is not None}

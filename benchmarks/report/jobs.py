@@ -53,6 +53,8 @@ def quick_jobs() -> Iterator[Job]:
         yield step_job(name, quick=True, threads=2, budget_s=2.5)
     for name in critics.CRITICS:
         yield penalty_step_job(name, quick=True, budget_s=2.0, cost_s=7.0)
+    yield job_of("penalty accuracy", network="three critics", batch=4, cost_s=12.0)
+    yield method_job(compiled=False, budget_s=10.0, cost_s=16.0)
     yield job_of("layers", passes=[FORWARD, BACKWARD], budget_s=0.05, cost_s=22.0)
     everyone = [USUAL, EAGER, COMPILED, OURS]
     yield penalty_job(list(QUICK_COMPILED_PENALTIES), everyone, TUNED, 2, 0.5)
@@ -96,6 +98,8 @@ def full_jobs() -> Iterator[Job]:
         yield step_job(name, quick=False, threads=2, budget_s=15.0)
     for name in critics.CRITICS:
         yield penalty_step_job(name, quick=False, budget_s=12.0, cost_s=45.0)
+    yield job_of("penalty accuracy", network="three critics", batch=16, cost_s=45.0)
+    yield method_job(compiled=True, budget_s=30.0, cost_s=180.0)
 
 
 def job_of(work: str, cost_s: float, **more: Any) -> Job:
@@ -138,6 +142,10 @@ def penalty_memory_job() -> Job:
 
 def penalty_step_job(name: str, **more: Any) -> Job:
     return job_of("penalty step", network=name, kinds=list(critics.STEPS), **more)
+
+
+def method_job(**more: Any) -> Job:
+    return job_of("penalty methods", network="transformer", **more)
 
 
 def augment_job(case: AugmentCase, passes: list[str], threads: int, budget_s: float) -> Job:
@@ -213,6 +221,8 @@ def title(job: Job) -> str:
         "penalty": "penalty",
         "penalty step": "whole step with penalties",
         "penalty memory": "peak memory of the penalty",
+        "penalty accuracy": "gradients without second derivatives",
+        "penalty methods": "whole step without second derivatives",
         "augment": "augmentation",
         "augment figures": "cycles, accuracy, memory",
     }

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from benchmarks.core import bandwidth
 from benchmarks.core.contest import (
     BACKWARD,
     BYTES_PER_ELEMENT,
+    COMPILED,
     FORWARD,
     OURS,
     PLAIN,
@@ -37,9 +38,11 @@ from benchmarks.core.events import (
     Checked,
     Event,
     Figure,
+    GradientAccuracy,
     Layer,
     LeftOut,
     Memory,
+    MethodStep,
     Reduction,
     Row,
     StepMemory,
@@ -51,6 +54,7 @@ from benchmarks.report.jobs import Job
 from benchmarks.suites import (
     augmentation,
     critics,
+    first_order,
     gradient_penalty,
     networks,
     spectral_norm,
@@ -211,6 +215,39 @@ def penalty_step_rows(job: Job) -> Iterator[Event]:
         yield StepMemory(network=job["network"], kind=kind, peak_bytes=_peak_bytes(step)[0])
 
 
+def accuracy_rows(job: Job) -> Iterator[Event]:
+    """Gradients without second derivatives, against the exact ones."""
+    for found in first_order.accuracies(job["batch"]):
+        yield GradientAccuracy(**asdict(found))
+
+
+def method_rows(job: Job) -> Iterator[Event]:
+    """A whole step with R1 + R2 by each method: time and peak memory; compiled where asked for."""
+    steps: dict[str, Callable[[], torch.Tensor]] = {}
+    for compiled in (False, True) if job["compiled"] else (False,):
+        for kind in first_order.STEPS:
+            if compiled and kind == first_order.EXACT:
+                continue  # torch differentiates a compiled critic once
+            name = f"{kind}, {COMPILED}" if compiled else kind
+            try:
+                step = first_order.step_of(kind, compiled=compiled)
+                if not step().isfinite():
+                    raise WrongResultError(f"the loss with {name} is not finite")
+                steps[name] = step
+            except Exception as error:
+                yield LeftOut(network=job["network"], kind=name, reason=reason_of(error))
+    timings = interleaved(steps, job["budget_s"])
+    for name, step in steps.items():
+        yield MethodStep(
+            kind=name.removesuffix(f", {COMPILED}"),
+            compiled=name.endswith(f", {COMPILED}"),
+            seconds=timings.seconds(name),
+            over_exact=timings.ratio(name, first_order.EXACT),
+            peak_bytes=_peak_bytes(step)[0],
+            calm=timings.calm(name),
+        )
+
+
 def _step(
     network: networks.FullNetwork, job: Job, batch: int, kind: str, timings: Timings
 ) -> TrainingStep:
@@ -357,6 +394,8 @@ WORK: dict[str, Callable[[Job], Iterator[Event]]] = {
     "penalty": penalty_rows,
     "penalty step": penalty_step_rows,
     "penalty memory": penalty_memory_rows,
+    "penalty accuracy": accuracy_rows,
+    "penalty methods": method_rows,
     "augment": augment_rows,
     "augment figures": augment_figures,
 }

@@ -11,7 +11,9 @@ from benchmarks.core.contest import PLAIN
 from benchmarks.core.events import (
     Event,
     Figure,
+    GradientAccuracy,
     LeftOut,
+    MethodStep,
     Reduction,
     Row,
     TrainingStep,
@@ -21,13 +23,18 @@ from benchmarks.core.events import (
 from benchmarks.core.html import CSS, table
 from benchmarks.report import charts
 from benchmarks.report.words import (
+    ACCURACY_COLUMNS,
+    METHOD_COLUMNS,
+    accuracy_rows,
     augmentation_sentences,
     batch,
+    method_rows,
     milliseconds,
     reduction_sentence,
     step_peaks,
     verdict_mark,
 )
+from benchmarks.suites.first_order import STEP_TITLE
 from benchmarks.suites.registry import SUITES, suite_of, who
 
 Facts = dict[str, Any]
@@ -61,6 +68,11 @@ _CAPTIONS = {
     "penalty_bandwidth": (
         "Gradient penalties: against the memory",
         "Forward reads the gradients; backward reads them and writes theirs.",
+    ),
+    "penalty_accuracy": (
+        "Gradient penalties: gradients without second derivatives",
+        "R1's gradient by all parameters, against that of second derivatives in float64. By "
+        "differences along the gradient it is nearly that; by noise it is mostly noise.",
     ),
     "penalty_shares": (
         "Gradient penalties: in a whole critic step",
@@ -206,6 +218,17 @@ def render(report: Facts) -> str:
             parts.append(f"<h2>{suite.title}: whole steps</h2>" + _steps_table(mine))
     for event in only(events, Reduction):
         parts.append(f"<p>{escape(reduction_sentence(event))}</p>")
+    if only(events, MethodStep):
+        parts.append("<h2>Gradient penalties without second derivatives: a whole step</h2>")
+        parts.append(f"<p>{escape(STEP_TITLE)}. Eager, and with the critic compiled.</p>")
+        parts.append(table(METHOD_COLUMNS, method_rows(events), left=1))
+    if only(events, GradientAccuracy):
+        parts.append(
+            "<h2>Gradient penalties without second derivatives: gradients</h2>"
+            "<p>R1's gradient by all parameters: the norm of its difference from that of second "
+            "derivatives in float64, relative, and the cosine.</p>"
+        )
+        parts.append(table(ACCURACY_COLUMNS, accuracy_rows(events), left=2))
     if only(events, Figure):
         said = "".join(f"<p>{escape(text)}</p>" for text in augmentation_sentences(events))
         parts.append(f"<h2>Augmentation: figures</h2>{said}" + _figures_table(events))

@@ -9,8 +9,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.core.contest import PLAIN
-from benchmarks.core.events import Event, Figure, LeftOut, Reduction, Row, TrainingStep, only
+from benchmarks.core.events import (
+    Event,
+    Figure,
+    GradientAccuracy,
+    LeftOut,
+    MethodStep,
+    Reduction,
+    Row,
+    TrainingStep,
+    only,
+)
 from benchmarks.report import words
+from benchmarks.suites import first_order
 from benchmarks.suites.registry import SUITES, Suite, suite_of, who
 
 Facts = dict[str, Any]
@@ -85,6 +96,15 @@ def step_table(events: list[Event], suite: Suite) -> Table | None:
     return table
 
 
+def _plain_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    table = Table(title=title)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
 def bars_table(verdicts: list[Facts]) -> Table:
     """Every bar, as measured."""
     table = Table(title="Bars")
@@ -115,6 +135,12 @@ def show(report: Facts, console: Console) -> None:
                 console.print(table)
     for event in only(events, Reduction):
         console.print(words.reduction_sentence(event))
+    if only(events, MethodStep):
+        title = f"A whole step without second derivatives: {first_order.STEP_TITLE}"
+        console.print(_plain_table(title, words.METHOD_COLUMNS, words.method_rows(events)))
+    if only(events, GradientAccuracy):
+        title = "R1's gradient without second derivatives, against the exact one"
+        console.print(_plain_table(title, words.ACCURACY_COLUMNS, words.accuracy_rows(events)))
     if only(events, Figure):
         for sentence in words.augmentation_sentences(events):
             console.print(sentence)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.core.contest import FORWARD, OURS
+from benchmarks.core.contest import FORWARD, OURS, PLAIN
 from benchmarks.core.events import (
     AUGMENTATION,
     Event,
+    GradientAccuracy,
+    MethodStep,
     Reduction,
     Row,
     StepMemory,
@@ -15,6 +17,7 @@ from benchmarks.core.events import (
     only,
 )
 from benchmarks.suites import augmentation
+from benchmarks.suites.first_order import CENTRAL, DIFFERENCE, EXACT, NOISE, ONE_SIDED
 from benchmarks.suites.gradient_penalty import USUAL
 
 Facts = dict[str, Any]
@@ -50,6 +53,51 @@ def reduction_sentence(event: Reduction) -> str:
         f"which is what gankernels makes faster, is {usual:.2f} % in the usual form and "
         f"{ours:.2f} % in gankernels. The rest is the critic's own."
     )
+
+
+METHODS = {
+    PLAIN: "no penalty",
+    NOISE: "noise",
+    ONE_SIDED: "difference, one-sided",
+    CENTRAL: "difference, central",
+    EXACT: "exact, second derivatives",
+}
+
+
+def method_rows(events: list[Event]) -> list[list[str]]:
+    """By method: milliseconds a step and times the exact one's, eager and compiled; peak memory."""
+    rows = []
+    for kind, label in METHODS.items():
+        cells = [label]
+        for compiled in (False, True):
+            found = only(events, MethodStep, kind=kind, compiled=compiled)
+            for step in found[:1]:
+                cells += [milliseconds(step.seconds.median), f"{step.over_exact.median:.2f}"]
+            cells += [] if found else ["", ""]
+        peaks = [e.peak_bytes / 1e6 for e in only(events, MethodStep, kind=kind, compiled=False)]
+        rows.append([*cells, f"{peaks[0]:.0f}" if peaks else ""])
+    return rows
+
+
+METHOD_COLUMNS = ["R1 + R2", "ms", "x exact", "ms, compiled", "x exact", "peak MB"]
+
+
+def accuracy_rows(events: list[Event]) -> list[list[str]]:
+    """Relative error and cosine of gradients, a line for each critic, precision and sigma."""
+    rows = []
+    found = only(events, GradientAccuracy)
+    for key in dict.fromkeys((e.critic, e.precision, e.sigma) for e in found):
+        cells = [*key[:2], f"{key[2]:g}"]
+        for method in (DIFFERENCE, NOISE):
+            for e in found:
+                if (e.critic, e.precision, e.sigma) == key and e.method == method:
+                    cells += [f"{e.error:.1e}", f"{e.cosine:.4f}"]
+        rows.append(cells)
+    return rows
+
+
+ACCURACY_COLUMNS = ["critic", "precision", "sigma", "difference: error", "cosine", "noise: error"]
+ACCURACY_COLUMNS += ["cosine"]
 
 
 def augmentation_sentences(events: list[Event]) -> list[str]:

@@ -213,7 +213,9 @@ class Norms:
         )
         if self.method == "double_backward":
             return self._measured(count, grads=grads)
-        steps, h = self._steps(grads, count)
+        norms, steps, h = self._steps(grads, count)
+        if not torch.is_grad_enabled():
+            return self._measured(count, norms=norms)
         ahead, behind = (
             sum_per_score(
                 self.op,
@@ -223,7 +225,7 @@ class Norms:
             )
             for sign in (1, -1)
         )
-        return self._measured(count, norms=(ahead - behind) / (2 * h))
+        return self._measured(count, norms=_with_slope(norms, (ahead - behind) / (2 * h)))
 
     def of(
         self,
@@ -265,12 +267,14 @@ class Norms:
         assert calls is not None
         if self.method == "noise":
             return self._noisy(calls, scores, points, single)
-        steps, h = self._steps(grads, count)
+        norms, steps, h = self._steps(grads, count)
+        if not torch.is_grad_enabled():
+            return self._measured(count, norms=norms)
         moved = self._moved(calls, points, steps, 1, single)
         ahead, here = (
             sum_per_score(self.op, x, self.groups, len(points[0])) for x in (moved, scores)
         )
-        return self._measured(count, norms=(ahead - here) / h)
+        return self._measured(count, norms=_with_slope(norms, (ahead - here) / h))
 
     def _measured(self, count: int, **found: Any) -> Measured:
         return Measured(self, count, self.sample_weight, **found)
@@ -323,9 +327,9 @@ class Norms:
         check_counts(self.op, scores, self.groups, len(points[0]))
         return self.between(scores, self._moved(calls, points, noise, 1, single))
 
-    def _steps(self, grads: list[Tensor], count: int) -> tuple[list[Tensor], Tensor]:
-        """``h d`` for every sample, d the direction of its gradient, and h for every score:
-        ``sigma`` times the root of the number of elements of its rows.
+    def _steps(self, grads: list[Tensor], count: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The norm of every score's gradient; ``h d`` for every sample, d the direction of that;
+        and h for every score, ``sigma`` times the root of the number of elements of its rows.
 
         d is zero where the gradient is.
         """
@@ -337,14 +341,22 @@ class Norms:
             h = self.sigma * _groups.sums(elements, self.groups, count).sqrt()
             # The largest element is divided by first, lest squares overflow, or underflow.
             peaks = torch.stack([g.abs().amax(1) for g in flat]).amax(0)
-            peaks = _groups.spread(_groups.largest(peaks, self.groups, count), self.groups, rows)
-            some = peaks != 0
-            flat = [g / torch.where(some, peaks, 1)[:, None] for g in flat]
-            squares = sum((g.square().sum(1) for g in flat), torch.zeros_like(peaks))
+            peaks = _groups.largest(peaks, self.groups, count)
+            divisors = _groups.spread(torch.where(peaks != 0, peaks, 1), self.groups, rows)
+            flat = [g / divisors[:, None] for g in flat]
+            squares = sum((g.square().sum(1) for g in flat), torch.zeros_like(divisors))
             squares = _groups.sums(squares, self.groups, count)
             length = torch.where(squares > 0, h * squares.rsqrt(), squares)
+            norms = peaks * squares.sqrt()
+            if self.inv_scale is not None:
+                norms = norms * self.inv_scale.detach().reshape(()).to(norms)
             by = _groups.spread(length, self.groups, rows)[:, None]
-            return [(g * by).view(p.shape) for g, p in zip(flat, grads, strict=True)], h
+            return norms, [(g * by).view(p.shape) for g, p in zip(flat, grads, strict=True)], h
+
+
+def _with_slope(norms: Tensor, found: Tensor) -> Tensor:
+    """Norms, whose derivative is that of the differences which approximate them."""
+    return norms + (found - found.detach())
 
 
 @dataclass

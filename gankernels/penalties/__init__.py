@@ -41,13 +41,13 @@ and its gradient takes a second derivative of the critic. Fused attention
 (``scaled_dot_product_attention``), critics that are compiled by themselves and others have none;
 the other two methods need first derivatives only, and have the same weights and centers:
 
-- ``"difference"``: with g the gradient at a sample, and its direction d = g / ||g|| held constant,
-  ``(D(x + h d) - D(x - h d)) / (2 h)`` is ||g||, and its derivative in the parameters that of
-  ||g||, both up to O(h^2) (finite differences along the gradient: Finlay & Oberman 2019, arXiv
-  1905.11468). Three passes of the critic, two of them with a graph. Where logits are given, ``(D(x
-  + h d) - D(x)) / h``, one pass more, up to O(h). Piecewise linear critics (ReLU, LeakyReLU) have
-  kinks between the points, which are in the difference and not in the second derivative; prefer the
-  exact form there.
+- ``"difference"``: the value is exact, from the gradients themselves; its gradient is that of
+  differences. With g the gradient at a sample, and its direction d = g / ||g|| held constant,
+  ``(D(x + h d) - D(x - h d)) / (2 h)`` has the derivative of ||g|| in the parameters, up to O(h^2)
+  (finite differences along the gradient: Finlay & Oberman 2019, arXiv 1905.11468). Three passes of
+  the critic, two of them with a graph. Where logits are given, ``(D(x + h d) - D(x)) / h``, one
+  pass more, up to O(h). Piecewise linear critics (ReLU, LeakyReLU) have kinks between the points,
+  which are in the difference and not in the second derivative; prefer the exact form there.
 - ``"noise"``: ``(D(x + sigma n) - D(x)) / sigma`` with n ~ N(0, I), whose square is ||g||^2 in the
   mean (Lin et al. 2025, arXiv 2501.08316). Right in the mean only: the gradient of one batch is
   mostly noise. With a center c, ``q^2 - 2 c sqrt(pi / 2) |q| + c^2`` for that q, which may be

@@ -26,16 +26,18 @@ from benchmarks.core.events import (
     GRADIENT_PENALTY,
     SPECTRAL_NORM,
     Figure,
+    GradientAccuracy,
     LeftOut,
     Memory,
+    MethodStep,
     Row,
     StepMemory,
     TrainingStep,
     only,
 )
-from benchmarks.report import bars, jobs, page, terminal, words
+from benchmarks.report import bars, jobs, measure, page, terminal, words
 from benchmarks.report.processes import run
-from benchmarks.suites import augmentation, critics, networks, workloads
+from benchmarks.suites import augmentation, critics, first_order, networks, workloads
 from benchmarks.suites import gradient_penalty as penalties
 from benchmarks.suites import spectral_norm as contestants
 from benchmarks.suites.augmentation import AugmentCase
@@ -321,6 +323,33 @@ def test_a_small_run_of_penalties_from_process_to_page(tmp_path, capsys):
     assert next(r.form for r in rows if r.kind == EAGER) in shown
 
 
+def test_a_small_run_of_methods_from_process_to_page(monkeypatch, capsys):
+    """Gradients without second derivatives, and steps with them, in this process."""
+    monkeypatch.setattr(first_order, "SIGMAS", (0.01, 0.002))
+    monkeypatch.setattr(first_order, "CRITICS", dict(list(first_order.CRITICS.items())[1:]))
+    monkeypatch.setattr(
+        first_order, "AttentionCritic", lambda **_: first_order.convolutional(torch.nn.GELU())
+    )
+    rows = measure.accuracy_rows({"batch": 2})
+    steps = measure.method_rows({"network": "small", "compiled": False, "budget_s": 0.2})
+    found = [dataclasses.replace(event, suite=GRADIENT_PENALTY) for event in (*rows, *steps)]
+    assert only(found, LeftOut) == []
+    accuracies = only(found, GradientAccuracy)
+    assert len(accuracies) == 2 * 2 * 2 * 2
+    best = [e for e in accuracies if (e.method, e.precision) == ("difference", "float32")]
+    assert all(e.error < 1e-3 for e in best if e.critic == first_order.GELU)
+    assert [e.kind for e in only(found, MethodStep)] == list(first_order.STEPS)
+    made = _small_report(found)
+    judged = [bar for bar in made["bars"] if bar["group"].startswith(("differences", "step over"))]
+    assert len(judged) == 10
+    assert all(bar["measured"] is not None for bar in judged)
+    text = page.render(made)
+    assert text.count("<svg") == 1
+    assert "without second derivatives" in text
+    terminal.show(made, Console(width=200))
+    assert "difference, one-sided" in capsys.readouterr().out
+
+
 def test_a_small_run_of_augmentation_from_process_to_page(capsys):
     case = AugmentCase("bg", 1.0, 2, 32)
     todo = [
@@ -465,7 +494,7 @@ def test_what_there_is_no_time_for_is_reported_as_left_out():
 
 
 def test_modes_cover_every_network_and_fit_their_time():
-    for mode, limit in ((jobs.quick_jobs(), 360), (jobs.full_jobs(), 1380)):
+    for mode, limit in ((jobs.quick_jobs(), 360), (jobs.full_jobs(), 1560)):
         todo = list(mode)
         tuned = {j["network"] for j in todo if j["work"] == "network" and j["allocator"] == "tuned"}
         assert tuned == set(workloads.load())

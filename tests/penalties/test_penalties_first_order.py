@@ -164,13 +164,30 @@ def test_central_differences_are_exact_of_a_quadratic_critic(name):
 
 
 def test_differences_of_logits_have_one_side():
-    """The error of the first order is that of the second derivative along the gradient."""
+    """The gradient's error of the first order is that of the second derivative along it."""
     D = Quadratic()
+    exact = gradient(D, r1(D, "double_backward"))
     errors = []
     for sigma in (1e-2, 1e-3):
-        got = r1_of_logits(D, "difference", sigma=sigma).item()
-        errors.append(abs(got / r1(D, "double_backward").item() - 1))
+        found = gradient(D, r1_of_logits(D, "difference", sigma=sigma))
+        errors.append(float((found - exact).norm() / exact.norm()))
     assert 1e-4 < errors[1] < errors[0] / 9 < 1e-2
+
+
+@pytest.mark.parametrize("name", ["r1", "r1 of logits", "wgan_gp", "wgan_lp", "dragan"])
+def test_values_are_exact(name):
+    """Of a critic with kinks, by a large step: norms are those of gradients."""
+    torch.manual_seed(0)
+    D = nn.Sequential(nn.Flatten(), nn.Linear(32, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)).double()
+    call = PENALTIES[name]
+    got = call(D, "difference", sigma=1.0)
+    torch.testing.assert_close(got, call(D, "double_backward"))
+    with torch.no_grad():
+        sizes = []
+        D.register_forward_hook(lambda m, args, y: sizes.append(len(args[0])))
+        if name != "r1 of logits":
+            torch.testing.assert_close(call(D, "difference", sigma=1.0), got.detach())
+            assert len(sizes) == 1
 
 
 def test_many_inputs_have_one_norm():
