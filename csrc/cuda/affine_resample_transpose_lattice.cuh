@@ -6,28 +6,32 @@
 
 namespace gankernels::affine_resample::cuda {
 
-// Nodes of a tile, and one more on either side: those of points next to it.
-constexpr int kNodes = kPoints + 2, kSumPitch = 53;
+// A tile of the image: a thread has a pixel of every kStep-th row. Of nodes, those that its pixels take, and
+// one more on either side: those of points next to it.
+template <class Acc>
+struct Tile {
+  static constexpr int kWidth = sizeof(Acc) == 4 ? 2 * kTile : kTile, kHeight = kTile;
+  static constexpr int kPixels = kWidth * kHeight / kThreads, kStep = kHeight / kPixels;
+  static constexpr int kAcross = 2 * kWidth + 12, kDown = 2 * kHeight + 12;
+  static constexpr int kPitch = kWidth == kTile ? 53 : 85;  // of sums: rows are 21 banks apart
+
+  DEVICE static int x() { return thread_id() % kWidth; }
+  DEVICE static int y() { return thread_id() / kWidth; }
+};
 
 // The planes of a channel: pixels of the output and what they are up-sampled to along rows; the sums of the
-// image's nodes, and in the place of the half-made points what decimating their rows leaves; and the
-// results of the threads' own pixels. A lattice's points are in no plane: a thread gives each of them to
-// its nodes as it is made.
+// image's nodes, and in the place of the half-made points what decimating the nodes' columns leaves. A
+// lattice's points are in no plane: a thread gives each of them to its nodes as it is made.
 template <class Acc>
 struct TransposePlanes {
-  static constexpr int kSide = sizeof(Acc) == 4 ? 80 : 40;
-  static constexpr int kHalf = (kSide / 2 + 5) * Planes<Acc>::kPixelPitch / 4 * 4 + 4;
-  static constexpr int kSums = kHalf + (kSide / 2 + 5) * Planes<Acc>::kHalfPitch;
-  // Of numbers of 4 bytes, as many as threads clear together.
-  static constexpr int kCleared = sizeof(Acc) == 4 ? 3 * 4 * kThreads : kNodes * kSumPitch;
-  static constexpr int kResults = kSums + kCleared;
-  static constexpr int kSize = kResults + kGroup * kThreads;
-  static_assert((kSums - kHalf) >= kPoints * Planes<Acc>::kColumnPitch);
+  static constexpr int kSide = sizeof(Acc) == 4 ? 96 : 56;  // of a box of the lattice
+  static constexpr int kPixelPitch = kSide / 2 + 5, kHalfPitch = kSide;
+  static constexpr int kRowPitch = 2 * Tile<Acc>::kWidth + 12;  // even, for loads of two
+  static constexpr int kHalf = (kPixelPitch * kPixelPitch + 3) / 4 * 4;
+  static constexpr int kSums = kHalf + kPixelPitch * kHalfPitch;
+  static constexpr int kSize = kSums + (Tile<Acc>::kDown * Tile<Acc>::kPitch + 3) / 4 * 4;
+  static_assert(kSums - kHalf >= Tile<Acc>::kHeight * kRowPitch);
 };
-// Beside them, which copies are reached, or a sweep's sums.
-constexpr int kReached = 6;  // ints a copy
-constexpr int kBeside =
-    std::max(kReached * kCopies * kCopies / 2, kThreads + kThreads / 2);  // of int64_t
 
 // Takes a box's cotangents to the beginning of `memory`, a channel at a time. The thread has a column of
 // them, of which rows [low, high) are within the image.
@@ -53,7 +57,7 @@ struct Cotangents {
             box.rows(),
             most(0, -y),
             column ? most(height(r.out) - y, most(0, -y)) : most(0, -y),
-            row * Planes<Acc>::kPixelPitch + lines.column,
+            row * TransposePlanes<Acc>::kPixelPitch + lines.column,
             reinterpret_cast<const char*>(grad + offset_of(r.out, sample, 0, y + row, x)),
             lines.step * r.out.row_stride * static_cast<int64_t>(sizeof(T))};
   }
@@ -92,7 +96,7 @@ struct Cotangents {
         inner += step, p += step_bytes;
       }
       UNROLL(4)
-      for (int k = 0; k < count; ++k, at += step * Planes<Acc>::kPixelPitch) {
+      for (int k = 0; k < count; ++k, at += step * TransposePlanes<Acc>::kPixelPitch) {
         memory[at] = value[k];
         largest = most(largest, Size<Acc>::of(value[k]));
       }
@@ -119,8 +123,8 @@ DEVICE void deposit(float x, const Scale<float, int>& scale, int64_t u, int64_t 
   const int right = multiply_high(above, half(u)), right_below = multiply_high(2 * below, half(u));
   atomic_add(nodes + at, (above >> 1) - right);
   atomic_add(nodes + (at + 1), right);
-  atomic_add(nodes + (at + kSumPitch), below - right_below);
-  atomic_add(nodes + (at + kSumPitch + 1), right_below);
+  atomic_add(nodes + (at + Tile<float>::kPitch), below - right_below);
+  atomic_add(nodes + (at + Tile<float>::kPitch + 1), right_below);
 }
 
 DEVICE void deposit(double x, const Scale<double, int64_t>& scale, double u, double v, int at,
@@ -129,8 +133,8 @@ DEVICE void deposit(double x, const Scale<double, int64_t>& scale, double u, dou
   const double below = sv * x, above = x - below;
   atomic_add(nodes + at, scale.fixed(above - su * above));
   atomic_add(nodes + (at + 1), scale.fixed(su * above));
-  atomic_add(nodes + (at + kSumPitch), scale.fixed(below - su * below));
-  atomic_add(nodes + (at + kSumPitch + 1), scale.fixed(su * below));
+  atomic_add(nodes + (at + Tile<double>::kPitch), scale.fixed(below - su * below));
+  atomic_add(nodes + (at + Tile<double>::kPitch + 1), scale.fixed(su * below));
 }
 
 // A copy of the tile: its first pixel in the plane, and the node that the tile's nodes are counted from.
@@ -150,7 +154,7 @@ struct Points8 {
   int groups, from, next;
 
   DEVICE static Points8 of(const Frame<Acc>& frame) {
-    using P = Planes<Acc>;
+    using P = TransposePlanes<Acc>;
     const Lines lines = Lines::of(frame.box.width, frame.shares.nodes);
     const int row = 8 * least(lines.row, kThreads);
     const Position u = frame.u.base + frame.u.a * lines.column + frame.u.b * row;
@@ -165,13 +169,14 @@ struct Points8 {
             frame.u.b,
             frame.v.b,
             frame.box.height / 8,
-            TransposePlanes<Acc>::kHalf + row / 2 * P::kHalfPitch + lines.column,
+            P::kHalf + row / 2 * P::kHalfPitch + lines.column,
             4 * lines.step * P::kHalfPitch};
   }
 
   // Calls f(S, u, v, at) for those that reach the tile's nodes. Those beyond the lattice are 0.
   template <class F>
   DEVICE void for_each(SharedArray<Acc> memory, F&& f) const {
+    constexpr int kMost_u = Tile<Acc>::kAcross - 1, kMost_v = Tile<Acc>::kDown - 1;
     const auto whole = [](Position u) { return LocalAxis<Acc>::whole(u); };
     Position first_u = u, first_v = v, end_u = last_u, end_v = last_v;
     int own = from;
@@ -181,62 +186,75 @@ struct Points8 {
       Position pu = first_u, pv = first_v;
       const int iu = whole(pu), iv = whole(pv), ju = whole(end_u), jv = whole(end_v);
       // None lies in the tile if both ends lie on one side of it.
-      if (((iu & ju) | (iv & jv)) < 0 || most(least(iu, ju), least(iv, jv)) >= kNodes - 1) continue;
+      if (((iu & ju) | (iv & jv)) < 0 || least(iu, ju) >= kMost_u || least(iv, jv) >= kMost_v)
+        continue;
       Acc point[8];
-      upsample_column<1, Acc>(memory, own, point);
+      upsample_column<1, TransposePlanes<Acc>>(memory, own, point);
       UNROLL(8)
       for (int n = 0; n < 8; ++n) {
         const int at_u = whole(pu), at_v = whole(pv);
-        if (static_cast<uint32_t>(at_u) < kNodes - 1 && static_cast<uint32_t>(at_v) < kNodes - 1)
-          f(point[n], pu, pv, at_v * kSumPitch + at_u);
+        if (static_cast<uint32_t>(at_u) < kMost_u && static_cast<uint32_t>(at_v) < kMost_v)
+          f(point[n], pu, pv, at_v * Tile<Acc>::kPitch + at_u);
         pu += b, pv += e;
       }
     }
   }
 };
 
-// The thread's pixel of a tile's nodes: decimated. A barrier has to come before.
+// The first half of decimation: of the columns of a tile's nodes. Eight pixels a thread.
 template <class Acc>
-DEVICE Acc decimate_sums(SharedArray<Sum<Acc>> nodes, SharedArray<Acc> memory, int x, int y,
-                         bool inside) {
+DEVICE void decimate_columns(SharedArray<Sum<Acc>> nodes, SharedArray<Acc> memory) {
   using P = TransposePlanes<Acc>;
-  // Four columns a thread.
-  const int row = thread_id() / 4, column = thread_id() % 4 * 4;
-  static_assert(4 * kPoints <= kThreads);
-  if (row < kPoints) {
-    const int from = (row + 1) * kSumPitch + 2 * column + 1;
-    Acc node[18];
-    UNROLL(18)
-    for (int n = 0; n < 18; ++n) node[n] = static_cast<Acc>(nodes[from + n]);
-    decimated<Acc>(node, memory, P::kHalf + row * Planes<Acc>::kColumnPitch + column);
+  constexpr int kEach = 8, kColumns = Tile<Acc>::kAcross - 2;
+  static_assert(kColumns * Tile<Acc>::kHeight / kEach <= kThreads);
+  const int part = thread_id() / kColumns, column = thread_id() - part * kColumns;
+  if (part >= Tile<Acc>::kHeight / kEach) return;
+  const int from = (2 * kEach * part + 1) * Tile<Acc>::kPitch + column + 1;
+  Acc node[2 * kEach + 10], sum[kEach];
+  UNROLL(26)
+  for (int n = 0; n < 2 * kEach + 10; ++n)
+    node[n] = static_cast<Acc>(nodes[from + n * Tile<Acc>::kPitch]);
+  decimated<kEach>(node, sum);
+  const int to = P::kHalf + kEach * part * P::kRowPitch + column;
+  UNROLL(8)
+  for (int k = 0; k < kEach; ++k) memory[to + k * P::kRowPitch] = sum[k];
+}
+
+// The second half: a pixel of the tile.
+template <class Acc>
+DEVICE Acc decimate_row(SharedArray<Acc> memory, int x, int y) {
+  using P = TransposePlanes<Acc>;
+  Acc sum = 0;
+  UNROLL(6)
+  for (int j = 0; j < kTaps; j += 2) {
+    const auto two = shared_load<2>(memory + (P::kHalf + y * P::kRowPitch + 2 * x + j));
+    sum += symlet<Acc>(j) * two.at[0];
+    sum += symlet<Acc>(j + 1) * two.at[1];
   }
-  sync_threads();
-  return inside ? decimate_column<Acc>(memory, P::kHalf, 2 * y, x) : Acc(0);
+  return sum;
 }
 
 // Zeros where margins leave no nodes of the tile.
-template <class Total>
-DEVICE void limit_sums(const Resample& r, const TileCopy& copy, SharedArray<Total> nodes) {
+template <class Acc>
+DEVICE void limit_sums(const Resample& r, const TileCopy& copy, SharedArray<Sum<Acc>> nodes) {
+  constexpr int kAcross = Tile<Acc>::kAcross;
   const Range bx = range_of(r, 0), by = range_of(r, 1);
-  for (int k = thread_id(); k < kNodes * kNodes; k += kThreads) {
-    const int row = k / kNodes, column = k - row * kNodes;
+  for (int k = thread_id(); k < kAcross * Tile<Acc>::kDown; k += kThreads) {
+    const int row = k / kAcross, column = k - row * kAcross;
     if (!bx.has_node(copy.u() + column) || !by.has_node(copy.v() + row))
-      nodes[row * kSumPitch + column] = 0;
+      nodes[row * Tile<Acc>::kPitch + column] = 0;
   }
   sync_threads();
 }
 
 template <class Acc>
 DEVICE void clear_sums(SharedArray<Sum<Acc>> nodes) {
-  constexpr int kEach = 16 / sizeof(Acc),
-                kTurns = TransposePlanes<Acc>::kCleared / kEach / kThreads;
-  UNROLL(4)
-  for (int k = 0; k < kTurns; ++k)
-    shared_store(nodes + kEach * (k * kThreads + thread_id()), Vector<Sum<Acc>, kEach>{});
-  constexpr int kDone = kEach * kTurns * kThreads;
-  if constexpr (kDone < TransposePlanes<Acc>::kCleared)
-    for (int k = kDone + thread_id(); k < TransposePlanes<Acc>::kCleared; k += kThreads)
-      nodes[k] = 0;
+  using P = TransposePlanes<Acc>;
+  constexpr int kEach = 16 / sizeof(Acc), kCount = (P::kSize - P::kSums) / kEach;
+  UNROLL(5)
+  for (int k = 0; k < kCount; k += kThreads)
+    if (k + thread_id() < kCount)
+      shared_store(nodes + kEach * (k + thread_id()), Vector<Sum<Acc>, kEach>{});
 }
 
 // In the place of the thread's cotangents that are so large that sums with them may not be finite, or are not,
@@ -246,7 +264,7 @@ DEVICE int replace_odd(const Box& box, const Lines& pixels, Acc by, SharedArray<
   int largest = 0;
   UNROLL(1)
   for (int row = pixels.row; row < box.rows(); row += pixels.step) {
-    const int at = row * Planes<Acc>::kPixelPitch + pixels.column;
+    const int at = row * TransposePlanes<Acc>::kPixelPitch + pixels.column;
     const int size = Size<Acc>::of(memory[at]);
     if (size > Size<Acc>::kMost)
       memory[at] = by;
@@ -256,41 +274,76 @@ DEVICE int replace_odd(const Box& box, const Lines& pixels, Acc by, SharedArray<
   return largest;
 }
 
-// Whether the thread's pixel takes an odd cotangent. Leaves zeros in the place of those, and clears the sums;
-// `largest` becomes the size of the largest other one. A barrier comes last.
+// The thread's pixels in a copy of the tile, and which of them it shows, by their bits.
 template <class Acc>
-DEVICE bool takes_odd(const Resample& r, const Frame<Acc>& frame, const Lines& pixels,
-                      const Points8<Acc>& points, const TileCopy& copy, int x, int y, bool inside,
-                      SharedArray<Acc> memory, SharedArray<Sum<Acc>> nodes, int* largest) {
+struct OwnPixels {
+  int x, y[Tile<Acc>::kPixels];
+  uint32_t shown;
+
+  DEVICE static OwnPixels of(const Resample& r, const Record<Acc>& s, const Block& block, int kx,
+                             int ky, const TileCopy& copy) {
+    const Range bx = range_of(r, 0), by = range_of(r, 1);
+    const int x = block.x0 + Tile<Acc>::x(), at_x = s.across.raw(kx, x);
+    const bool column = x < width(r.in) && s.across.shows(kx, x) && bx.has_pixel(at_x);
+    OwnPixels own{at_x - copy.x, {}, 0};
+    UNROLL(2)
+    for (int p = 0; p < Tile<Acc>::kPixels; ++p) {
+      const int y = block.y0 + Tile<Acc>::y() + p * Tile<Acc>::kStep, at_y = s.down.raw(ky, y);
+      own.y[p] = at_y - copy.y;
+      if (column && y < height(r.in) && s.down.shows(ky, y) && by.has_pixel(at_y))
+        own.shown |= 1u << p;
+    }
+    return own;
+  }
+};
+
+// Which of the thread's pixels take an odd cotangent, by their bits. Leaves zeros in the place of those, and
+// clears the sums; `largest` becomes the size of the largest other one. A barrier comes last.
+template <class Acc>
+DEVICE uint32_t take_odd(const Resample& r, const Frame<Acc>& frame, const Lines& pixels,
+                         const Points8<Acc>& points, const TileCopy& copy,
+                         const OwnPixels<Acc>& own, SharedArray<Acc> memory,
+                         SharedArray<Sum<Acc>> nodes, int* largest) {
+  using P = TransposePlanes<Acc>;
+  constexpr int kPitch = Tile<Acc>::kPitch;
   replace_odd<Acc>(frame.box, pixels, not_a_number<Acc>(), memory);
   sync_threads();
-  upsample_rows<1, Acc>(frame.box, frame.shares, memory, TransposePlanes<Acc>::kHalf);
+  upsample_rows<1, P>(frame.box, frame.shares, memory, P::kHalf);
   sync_threads();
   points.for_each(memory, [&](Acc point, auto, auto, int at) {
     if (point == point) return;
     atomic_add(nodes + at, 1);
     atomic_add(nodes + (at + 1), 1);
-    atomic_add(nodes + (at + kSumPitch), 1);
-    atomic_add(nodes + (at + kSumPitch + 1), 1);
+    atomic_add(nodes + (at + kPitch), 1);
+    atomic_add(nodes + (at + kPitch + 1), 1);
   });
   sync_threads();
-  if (r.margins) limit_sums<Sum<Acc>>(r, copy, nodes);
-  bool odd = false;
-  UNROLL(1)
-  for (int k = 0; inside && k < kTaps * kTaps; ++k)
-    odd |= nodes[(2 * y + 1 + k / kTaps) * kSumPitch + 2 * x + 1 + k % kTaps] != 0;
+  if (r.margins) limit_sums<Acc>(r, copy, nodes);
+  uint32_t odd = 0;
+  UNROLL(2)
+  for (int p = 0; p < Tile<Acc>::kPixels; ++p) UNROLL(1)
+  for (int k = 0; k < kTaps * kTaps; ++k)
+    if (nodes[(2 * own.y[p] + 1 + k / kTaps) * kPitch + 2 * own.x + 1 + k % kTaps] != 0)
+      odd |= 1u << p;
   sync_threads();
   clear_sums<Acc>(nodes);
   *largest = block_max<kThreads>(replace_odd<Acc>(frame.box, pixels, 0, memory));
   return odd;
 }
 
-// Adds to the threads' results what a copy of the tile gets of a box of the lattice, in the channels of a
-// group: up-sampled, added to nodes, decimated. The thread's pixel is at (x, y) of the copy.
+// The results of the thread's pixels, in the channels of a group.
+template <class Acc>
+struct Results {
+  Acc at[Tile<Acc>::kPixels][kGroup];
+};
+
+// Adds to the thread's results what a copy of the tile gets of a box of the lattice: up-sampled, added to
+// nodes, decimated.
 template <class T>
 DEVICE void gather_box(const Transpose& args, const Record<Accumulation<T>>* record,
-                       const TileCopy& copy, const Box& box, int x, int y, bool inside, int sample,
-                       int place, SharedArray<Accumulation<T>> memory) {
+                       const TileCopy& copy, const Box& box, const OwnPixels<Accumulation<T>>& own,
+                       int sample, int place, SharedArray<Accumulation<T>> memory,
+                       Results<Accumulation<T>>* results) {
   using Acc = Accumulation<T>;
   using P = TransposePlanes<Acc>;
   SHARED(Frame<Acc>, frame, 1);
@@ -325,56 +378,62 @@ DEVICE void gather_box(const Transpose& args, const Record<Accumulation<T>>* rec
     sync_threads();
     top = largest[c];
     if (top == 0) continue;  // the same for all threads
-    bool odd = false;
-    if (top > Size<Acc>::kMost) {
-      odd = takes_odd<Acc>(r, f, pixels, points, copy, x, y, inside, memory, nodes, &top);
-    }
-    upsample_rows<1, Acc>(f.box, f.shares, memory, P::kHalf);
+    uint32_t odd = 0;
+    if (top > Size<Acc>::kMost)
+      odd = take_odd<Acc>(r, f, pixels, points, copy, own, memory, nodes, &top);
+    upsample_rows<1, P>(f.box, f.shares, memory, P::kHalf);
     sync_threads();
     const auto scale = Scale<Acc, Sum<Acc>>::of(top, reaching);
     points.for_each(
         memory, [&](Acc point, auto u, auto v, int at) { deposit(point, scale, u, v, at, nodes); });
     sync_threads();
-    if (r.margins) limit_sums<Sum<Acc>>(r, copy, nodes);
-    const Acc own = 4 * scale.back * decimate_sums<Acc>(nodes, memory, x, y, inside);
-    memory[P::kResults + c * kThreads + thread_id()] += odd ? not_a_number<Acc>() : own;
+    if (r.margins) limit_sums<Acc>(r, copy, nodes);
+    decimate_columns<Acc>(nodes, memory);
+    sync_threads();
+    UNROLL(2)
+    for (int p = 0; p < Tile<Acc>::kPixels; ++p) {
+      if ((own.shown >> p & 1) == 0) continue;
+      Acc value = 4 * scale.back * decimate_row<Acc>(memory, own.x, own.y[p]);
+      if (odd >> p & 1) value = not_a_number<Acc>();
+      UNROLL(4)
+      for (int k = 0; k < kGroup; ++k) results->at[p][k] += k == c ? value : Acc(0);
+    }
   }
 }
 
-// Which copies of the tile the output's lattice reaches: how many, and of each its numbers and the points that
-// do.
-template <class T>
-DEVICE int find_copies(const Resample& r, const Record<Accumulation<T>>& s, const Block& block,
+// The copy of a tile whose numbers are kx and ky.
+template <class Acc>
+DEVICE TileCopy copy_of(const Record<Acc>& s, const Block& block, int kx, int ky) {
+  return {s.across.first_raw(kx, block.x0, Tile<Acc>::kWidth),
+          s.down.first_raw(ky, block.y0, Tile<Acc>::kHeight)};
+}
+
+// The points of the lattice that reach it.
+template <class Acc>
+DEVICE Reach points_near(const Resample& r, const Record<Acc>& s, const TileCopy& copy) {
+  const Acc half_u = Acc(Tile<Acc>::kAcross - 1) / 2, half_v = Acc(Tile<Acc>::kDown - 1) / 2;
+  return reach<Acc>(s, static_cast<Acc>(copy.u()) + half_u, static_cast<Acc>(copy.v()) + half_v,
+                    half_u, half_v, points_of(r));
+}
+
+// Which copies of the tile the output's lattice reaches: how many, and the numbers of each.
+template <class Acc>
+DEVICE int find_copies(const Resample& r, const Record<Acc>& s, const Block& block,
                        SharedArray<int> reached) {
-  using Acc = Accumulation<T>;
   SHARED(int, found, 1);
   const int across = s.across.count(), count = across * s.down.count();
   const int k = thread_id();
   if (k < count) {
-    const int row = k / across;
-    const TileCopy copy{s.across.first_raw(s.across.first + k - row * across, block.x0),
-                        s.down.first_raw(s.down.first + row, block.y0)};
-    const Acc half = Acc(kNodes - 1) / 2;
-    const Reach points = reach<Acc>(s, static_cast<Acc>(copy.u()) + half,
-                                    static_cast<Acc>(copy.v()) + half, half, points_of(r));
-    const int values[kReached] = {s.across.first + k - row * across,
-                                  s.down.first + row,
-                                  points.low_x,
-                                  points.high_x,
-                                  points.low_y,
-                                  points.high_y};
-    for (int i = 0; i < kReached; ++i) reached[kReached * k + i] = values[i];
+    const int row = k / across, kx = s.across.first + k - row * across, ky = s.down.first + row;
+    reached[k] = points_near<Acc>(r, s, copy_of<Acc>(s, block, kx, ky)).empty() ? -1 : k;
   }
   sync_threads();
   if (k == 0) {
     int n = 0;
     UNROLL(1)
     for (int from = 0; from < count; ++from) {
-      if (reached[kReached * from + 2] > reached[kReached * from + 3] ||
-          reached[kReached * from + 4] > reached[kReached * from + 5])
-        continue;
-      for (int i = 0; i < kReached; ++i) reached[kReached * n + i] = reached[kReached * from + i];
-      ++n;
+      const int own = reached[from];
+      if (own >= 0) reached[n++] = own;
     }
     found[0] = n;
   }
@@ -386,39 +445,44 @@ DEVICE int find_copies(const Resample& r, const Record<Accumulation<T>>& s, cons
 // time.
 template <class T>
 DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>* record,
-                        const Block& block, SharedArray<Accumulation<T>> memory,
-                        SharedArray<int> reached) {
+                        const Block& block, SharedArray<Accumulation<T>> memory) {
   using Acc = Accumulation<T>;
-  using P = TransposePlanes<Acc>;
+  SHARED(int, reached, kCopies* kCopies);
+  SHARED(Reach, near, 1);
   const Resample& r = args.resample;
-  const int copies = find_copies<T>(r, load(record), block, reached);
+  const int copies = find_copies<Acc>(r, load(record), block, reached);
   for (int place = 0; place < r.channels; place += kGroup) {
-    UNROLL(4)
-    for (int c = 0; c < kGroup; ++c) memory[P::kResults + c * kThreads + thread_id()] = 0;
+    Results<Acc> results{};
     UNROLL(1)
     for (int i = 0; i < copies; ++i) {
       const Record<Acc> s = load(record);
-      const int kx = reached[kReached * i], ky = reached[kReached * i + 1];
-      const TileCopy copy{s.across.first_raw(kx, block.x0), s.down.first_raw(ky, block.y0)};
-      const int x = block.x(), y = block.y();
-      const int at_x = s.across.raw(kx, x), at_y = s.down.raw(ky, y);
-      const bool inside = x < width(r.in) && y < height(r.in) && s.across.shows(kx, x) &&
-                          s.down.shows(ky, y) && range_of(r, 0).has_pixel(at_x) &&
-                          range_of(r, 1).has_pixel(at_y);
+      const int row = reached[i] / s.across.count();
+      const int kx = s.across.first + reached[i] - row * s.across.count(), ky = s.down.first + row;
+      const TileCopy copy = copy_of<Acc>(s, block, kx, ky);
+      const auto own = OwnPixels<Acc>::of(r, s, block, kx, ky, copy);
+      if (thread_id() == 0) near[0] = points_near<Acc>(r, s, copy);
+      sync_threads();
+      const Reach points = near[0];
       // A box ends where the next one begins.
-      const int high_x = reached[kReached * i + 3], high_y = reached[kReached * i + 5];
       Box box{};
       UNROLL(1)
-      for (int v = reached[kReached * i + 4]; v <= high_y; v = box.v + box.height) UNROLL(1)
-      for (int u = reached[kReached * i + 2]; u <= high_x; u = box.u + box.width) {
-        box = Box::from(u, high_x, v, high_y, P::kSide);
-        gather_box<T>(args, record, copy, box, at_x - copy.x, at_y - copy.y, inside, block.sample,
-                      place, memory);
+      for (int v = points.low_y; v <= points.high_y; v = box.v + box.height) UNROLL(1)
+      for (int u = points.low_x; u <= points.high_x; u = box.u + box.width) {
+        box = Box::from(u, points.high_x, v, points.high_y, TransposePlanes<Acc>::kSide);
+        gather_box<T>(args, record, copy, box, own, block.sample, place, memory, &results);
       }
     }
-    const int group = group_size(r, place);
-    for (int c = 0; c < group; ++c)
-      put<T>(args, block, place + c, memory[P::kResults + c * kThreads + thread_id()]);
+    const int x = block.x0 + Tile<Acc>::x(), y = block.y0 + Tile<Acc>::y();
+    if (x >= width(r.in)) continue;
+    T* image = static_cast<T*>(args.image) + offset_of(r.in, block.sample, 0, y, x);
+    UNROLL(4)
+    for (int c = 0; c < kGroup; ++c) {
+      if (c >= group_size(r, place)) break;
+      T* to = image + r.epilogue.channel(place + c) * r.in.channel_stride;
+      UNROLL(2)
+      for (int p = 0; p < Tile<Acc>::kPixels; ++p, to += Tile<Acc>::kStep * r.in.row_stride)
+        if (y + p * Tile<Acc>::kStep < height(r.in)) store(to, narrow<T>(results.at[p][c]));
+    }
   }
 }
 

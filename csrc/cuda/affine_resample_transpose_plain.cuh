@@ -54,8 +54,8 @@ DEVICE void gather_near(const Transpose& args, const Record<Accumulation<T>>& s,
     for (int kx = s.across.first; kx <= s.across.last; ++kx) {
       if (!s.across.shows(kx, x) || !s.down.shows(ky, y)) continue;
       const int at_x = s.across.raw(kx, x), at_y = s.down.raw(ky, y);
-      const Reach near =
-          reach<Acc>(s, static_cast<Acc>(2 * at_x), static_cast<Acc>(2 * at_y), Acc(2), points);
+      const Reach near = reach<Acc>(s, static_cast<Acc>(2 * at_x), static_cast<Acc>(2 * at_y),
+                                    Acc(2), Acc(2), points);
       UNROLL(1)
       for (int oy = (near.low_y + 1) >> 1; oy <= near.high_y >> 1; ++oy) UNROLL(1)
       for (int ox = (near.low_x + 1) >> 1; ox <= near.high_x >> 1; ++ox) {

@@ -6,6 +6,10 @@
 
 namespace gankernels::affine_resample::cuda {
 
+constexpr int kSweepBox = 40,
+              kSweepPitch = 41;  // a box of the lattice, whose points are in a plane
+constexpr int kSweepSums = kThreads + kThreads / 2;  // of int64_t
+
 // The pixels that take what is given to them by any output: where the map has no usable inverse, or shows
 // the image very often, or many positions to its border. Every block looks at the whole output, and adds
 // what is its own.
@@ -84,15 +88,13 @@ DEVICE void sweep_lattice(const Transpose& args, const Record<Accumulation<T>>& 
                           SharedArray<Accumulation<T>> memory) {
   using Acc = Accumulation<T>;
   using P = TransposePlanes<Acc>;
-  constexpr int kBox = 40, kPitch = 41;  // points take the place of sums
-  static_assert(kBox * kPitch <= kNodes * kSumPitch);
   const Resample& r = args.resample;
   const Range bx = range_of(r, 0), by = range_of(r, 1);
   const Reach all = points_of(r);
   UNROLL(1)
-  for (int low_y = all.low_y; low_y <= all.high_y; low_y += kBox) UNROLL(1)
-  for (int low_x = all.low_x; low_x <= all.high_x; low_x += kBox) {
-    const Box box = Box::from(low_x, all.high_x, low_y, all.high_y, kBox);
+  for (int low_y = all.low_y; low_y <= all.high_y; low_y += kSweepBox) UNROLL(1)
+  for (int low_x = all.low_x; low_x <= all.high_x; low_x += kSweepBox) {
+    const Box box = Box::from(low_x, all.high_x, low_y, all.high_y, kSweepBox);
     const Shares shares = Shares::of(box.width);
     sync_threads();  // the box before has been given
     Cotangents<T>::of(r, static_cast<const T*>(args.grad), s.cut, sweep.block.sample, box,
@@ -100,9 +102,9 @@ DEVICE void sweep_lattice(const Transpose& args, const Record<Accumulation<T>>& 
         .fetch(args, place, Cotangents<T>::bytes_of(r, place), memory);
     replace_odd<Acc>(box, Lines::of(box.columns()), not_a_number<Acc>(), memory);
     sync_threads();
-    upsample_rows<1, Acc>(box, shares, memory, P::kHalf);
+    upsample_rows<1, P>(box, shares, memory, P::kHalf);
     sync_threads();
-    upsample_columns<1, kPitch, Acc>(box, shares, memory, P::kHalf, P::kSums);
+    upsample_columns<1, P, kSweepPitch>(box, shares, memory, P::kHalf, P::kSums);
     sync_threads();
     const Lines lines = Lines::of(box.width);
     const int hx = box.u + lines.column;
@@ -110,7 +112,7 @@ DEVICE void sweep_lattice(const Transpose& args, const Record<Accumulation<T>>& 
     for (int row = lines.row; row < box.height; row += lines.step) {
       const int hy = box.v + row;
       if (hx > all.high_x || hy > all.high_y) continue;
-      const Acc point = memory[P::kSums + row * kPitch + lines.column];
+      const Acc point = memory[P::kSums + row * kSweepPitch + lines.column];
       const auto wx = Window<Acc>::of(s.u.node(s.u.at(hx, hy)), bx);
       const auto wy = Window<Acc>::of(s.v.node(s.v.at(hx, hy)), by);
       UNROLL(1)
@@ -128,9 +130,21 @@ DEVICE void sweep_lattice(const Transpose& args, const Record<Accumulation<T>>& 
   }
 }
 
+// The place of a sweep's sums in the planes of the transpose: behind its points, which are where sums of
+// nodes are otherwise.
+template <class Acc>
+DEVICE SharedArray<int64_t> sweep_sums(SharedArray<Acc> memory) {
+  using P = TransposePlanes<Acc>;
+  constexpr int kAt = P::kSums + kSweepBox * kSweepPitch;
+  static_assert(kAt % 4 == 0);
+  static_assert(kAt * sizeof(Acc) + kSweepSums * sizeof(int64_t) <= P::kSize * sizeof(Acc));
+  return shared_view<int64_t>(memory + kAt);
+}
+
+// A tile of kTile x kTile pixels. By the lattice, `sums` may lie where sweep_sums() says.
 template <class T, bool kLattice>
 DEVICE void gather_all(const Transpose& args, const Record<Accumulation<T>>& s, const Block& block,
-                       SharedArray<Accumulation<T>> memory, SharedArray<int64_t> beside) {
+                       SharedArray<Accumulation<T>> memory, SharedArray<int64_t> sums) {
   using Acc = Accumulation<T>;
   const Resample& r = args.resample;
   const Reach all = points_of(r);
@@ -140,7 +154,7 @@ DEVICE void gather_all(const Transpose& args, const Record<Accumulation<T>>& s, 
                     static_cast<Acc>(4 * kSpread * kSpread * kSpread * kSpread);
   for (int place = 0; place < r.channels; ++place) {
     const int largest = largest_of<T>(args, s.cut, block.sample, place);
-    const Sweep<Acc> sweep{beside,       shared_view<int>(beside + kThreads),    block, width(r.in),
+    const Sweep<Acc> sweep{sums,         shared_view<int>(sums + kThreads),      block, width(r.in),
                            height(r.in), Scale<Acc, int64_t>::of(largest, count)};
     sweep.clear();
     if constexpr (kLattice)
