@@ -19,7 +19,7 @@ gather(TABLE(Transpose) args, const Record<Accumulation<T>>* records) {
   const Record<Acc> s = Record<Acc>::of(r, records, block.sample);
   SHARED(Acc, memory, TransposePlanes<Acc>::kSize);
   if (s.usable && s.invertible && s.kind != Kind::kCopy)
-    return gather_tile<T>(args, records + block.sample, block, memory);
+    return gather_tile<T>(args, records + block.sample, memory);
   // The other ways take a thread for each pixel.
   UNROLL(1)
   for (int x = block.x0; x < least(block.x0 + kWidth, width(r.in)); x += kTile) {

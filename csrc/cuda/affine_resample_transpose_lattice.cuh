@@ -33,43 +33,39 @@ struct TransposePlanes {
   static_assert(kSums - kHalf >= Tile<Acc>::kHeight * kRowPitch);
 };
 
-// Takes a box's cotangents to the beginning of `memory`, a channel at a time. The thread has a column of
-// them, of which rows [low, high) are within the image.
+// Takes a box's cotangents to the beginning of `memory`, a channel at a time. The thread has a column of them,
+// from `row` on, which is row `top` of the output; where `height` is 0, the column is none of the output.
 template <class T>
 struct Cotangents {
   using Acc = Accumulation<T>;
-  Cutout cut;
-  int sample, x, y, row, step, rows, low, high, to;
+  static constexpr int kPitch = TransposePlanes<Acc>::kPixelPitch;
+  int row, step, top, to;
+  uint32_t height;
   const char* from;  // the first pixel in the first channel
   int64_t step_bytes;
 
-  DEVICE static Cotangents of(const Resample& r, const T* grad, const Cutout& cut, int sample,
-                              const Box& box, const Lines& lines) {
-    const int x = box.column() + lines.column, y = box.row();
+  DEVICE static Cotangents of(const Resample& r, const T* grad, int sample, const Box& box,
+                              const Lines& lines) {
+    const int x = box.column() + lines.column, row = least(lines.row, box.rows());
+    const int y = box.row() + row;
     const bool column = x >= 0 && x < width(r.out);
-    const int row = least(lines.row, box.rows());
-    return {cut,
-            sample,
-            x,
-            y,
-            row,
+    return {row,
             lines.step,
-            box.rows(),
-            most(0, -y),
-            column ? most(height(r.out) - y, most(0, -y)) : most(0, -y),
-            row * TransposePlanes<Acc>::kPixelPitch + lines.column,
-            reinterpret_cast<const char*>(grad + offset_of(r.out, sample, 0, y + row, x)),
+            y,
+            row * kPitch + lines.column,
+            column ? static_cast<uint32_t>(r.out.height) : 0,
+            reinterpret_cast<const char*>(grad + offset_of(r.out, sample, 0, y, x)),
             lines.step * r.out.row_stride * static_cast<int64_t>(sizeof(T))};
   }
 
   // Returns the largest size of the thread's.
-  DEVICE int fetch(const Transpose& args, int place, int64_t channel_bytes,
-                   SharedArray<Acc> memory) const {
+  DEVICE int fetch(const Transpose& args, const Box& box, const Cutout& cut, int sample, int place,
+                   int64_t channel_bytes, SharedArray<Acc> memory) const {
     const Epilogue& e = args.resample.epilogue;
     const bool mixed = e.matrix && place < e.color_count;
     const char* p = from + channel_bytes;
-    return mixed || cut.x0 < cut.x1 ? fetch_as<false>(args, place, p, memory)
-                                    : fetch_as<true>(args, place, p, memory);
+    return mixed || cut.x0 < cut.x1 ? fetch_as<false>(args, box, cut, sample, place, p, memory)
+                                    : fetch_as<true>(args, box, cut, sample, place, p, memory);
   }
   DEVICE static int64_t bytes_of(const Resample& r, int place) {
     return r.epilogue.channel(place) * r.out.channel_stride * static_cast<int64_t>(sizeof(T));
@@ -78,25 +74,25 @@ struct Cotangents {
  private:
   // kPlain: without a cutout, or colors.
   template <bool kPlain>
-  DEVICE int fetch_as(const Transpose& args, int place, const char* p,
-                      SharedArray<Acc> memory) const {
-    const auto height = static_cast<uint32_t>(high - low);
-    int largest = 0, own = row, at = to, inner = row - low;
+  DEVICE int fetch_as(const Transpose& args, const Box& box, const Cutout& cut, int sample,
+                      int place, const char* p, SharedArray<Acc> memory) const {
+    const int rows = box.rows(), x = box.column() + to - row * kPitch;
+    int largest = 0, own = row, at = to, y = top;
     const auto take = [&](auto count) {
       Acc value[count];
       UNROLL(4)
       for (int k = 0; k < count; ++k) {
         value[k] = 0;
-        if (static_cast<uint32_t>(inner) < height) {
+        if (static_cast<uint32_t>(y) < height) {
           if constexpr (kPlain)
             value[k] = widen(load(reinterpret_cast<const T*>(p)));
           else
-            value[k] = cotangent<T>(args, cut, sample, place, y + low + inner, x);
+            value[k] = cotangent<T>(args, cut, sample, place, y, x);
         }
-        inner += step, p += step_bytes;
+        y += step, p += step_bytes;
       }
       UNROLL(4)
-      for (int k = 0; k < count; ++k, at += step * TransposePlanes<Acc>::kPixelPitch) {
+      for (int k = 0; k < count; ++k, at += step * kPitch) {
         memory[at] = value[k];
         largest = most(largest, Size<Acc>::of(value[k]));
       }
@@ -300,11 +296,11 @@ struct OwnPixels {
 // Which of the thread's pixels take an odd cotangent, by their bits. Leaves zeros in the place of those, and
 // clears the sums; `largest` becomes the size of the largest other one. A barrier comes last.
 template <class Acc>
-DEVICE uint32_t take_odd(const Resample& r, const Frame<Acc>& frame, const Lines& pixels,
-                         const Points8<Acc>& points, const TileCopy& copy,
-                         const OwnPixels<Acc>& own, SharedArray<Acc> memory,
+DEVICE uint32_t take_odd(const Resample& r, const Frame<Acc>& frame, const Points8<Acc>& points,
+                         const TileCopy& copy, const OwnPixels<Acc>& own, SharedArray<Acc> memory,
                          SharedArray<Sum<Acc>> nodes, int* largest) {
   using P = TransposePlanes<Acc>;
+  const Lines pixels = Lines::of(frame.box.columns(), frame.shares.pixels);
   constexpr int kPitch = Tile<Acc>::kPitch;
   replace_odd<Acc>(frame.box, pixels, not_a_number<Acc>(), memory);
   sync_threads();
@@ -340,10 +336,9 @@ struct Results {
 // Adds to the thread's results what a copy of the tile gets of a box of the lattice: up-sampled, added to
 // nodes, decimated.
 template <class T>
-DEVICE void gather_box(const Transpose& args, const Record<Accumulation<T>>* record,
-                       const TileCopy& copy, const Box& box, const OwnPixels<Accumulation<T>>& own,
-                       int sample, int place, SharedArray<Accumulation<T>> memory,
-                       Results<Accumulation<T>>* results) {
+DEVICE void gather_box(const Transpose& args, const Record<Accumulation<T>>* record, const Box& box,
+                       const OwnPixels<Accumulation<T>>& own, int place, SharedArray<TileCopy> copy,
+                       SharedArray<Accumulation<T>> memory, Results<Accumulation<T>>* results) {
   using Acc = Accumulation<T>;
   using P = TransposePlanes<Acc>;
   SHARED(Frame<Acc>, frame, 1);
@@ -352,26 +347,31 @@ DEVICE void gather_box(const Transpose& args, const Record<Accumulation<T>>* rec
   const Resample& r = args.resample;
   const auto nodes = shared_view<Sum<Acc>>(memory + P::kSums);
   sync_threads();  // the box before has been gathered
-  if (thread_id() == 0)
+  if (thread_id() == 0) {
+    const TileCopy at = copy[0];
     frame[0] = {box, Shares::of(box.width),
-                LocalAxis<Acc>::of(load(&record->u), box.u, box.v, copy.u()),
-                LocalAxis<Acc>::of(load(&record->v), box.u, box.v, copy.v())};
+                LocalAxis<Acc>::of(load(&record->u), box.u, box.v, at.u()),
+                LocalAxis<Acc>::of(load(&record->v), box.u, box.v, at.v())};
+  }
   if (thread_id() < kGroup) {
     largest[thread_id()] = 0;
     channel_bytes[thread_id()] =
         Cotangents<T>::bytes_of(r, least(place + thread_id(), static_cast<int>(r.channels) - 1));
   }
   sync_threads();
-  const Frame<Acc> f = frame[0];
-  const Lines pixels = Lines::of(f.box.columns(), f.shares.pixels);
-  const auto cotangents = Cotangents<T>::of(r, static_cast<const T*>(args.grad), load(&record->cut),
-                                            sample, f.box, pixels);
-  const auto points = Points8<Acc>::of(f);
+  const auto cotangents = [&] {
+    const Frame<Acc> f = frame[0];
+    return Cotangents<T>::of(r, static_cast<const T*>(args.grad), Block::again().sample, f.box,
+                             Lines::of(f.box.columns(), f.shares.pixels));
+  }();
+  const auto points = Points8<Acc>::of(frame[0]);
   const Acc reaching = load(&record->reaching) * static_cast<Acc>(kSpread * kSpread);
   const int group = group_size(r, place);
   UNROLL(1)
   for (int c = 0; c < group; ++c) {
-    int top = cotangents.fetch(args, place + c, channel_bytes[c], memory);
+    const Frame<Acc> f = frame[0];  // read again: kept, it would cost registers
+    int top = cotangents.fetch(args, f.box, load(&record->cut), Block::again().sample, place + c,
+                               channel_bytes[c], memory);
     clear_sums<Acc>(nodes);
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) top = most(top, shuffle_xor(top, lanes));
     if (thread_id() % kWarp == 0) atomic_max(largest + c, top);
@@ -380,14 +380,14 @@ DEVICE void gather_box(const Transpose& args, const Record<Accumulation<T>>* rec
     if (top == 0) continue;  // the same for all threads
     uint32_t odd = 0;
     if (top > Size<Acc>::kMost)
-      odd = take_odd<Acc>(r, f, pixels, points, copy, own, memory, nodes, &top);
+      odd = take_odd<Acc>(r, f, points, copy[0], own, memory, nodes, &top);
     upsample_rows<1, P>(f.box, f.shares, memory, P::kHalf);
     sync_threads();
     const auto scale = Scale<Acc, Sum<Acc>>::of(top, reaching);
     points.for_each(
         memory, [&](Acc point, auto u, auto v, int at) { deposit(point, scale, u, v, at, nodes); });
     sync_threads();
-    if (r.margins) limit_sums<Acc>(r, copy, nodes);
+    if (r.margins) limit_sums<Acc>(r, copy[0], nodes);
     decimate_columns<Acc>(nodes, memory);
     sync_threads();
     UNROLL(2)
@@ -442,15 +442,16 @@ DEVICE int find_copies(const Resample& r, const Record<Acc>& s, const Block& blo
 }
 
 // The block's pixels: the sum over all copies of its tile that the output's lattice reaches, a box of it at a
-// time.
+// time. What is the same for all threads is read again where it is needed: kept, it would cost registers.
 template <class T>
 DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>* record,
-                        const Block& block, SharedArray<Accumulation<T>> memory) {
+                        SharedArray<Accumulation<T>> memory) {
   using Acc = Accumulation<T>;
   SHARED(int, reached, kCopies* kCopies);
+  SHARED(TileCopy, copy, 1);
   SHARED(Reach, near, 1);
   const Resample& r = args.resample;
-  const int copies = find_copies<Acc>(r, load(record), block, reached);
+  const int copies = find_copies<Acc>(r, load(record), Block::again(), reached);
   for (int place = 0; place < r.channels; place += kGroup) {
     Results<Acc> results{};
     UNROLL(1)
@@ -458,20 +459,25 @@ DEVICE void gather_tile(const Transpose& args, const Record<Accumulation<T>>* re
       const Record<Acc> s = load(record);
       const int row = reached[i] / s.across.count();
       const int kx = s.across.first + reached[i] - row * s.across.count(), ky = s.down.first + row;
-      const TileCopy copy = copy_of<Acc>(s, block, kx, ky);
-      const auto own = OwnPixels<Acc>::of(r, s, block, kx, ky, copy);
-      if (thread_id() == 0) near[0] = points_near<Acc>(r, s, copy);
+      const TileCopy at = copy_of<Acc>(s, Block::again(), kx, ky);
+      const auto own = OwnPixels<Acc>::of(r, s, Block::again(), kx, ky, at);
+      sync_threads();  // the copy before has been gathered
+      if (thread_id() == 0) copy[0] = at, near[0] = points_near<Acc>(r, s, at);
       sync_threads();
-      const Reach points = near[0];
-      // A box ends where the next one begins.
-      Box box{};
+      Reach points = near[0];
       UNROLL(1)
-      for (int v = points.low_y; v <= points.high_y; v = box.v + box.height) UNROLL(1)
-      for (int u = points.low_x; u <= points.high_x; u = box.u + box.width) {
-        box = Box::from(u, points.high_x, v, points.high_y, TransposePlanes<Acc>::kSide);
-        gather_box<T>(args, record, copy, box, own, block.sample, place, memory, &results);
+      for (int v = points.low_y, next = v; v <= points.high_y; v = next) {
+        UNROLL(1)
+        for (int u = points.low_x; u <= points.high_x;) {
+          const Box box =
+              Box::from(u, points.high_x, v, points.high_y, TransposePlanes<Acc>::kSide);
+          u = box.u + box.width, next = box.v + box.height;  // where the next one begins
+          gather_box<T>(args, record, box, own, place, copy, memory, &results);
+          points = near[0];
+        }
       }
     }
+    const Block block = Block::again();
     const int x = block.x0 + Tile<Acc>::x(), y = block.y0 + Tile<Acc>::y();
     if (x >= width(r.in)) continue;
     T* image = static_cast<T*>(args.image) + offset_of(r.in, block.sample, 0, y, x);

@@ -97,9 +97,10 @@ DEVICE void sweep_lattice(const Transpose& args, const Record<Accumulation<T>>& 
     const Box box = Box::from(low_x, all.high_x, low_y, all.high_y, kSweepBox);
     const Shares shares = Shares::of(box.width);
     sync_threads();  // the box before has been given
-    Cotangents<T>::of(r, static_cast<const T*>(args.grad), s.cut, sweep.block.sample, box,
+    Cotangents<T>::of(r, static_cast<const T*>(args.grad), sweep.block.sample, box,
                       Lines::of(box.columns()))
-        .fetch(args, place, Cotangents<T>::bytes_of(r, place), memory);
+        .fetch(args, box, s.cut, sweep.block.sample, place, Cotangents<T>::bytes_of(r, place),
+               memory);
     replace_odd<Acc>(box, Lines::of(box.columns()), not_a_number<Acc>(), memory);
     sync_threads();
     upsample_rows<1, P>(box, shares, memory, P::kHalf);
