@@ -10,7 +10,7 @@
 
 namespace gankernels::affine_resample::cuda {
 
-constexpr int kTile = 16;                // a block's pixels along an axis; a thread is a pixel
+constexpr int kTile = 16;                // a block's pixels along an axis; beside it, Tile
 constexpr int kPoints = 2 * kTile + 10;  // of the lattice, along an axis of a tile
 constexpr int kCopies = 14;  // of the image along an axis, beyond which every output is looked at
 constexpr double kReaching = 1024;  // shares in a node, beyond which 32 bits leave too few of each
