@@ -26,8 +26,7 @@ template <class Acc>
 struct TransposePlanes {
   static constexpr int kSide = sizeof(Acc) == 4 ? 96 : 56;  // of a box of the lattice
   static constexpr int kPixelPitch = kSide / 2 + 5;
-  static constexpr int kHalfPitch =
-      kSide + 4;  // so that rows are 4 banks apart, for stores of 16 bytes
+  static constexpr int kHalfPitch = kSide + 4;                  // rows are 4 banks apart
   static constexpr int kRowPitch = 2 * Tile<Acc>::kWidth + 12;  // even, for loads of two
   static constexpr int kHalf = (kPixelPitch * kPixelPitch + 3) / 4 * 4;
   static constexpr int kSums = kHalf + kPixelPitch * kHalfPitch;
