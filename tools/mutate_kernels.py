@@ -57,9 +57,9 @@ class Mutation:
 
 
 def function_at(text: str, position: int) -> str:
-    """The function that a position is in: the last that was declared before, at a line's begin."""
-    declared = r"^(?:DEVICE [\w:<> ]+? )?(\w+)\((?:const\b|TABLE|T\b|int\*)"
-    return re.findall(declared, text[:position], re.MULTILINE)[-1]
+    """The function or class that a position is in: the last declared before, at a line's begin."""
+    declared = r"^(?:DEVICE [\w:<> ]+? )?(\w+)\((?:const\b|TABLE|T\b|int\*)|^struct (\w+) {"
+    return "".join(re.findall(declared, text[:position], re.MULTILINE)[-1])
 
 
 def pattern_of(code: str) -> str:

@@ -23,8 +23,8 @@ void add_constants(const Resample& r, Buffers& buffers) {
   if (e.box) buffers.in("box", e.box, 3 * r.batch, sizeof(double));
 }
 
-int64_t blocks(const Resample& r, const Layout& tiled) {
-  return r.batch * ((tiled.width + kTile - 1) / kTile) * ((tiled.height + kTile - 1) / kTile);
+int64_t blocks(const Resample& r, const Layout& tiled, int columns) {
+  return r.batch * ((tiled.width + columns - 1) / columns) * ((tiled.height + kTile - 1) / kTile);
 }
 
 size_t record_size(const Resample& r) {
@@ -36,17 +36,17 @@ int64_t records_size(const Resample& r) {
   return (r.batch * static_cast<int64_t>(record_size(r)) + 255) / 256 * 256;
 }
 
-// Writes the records, where samples differ, then runs a kernel that reads them.
+// Writes the records, where samples differ, then runs a kernel that reads them, on tiles of `columns`.
 template <class Acc, auto kernel, class Args>
-const char* run(const char* name, const Args& args, const Layout& tiled, void* workspace,
-                void* stream) {
+const char* run(const char* name, const Args& args, const Layout& tiled, int columns,
+                void* workspace, void* stream) {
   const Resample& r = args.resample;
   auto* records = Record<Acc>::is_still(r) ? nullptr : static_cast<Record<Acc>*>(workspace);
   const int64_t prepared = (r.batch + kThreads - 1) / kThreads;
   const char* error =
       records ? launch<prepare<Acc>>("prepare", prepared, kThreads, stream, r, records) : nullptr;
   if (error) return error;
-  return launch<kernel>(name, blocks(r, tiled), kThreads, stream, args,
+  return launch<kernel>(name, blocks(r, tiled, columns), kThreads, stream, args,
                         static_cast<const Record<Acc>*>(records));
 }
 
@@ -71,8 +71,8 @@ const char* forward(const Forward& args, void* workspace, void* stream) {
     using T = decltype(zero);
     using Acc = Accumulation<T>;
     if (r.filter == Filter::kSym6)
-      return run<Acc, resample<T>>("resample", args, r.out, workspace, stream);
-    return run<Acc, resample_plainly<T>>("resample_plainly", args, r.out, workspace, stream);
+      return run<Acc, resample<T>>("resample", args, r.out, kTile, workspace, stream);
+    return run<Acc, resample_plainly<T>>("resample_plainly", args, r.out, kTile, workspace, stream);
   });
 }
 
@@ -88,8 +88,8 @@ const char* transpose(const Transpose& args, void* workspace, void* stream) {
     using T = decltype(zero);
     using Acc = Accumulation<T>;
     if (r.filter == Filter::kSym6)
-      return run<Acc, gather<T>>("gather", args, r.in, workspace, stream);
-    return run<Acc, gather_plainly<T>>("gather_plainly", args, r.in, workspace, stream);
+      return run<Acc, gather<T>>("gather", args, r.in, Tile<Acc>::kWidth, workspace, stream);
+    return run<Acc, gather_plainly<T>>("gather_plainly", args, r.in, kTile, workspace, stream);
   });
 }
 

@@ -285,9 +285,9 @@ DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* reco
       if (fits) {
         const Frame<Acc> f = frame[0];  // read again: kept, it would cost registers
         if (r.margins) limit_pixels<Acc>(r, f.box, pixels, memory);
-        upsample_rows<2, Acc>(f.box, f.shares, memory, P::kHalf);
+        upsample_rows<2, P>(f.box, f.shares, memory, P::kHalf);
         sync_threads();
-        upsample_columns<2, kNodePitch<Acc>, Acc>(f.box, f.shares, memory, P::kHalf, 0);
+        upsample_columns<2, P, kNodePitch<Acc>>(f.box, f.shares, memory, P::kHalf, 0);
         sync_threads();
         if (r.margins) limit<Acc>(r, f.box, memory);
         points.interpolate(part.lattice(), count, memory);
@@ -298,8 +298,7 @@ DEVICE void filter_part(const Forward& args, const Record<Accumulation<T>>* reco
       if (fits && place + c + 1 < r.channels) fetch_channel(place + c + 1);
       decimate_rows<Acc>(memory, count, part.side);
       sync_threads();
-      if (within)
-        results[c * kThreads + thread_id()] = decimate_column<Acc>(memory, P::kColumns, 2 * y, x);
+      if (within) results[c * kThreads + thread_id()] = decimate_column<Acc>(memory, 2 * y, x);
     }
     if (!inside) continue;
     Acc value[kGroup];

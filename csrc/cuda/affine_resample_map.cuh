@@ -10,7 +10,7 @@
 
 namespace gankernels::affine_resample::cuda {
 
-constexpr int kTile = 16;                // a block's pixels along an axis; a thread is a pixel
+constexpr int kTile = 16;                // a block's pixels along an axis; beside it, Tile
 constexpr int kPoints = 2 * kTile + 10;  // of the lattice, along an axis of a tile
 constexpr int kCopies = 14;  // of the image along an axis, beyond which every output is looked at
 constexpr double kReaching = 1024;  // shares in a node, beyond which 32 bits leave too few of each
@@ -40,9 +40,9 @@ struct Copies {
 
   DEVICE int count() const { return last - first + 1; }
 
-  // The first pixel of copy k's tile, which begins at `begin` in the image.
-  DEVICE int first_raw(int k, int begin) const {
-    return size == 1 || k % 2 == 0 ? raw(k, begin) : raw(k, begin + kTile - 1);
+  // The first pixel of copy k's tile, which has pixels [begin, begin + count) of the image.
+  DEVICE int first_raw(int k, int begin, int count) const {
+    return size == 1 || k % 2 == 0 ? raw(k, begin) : raw(k, begin + count - 1);
   }
   // Where copy k shows pixel x; pixels on the mirrors belong to the even copies.
   DEVICE int raw(int k, int x) const {
@@ -212,14 +212,17 @@ struct Reach {
   DEVICE bool empty() const { return low_x > high_x || low_y > high_y; }
 };
 
-// Of `all`, the points whose positions may lie within `extent` nodes of (u, v). Rounding adds some.
+// Of `all`, the points whose positions may lie within `extent_u` and `extent_v` nodes of (u, v). Rounding
+// adds some.
 template <class Acc>
-DEVICE Reach reach(const Record<Acc>& s, Acc u, Acc v, Acc extent, const Reach& all) {
+DEVICE Reach reach(const Record<Acc>& s, Acc u, Acc v, Acc extent_u, Acc extent_v,
+                   const Reach& all) {
   const auto axis = [&](Acc a, Acc b, int low, int high, int* first, int* last) {
     const Acc at = a * (u - s.c) + b * (v - s.f);
     const Acc size = magnitude(a) * (magnitude(u) + magnitude(s.c)) +
                      magnitude(b) * (magnitude(v) + magnitude(s.f));
-    const Acc slack = (magnitude(a) + magnitude(b)) * extent + Acc(0.01) + Acc(1e-6) * size;
+    const Acc slack =
+        magnitude(a) * extent_u + magnitude(b) * extent_v + Acc(0.01) + Acc(1e-6) * size;
     const Acc from = at - slack, to = at + slack;
     const auto bottom = static_cast<Acc>(low), top = static_cast<Acc>(high);
     // Only what lies between is counted by an int.
@@ -237,15 +240,17 @@ DEVICE Reach reach(const Record<Acc>& s, Acc u, Acc v, Acc extent, const Reach& 
 struct Block {
   int sample, x0, y0;  // the tile's first pixel
 
-  // Divided once: by one thread, for all of them. All threads must call it, once.
-  DEVICE static Block of(const Layout& tiled) {
+  // Of tiles of kTile rows and `columns` columns. Divided once: by one thread, for all of them. All threads
+  // must call it, once.
+  DEVICE static Block of(const Layout& tiled, int columns = kTile) {
     const auto own = place();
-    if (thread_id() == 0) own[0] = found(tiled);
+    if (thread_id() == 0) own[0] = found(tiled, columns);
     sync_threads();
     return own[0];
   }
   // The same, after a barrier: what was made of it before need not be kept.
   DEVICE static Block again() { return place()[0]; }
+  // The thread's pixel of kTile x kTile from the first one on.
   DEVICE int x() const { return x0 + thread_id() % kTile; }
   DEVICE int y() const { return y0 + thread_id() / kTile; }
 
@@ -254,11 +259,11 @@ struct Block {
     SHARED(Block, own, 1);
     return own;
   }
-  DEVICE static Block found(const Layout& tiled) {
-    const int across = (width(tiled) + kTile - 1) / kTile;
+  DEVICE static Block found(const Layout& tiled, int columns) {
+    const int across = (width(tiled) + columns - 1) / columns;
     const int each = across * ((height(tiled) + kTile - 1) / kTile);
     const int sample = block_id() / each, tile = block_id() - sample * each, row = tile / across;
-    return {sample, (tile - row * across) * kTile, row * kTile};
+    return {sample, (tile - row * across) * columns, row * kTile};
   }
 };
 

@@ -132,9 +132,8 @@ DEVICE void up_sampled(const Acc* x, Acc* node) {
 
 // The first half of up-sampling: the rows of pixels at the beginning of `memory` to half-made nodes, at
 // `half`.
-template <int kGain, class Acc>
+template <int kGain, class P, class Acc>
 DEVICE void upsample_rows(const Box& box, const Shares& shares, SharedArray<Acc> memory, int half) {
-  using P = Planes<Acc>;
   const int across = box.width / 8, units = across * box.rows();
   UNROLL(1)
   for (int k = thread_id(); k < units; k += kThreads) {
@@ -149,16 +148,16 @@ DEVICE void upsample_rows(const Box& box, const Shares& shares, SharedArray<Acc>
 }
 
 // Eight nodes of a column, of the half-made ones from `from` on.
-template <int kGain, class Acc>
+template <int kGain, class P, class Acc>
 DEVICE void upsample_column(SharedArray<Acc> memory, int from, Acc* node) {
   Acc x[9];
   UNROLL(9)
-  for (int m = 0; m < 9; ++m) x[m] = memory[from + m * Planes<Acc>::kHalfPitch];
+  for (int m = 0; m < 9; ++m) x[m] = memory[from + m * P::kHalfPitch];
   up_sampled<kGain>(x, node);
 }
 
 // The second half, to `nodes`.
-template <int kGain, int kPitch, class Acc>
+template <int kGain, class P, int kPitch, class Acc>
 DEVICE void upsample_columns(const Box& box, const Shares& shares, SharedArray<Acc> memory,
                              int half, int nodes) {
   const int units = box.width * (box.height / 8);
@@ -166,7 +165,7 @@ DEVICE void upsample_columns(const Box& box, const Shares& shares, SharedArray<A
   for (int k = thread_id(); k < units; k += kThreads) {
     const int group = (k * shares.nodes) >> 16, column = k - group * box.width;
     Acc node[8];
-    upsample_column<kGain, Acc>(memory, half + 4 * group * Planes<Acc>::kHalfPitch + column, node);
+    upsample_column<kGain, P>(memory, half + 4 * group * P::kHalfPitch + column, node);
     const int to = nodes + 8 * group * kPitch + column;
     UNROLL(8)
     for (int n = 0; n < 8; ++n) memory[to + n * kPitch] = node[n];
@@ -184,20 +183,18 @@ DEVICE void limit(const Resample& r, const Box& box, SharedArray<Acc> memory) {
   sync_threads();
 }
 
-// The first half of decimation: of 18 points in a row, four of the columns that are made of them.
-template <class Acc>
-DEVICE void decimated(const Acc* x, SharedArray<Acc> memory, int to) {
-  Acc sum[4];
-  UNROLL(4)
-  for (int k = 0; k < 4; ++k) {
+// Of 2 N + 10 points in a line, the N pixels that are made of them.
+template <int N, class Acc>
+DEVICE void decimated(const Acc* x, Acc* sum) {
+  UNROLL(8)
+  for (int k = 0; k < N; ++k) {
     sum[k] = 0;
     UNROLL(12)
     for (int j = 0; j < kTaps; ++j) sum[k] += symlet<Acc>(j) * x[2 * k + j];
   }
-  store_run<4, Acc>(memory, to, sum);
 }
 
-// The rows of a lattice, of `count` points, to `side` columns.
+// The first half of decimation: the rows of a lattice, of `count` points, to `side` columns.
 template <class Acc>
 DEVICE void decimate_rows(SharedArray<Acc> memory, int count, int side) {
   using P = Planes<Acc>;
@@ -216,17 +213,19 @@ DEVICE void decimate_rows(SharedArray<Acc> memory, int count, int side) {
   }
   const auto last = shared_load<2>(memory + (from + 16));
   point[16] = last.at[0], point[17] = last.at[1];
-  decimated<Acc>(point, memory, P::kColumns + row * P::kColumnPitch + x);
+  Acc sum[4];
+  decimated<4>(point, sum);
+  store_run<4, Acc>(memory, P::kColumns + row * P::kColumnPitch + x, sum);
 }
 
 // The second half of decimation: the sum of 12 rows of columns, from `row` on.
 template <class Acc>
-DEVICE Acc decimate_column(SharedArray<Acc> memory, int columns, int row, int x) {
+DEVICE Acc decimate_column(SharedArray<Acc> memory, int row, int x) {
   using P = Planes<Acc>;
   Acc sum = 0;
   UNROLL(12)
   for (int j = 0; j < kTaps; ++j)
-    sum += symlet<Acc>(j) * memory[columns + (row + j) * P::kColumnPitch + x];
+    sum += symlet<Acc>(j) * memory[P::kColumns + (row + j) * P::kColumnPitch + x];
   return sum;
 }
 

@@ -170,6 +170,15 @@ def test_many_tiles(backend, threads):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("size", [(15, 31), (16, 32), (17, 33), (31, 65), (49, 47)], ids=str)
+def test_sizes_around_tiles(backend, size):
+    """The CUDA kernels' tiles have 16 x 16 pixels, or 32 x 16; in double the transpose's do not."""
+    for dtype in (torch.float32, torch.float64):
+        x = drawer(7, dtype, backend)(2, 2, *size)
+        for name in ("flip", "turned", "stretched"):
+            check(x, maps_of(name, backend))
+
+
 def test_instruction_sets(backend, isa):
     x = drawer(8, torch.float32, backend)(2, 3, 40, 21)
     for name in instruction_sets():

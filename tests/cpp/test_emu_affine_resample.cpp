@@ -182,7 +182,7 @@ constexpr const char* kWays[] = {"tile", "sweep", "plain sweep"};
 // it must be, and nothing else is. Sweeps leave what it does not reach as it is, and so does every way in
 // another channel.
 void test_odd_cotangent(DType dtype, Way way, bool limited, double value) {
-  constexpr int64_t kHeight = 21, kWidth = 24, kPixels = kHeight * kWidth, kAt = 5 * kWidth + 6;
+  constexpr int64_t kHeight = 21, kWidth = 37, kPixels = kHeight * kWidth, kAt = 9 * kWidth + 29;
   const std::string what = std::string(kNames[static_cast<int>(dtype)]) + ", " +
                            kWays[static_cast<int>(way)] + (limited ? ", margins, " : ", ") +
                            std::to_string(value);
