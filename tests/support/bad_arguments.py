@@ -161,6 +161,11 @@ CALLS: dict[str, Callable[[], Call]] = {
         ema.decay_for_half_life,
         {"half_life_images": 1000.0, "batch": 32},
     ),
+    "FadingBlur": lambda: (regularizers.FadingBlur, {}),
+    "FadingBlur()": lambda: (regularizers.FadingBlur(2.0).forward, {"x": images()}),
+    "FadingBlur.step": lambda: (regularizers.FadingBlur().step, {"images": 4}),
+    "PathLength": lambda: (regularizers.PathLength, {}),
+    "PathLength()": lambda: pathing(),
     "InstanceNoise": lambda: (regularizers.InstanceNoise, {"steps": 4}),
     "InstanceNoise()": lambda: (regularizers.InstanceNoise(0.1, steps=4).forward, {"x": images()}),
     "LeCam": lambda: (regularizers.LeCam, {}),
@@ -263,6 +268,11 @@ def consensus() -> Call:
 def updating() -> Call:
     model = normalized()
     return ema.AveragedModel(model, decay=0.999).update_parameters, {"model": model}
+
+
+def pathing() -> Call:
+    w = torch.randn(4, 6, requires_grad=True)
+    return regularizers.PathLength().forward, {"images": generator_network()(w), "latents": w}
 
 
 def generator_network() -> nn.Module:
