@@ -18,7 +18,7 @@ from gankernels._checks import (
     check_strided,
     kind,
 )
-from gankernels._dtypes import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype, without_autocast
 from gankernels.regularizers._arguments import check_samples
 
 Schedule = Literal["constant", "linear", "cosine"] | Callable[[Tensor], Tensor | float]
@@ -212,7 +212,7 @@ def _blurred(x: Tensor, sigma: float) -> Tensor:
     if radius == 0:
         return x
     # As matrices: convolutions of single channels are slower, and may be in TF32.
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         widened = x.to(accumulation_dtype(x.dtype))
         rows, columns = (_blur_matrix(size, sigma, radius, widened) for size in x.shape[-2:])
         return (rows @ widened @ columns).to(x.dtype)
