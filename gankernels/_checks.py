@@ -39,12 +39,12 @@ def check_number(op: str, name: str, value: object, *, positive: bool = False) -
         )
 
 
-def check_count(op: str, name: str, value: object) -> None:
-    """Refuse what is not an integer of at least 1."""
+def check_count(op: str, name: str, value: object, least: int = 1) -> None:
+    """Refuse what is not an integer of at least 1, or 0."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{op}: expected {name} to be an integer, got {kind(value)}")
-    if value < 1:
-        raise ValueError(f"{op}: expected {name} to be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{op}: expected {name} to be at least {least}, got {value}")
     if value > LARGEST:
         raise ValueError(f"{op}: expected {name} to be at most 2^63 - 1, got more")
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel as TorchAveragedModel
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from gankernels._checks import (
     check_bool,
     check_callable,
+    check_count,
     check_module,
     check_number,
     device_of,
@@ -47,19 +48,28 @@ class AveragedModel(TorchAveragedModel):
             ``average = decay * average + (1 - decay) * weight``.
         half_life: instead of decay, the number of images after which a weight counts half.
         batch: the images of a step; with ``half_life``, see :func:`decay_for_half_life`.
-        rampup: let the half-life grow with training, ``min(half_life, rampup * images)`` with the
-            images seen so far, so that the average does not go on to hold the random weights of the
-            beginning: ``batch`` times the calls of ``update_parameters`` before this one.
-            StyleGAN2-ADA's (arXiv 2006.06676) is 0.05. Only with ``half_life``.
+        rampup: let the average be short at first, so that it does not go on to hold the random
+            weights of the beginning. With n calls of ``update_parameters`` before this one:
+
+            - with ``half_life``: ``min(half_life, rampup * batch * n)``, where ``batch * n`` are
+              the images seen so far. StyleGAN2-ADA's (arXiv 2006.06676) is 0.05.
+            - with ``decay``: ``min(decay, (1 + n) / (rampup + n))``, above 1. TensorFlow's
+              (``num_updates`` of its ``ExponentialMovingAverage``) is 10.
+        start: how many calls of ``update_parameters`` copy the weights before the average begins;
+            the first one always does. n is then counted from the last copy, too.
 
     ``.module`` is the network, in the mode of ``model`` when it was copied, as torch has it: call
-    ``eval()`` before drawing from it.
+    ``eval()`` before drawing from it. For a checkpoint of the network alone take
+    ``.module.state_dict()``, whose keys are those of the network's class, without a prefix; of a
+    class that normalizes its weights, load it into ``fold_spectral_norm(Generator())``. This
+    object's own ``state_dict()`` is torch's, with ``module.`` before each key, and counts updates,
+    to go on from.
 
     Raises:
         TypeError: if ``model`` is not a module, or a number not one.
         ValueError: for a decay outside [0, 1], ``half_life`` without ``batch`` or with ``decay``,
-            ``rampup`` without ``half_life``, or one of these with ``avg_fn`` or ``multi_avg_fn``;
-            by ``update_parameters`` for a model without one of the weights, or of another shape.
+            ``rampup`` without either, or one of these with ``avg_fn`` or ``multi_avg_fn``; by
+            ``update_parameters`` for a model without one of the weights, or of another shape.
 
     Not differentiated. Deterministic. Moving averages of generators: Yazici et al. 2018 (arXiv
     1806.04498); Karras et al. 2017 (arXiv 1710.10196), appendix A.
@@ -77,6 +87,7 @@ class AveragedModel(TorchAveragedModel):
         half_life: float | None = None,
         batch: int | None = None,
         rampup: float | None = None,
+        start: int = 0,
     ) -> None:
         check_module("AveragedModel", model)
         check_bool("AveragedModel", "use_buffers", use_buffers)
@@ -85,14 +96,14 @@ class AveragedModel(TorchAveragedModel):
         for name, function in (("avg_fn", avg_fn), ("multi_avg_fn", multi_avg_fn)):
             if function is not None:
                 check_callable("AveragedModel", name, function)
-        exponential = _moving_average(decay, half_life, batch, rampup)
-        if exponential is not None:
+        schedule = _schedule(decay, half_life, batch, rampup, start)
+        if schedule is not None:
             if avg_fn is not None or multi_avg_fn is not None:
                 raise ValueError(
-                    "AveragedModel: expected decay or half_life, or a function that averages, got "
-                    "both; leave one of them out"
+                    "AveragedModel: expected decay, half_life or start, or a function that "
+                    "averages, got both; leave one of them out"
                 )
-            multi_avg_fn = exponential
+            multi_avg_fn = schedule
         super().__init__(fold_spectral_norm(model), device, avg_fn, multi_avg_fn, use_buffers)
         # torch reads it at every update, which on a GPU would wait.
         self.n_averaged = torch.zeros_like(self.n_averaged, device="cpu")
@@ -117,13 +128,53 @@ class AveragedModel(TorchAveragedModel):
             parameters=lambda: [tensors[name] for name, _ in self.module.named_parameters()],
             buffers=lambda: [tensors[name] for name, _ in self.module.named_buffers()],
         )
+        if isinstance(self.multi_avg_fn, _Schedule):
+            self.multi_avg_fn.updates = int(self.n_averaged)
         super().update_parameters(folded)  # type: ignore[arg-type]
 
 
-def _moving_average(
-    decay: float | None, half_life: float | None, batch: int | None, rampup: float | None
-) -> Any:
-    """The function that averages exponentially, or None where nothing says how fast."""
+class _Schedule:
+    """How weights are averaged in each update.
+
+    It is told the number of updates: torch gives it as a tensor beside the weights, and a GPU would
+    have to be waited for.
+    """
+
+    updates = 0
+
+    def __init__(
+        self, start: int, decay: float | None, per_image: tuple[float, float] | None, rampup: Any
+    ) -> None:
+        self.start, self.decay, self.rampup = max(start, 1), decay, rampup
+        self.per_image = per_image  # half_life and batch
+
+    def __call__(self, averages: Any, weights: Any, _: Any) -> None:
+        n = self.updates + 1 - self.start
+        if n <= 0:
+            for average, weight in zip(averages, weights, strict=True):
+                average.copy_(weight)
+        elif self.decay is None:
+            get_swa_multi_avg_fn()(averages, weights, n)
+        else:
+            get_ema_multi_avg_fn(self._decay_at(n))(averages, weights, n)
+
+    def _decay_at(self, n: int) -> Any:
+        if self.rampup is None:
+            return self.decay
+        if self.per_image is None:
+            return min(self.decay, (1 + n) / (self.rampup + n))
+        half_life, batch = self.per_image
+        return decay_for_half_life(min(half_life, self.rampup * batch * n), batch)
+
+
+def _schedule(
+    decay: float | None,
+    half_life: float | None,
+    batch: int | None,
+    rampup: float | None,
+    start: int,
+) -> _Schedule | None:
+    """That of these arguments, or None where nothing says what torch does not do."""
     op = "AveragedModel"
     if (half_life is None) != (batch is None):
         raise ValueError(
@@ -132,23 +183,29 @@ def _moving_average(
         )
     if half_life is not None and decay is not None:
         raise ValueError(f"{op}: expected decay or half_life, got both; leave one of them out")
-    if rampup is not None:
-        if half_life is None or batch is None:
-            raise ValueError(
-                f"{op}: expected rampup together with half_life and batch, got it alone; pass "
-                "half_life instead of decay"
-            )
-        check_number(op, "rampup", rampup, positive=True)
+    per_image = None
     if half_life is not None and batch is not None:
         decay = decay_for_half_life(half_life, batch)
+        per_image = half_life, batch
+    if rampup is not None:
+        if decay is None:
+            raise ValueError(
+                f"{op}: expected rampup together with decay, or with half_life and batch, got it "
+                "alone; pass one of these"
+            )
+        check_number(op, "rampup", rampup, positive=True)
+        if per_image is None and rampup <= 1:
+            raise ValueError(
+                f"{op}: expected rampup to be above 1 with decay, got {rampup}, with which the "
+                "decay is the same from the beginning on; the usual one is 10"
+            )
+    check_count(op, "start", start, 0)
     if decay is None:
-        return None
+        return _Schedule(start, None, None, None) if start else None
     check_number(op, "decay", decay)
     if decay > 1:
         raise ValueError(f"{op}: expected decay to be at most 1, got {decay}")
-    if rampup is not None and half_life is not None and batch is not None:
-        return _Rampup(half_life, batch, rampup)
-    return get_ema_multi_avg_fn(decay)
+    return _Schedule(start, decay, per_image, rampup)
 
 
 def decay_for_half_life(half_life_images: float, batch: float) -> float:
@@ -164,18 +221,6 @@ def decay_for_half_life(half_life_images: float, batch: float) -> float:
     check_number("decay_for_half_life", "half_life_images", half_life_images, positive=True)
     check_number("decay_for_half_life", "batch", batch, positive=True)
     return 0.5 ** (batch / half_life_images)
-
-
-class _Rampup:
-    """How the weights are averaged while the half-life grows."""
-
-    def __init__(self, half_life: float, batch: float, rampup: float) -> None:
-        self.half_life, self.batch, self.rampup = half_life, batch, rampup
-
-    def __call__(self, averages: Any, weights: Any, updates: Any) -> None:
-        n = int(updates)
-        half_life = min(self.half_life, self.rampup * self.batch * n)
-        get_ema_multi_avg_fn(decay_for_half_life(half_life, self.batch))(averages, weights, n)
 
 
 __all__ = ["AveragedModel", "decay_for_half_life"]

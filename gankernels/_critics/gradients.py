@@ -111,11 +111,17 @@ def _check_graph(op: str, score: Tensor, create_graph: bool) -> None:
             f"{op}: expected scores whose graph can be differentiated twice, got those of a "
             f"compiled critic, which torch differentiates once. {_COMPILED}"
         )
-    wrapper = getattr(score.grad_fn, "ddp_weakref", None)
+    check_static_graph(op, "critic", score)
+
+
+def check_static_graph(op: str, what: str, output: Tensor) -> None:
+    """Refuse the output of a wrapped network that would leave gradients unreduced: DDP would take
+    the gradients of its input for the first backward pass.
+    """
+    wrapper = getattr(output.grad_fn, "ddp_weakref", None)
     if wrapper is not None and getattr(wrapper(), "static_graph", False):
-        # DDP would take the gradients of the samples for the first backward pass.
         raise RuntimeError(
-            f"{op}: expected a DistributedDataParallel critic without static_graph=True; with it "
+            f"{op}: expected a DistributedDataParallel {what} without static_graph=True; with it "
             "torch leaves the gradients of the parameters unreduced"
         )
 

@@ -13,7 +13,7 @@ their state_dict.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -41,6 +41,8 @@ __all__ = [
     "ConsensusPenalty",
     "DRAGANPenalty",
     "LazyRegularizer",
+    "MaxGradientPenalty",
+    "OrthogonalRegularization",
     "R1Penalty",
     "R1R2Penalty",
     "R2Penalty",
@@ -290,6 +292,27 @@ class ZeroCenteredPenalty(_NormPenalty):
         )
 
 
+class MaxGradientPenalty(_NormPenalty):
+    """:func:`gankernels.max_gradient_penalty`, called as
+    ``(D, real, fake, *args, generator=None, **kwargs)``.
+    """
+
+    _function = staticmethod(penalties.max_gradient_penalty)
+
+    def __init__(
+        self,
+        weight: Weight = 10.0,
+        *,
+        method: Method = "double_backward",
+        sigma: float = 0.01,
+        allow_unused: bool = False,
+        scores: Pick = None,
+    ) -> None:
+        super().__init__(
+            weight=weight, method=method, sigma=sigma, allow_unused=allow_unused, scores=scores
+        )
+
+
 class DRAGANPenalty(_NormPenalty):
     """:func:`gankernels.dragan_penalty`, called as
     ``(D, real, *args, generator=None, **kwargs)``.
@@ -437,7 +460,7 @@ class SpectralNormRegularization(nn.Module):
         self.weight = weight
         self.n_power_iterations = n_power_iterations
         self._layers = _layers(op, model)  # in a list, so that they are not registered
-        for i, w in enumerate(self._weights()):
+        for i, w in enumerate(_weights(self._layers)):
             check_generator(op, generator, w.device)
             w = w.detach()
             v = torch.randn(
@@ -451,7 +474,7 @@ class SpectralNormRegularization(nn.Module):
 
     def forward(self) -> Tensor:
         groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-        weights = self._weights()
+        weights = _weights(self._layers)
         for i, w in enumerate(weights):
             groups.setdefault((w.dtype, w.device), []).append(i)
             u = self.get_buffer(f"u_{i}")
@@ -476,13 +499,6 @@ class SpectralNormRegularization(nn.Module):
             total = part if total is None else total + part.to(total.device)
         return total
 
-    def _weights(self) -> list[Tensor]:
-        """Output channels first."""
-        return [
-            layer.weight.movedim(1, 0) if isinstance(layer, _TRANSPOSED) else layer.weight
-            for layer in self._layers
-        ]
-
     def extra_repr(self) -> str:
         return (
             f"weights={len(self._layers)}, weight={self.weight!r}, "
@@ -490,11 +506,18 @@ class SpectralNormRegularization(nn.Module):
         )
 
 
-def _layers(op: str, model: nn.Module) -> list[Any]:
+def _layers(op: str, model: nn.Module, skip: Sequence[nn.Module] = ()) -> list[Any]:
     layers: list[Any] = []
     seen: set[nn.Parameter] = set()
+    weighted = {m for m in model.modules() if isinstance(m, _WEIGHTED)}
+    for layer in skip:
+        if layer not in weighted:
+            raise ValueError(
+                f"{op}: expected skip to be linear, convolution or embedding layers of the model, "
+                f"got {kind(layer)} that is none; pass the layer itself, as model.shared"
+            )
     for name, layer in model.named_modules():
-        if not isinstance(layer, _WEIGHTED):
+        if not isinstance(layer, _WEIGHTED) or layer in skip:
             continue
         what = f"{name or 'model'}.weight"
         if parametrize.is_parametrized(layer, "weight"):
@@ -523,6 +546,88 @@ def _layers(op: str, model: nn.Module) -> list[Any]:
             f"{kind(model)} without weights of these"
         )
     return layers
+
+
+def _weights(layers: list[Any]) -> list[Tensor]:
+    """Output channels first."""
+    return [
+        layer.weight.movedim(1, 0) if isinstance(layer, _TRANSPOSED) else layer.weight
+        for layer in layers
+    ]
+
+
+class OrthogonalRegularization(nn.Module):
+    """:func:`gankernels.orthogonal_regularization` of a model's weights, for each call anew.
+
+    Brock et al. 2019 (arXiv 1809.11096), equation 3: ``weight * sum ||W W^T * (1 - I)||_F^2``. The
+    weights are those of :class:`SpectralNormRegularization`, with the output channels as rows. ::
+
+        regularization = OrthogonalRegularization(G)
+        loss = loss + regularization()
+
+    Args:
+        model: the network, in which layers must be initialized. It is referred to and does not
+            become a part of this module. A copy of this module belongs to a copy of the model: copy
+            both in one call.
+        weight: not negative; may be reassigned.
+        diagonal: ``||W W^T - I||_F^2``, of equation 2.
+        skip: layers that are left out, such as the embedding of classes that BigGAN leaves out.
+
+    Returns:
+        A scalar, float32 (float64 for float64 weights) on the device of the first weight.
+        Differentiable to any order in the weights. Deterministic.
+
+    Raises:
+        TypeError: if ``model`` is not a module, ``skip`` not a list of them, a weight is complex,
+            or a number not one.
+        ValueError: if the model has no such layer, a lazy one, or one whose weight is computed by
+            a hook; if a number is out of range, or one of ``skip`` is no such layer of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weight: float = 1e-4,
+        diagonal: bool = False,
+        *,
+        skip: Iterable[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        op = type(self).__name__
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{op}: expected model to be a torch.nn.Module, got {kind(model)}")
+        check_number(op, "weight", weight)
+        check_bool(op, "diagonal", diagonal)
+        self.weight = weight
+        self.diagonal = diagonal
+        self._layers = _layers(op, model, _skipped(op, skip))  # a list, which is not registered
+
+    def forward(self) -> Tensor:
+        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for w in _weights(self._layers):
+            groups.setdefault((w.dtype, w.device), []).append(w)
+        total: Any = None
+        for weights in groups.values():
+            part = penalties.orthogonal_regularization(
+                weights, weight=self.weight, diagonal=self.diagonal
+            )
+            total = part if total is None else total + part.to(total.device)
+        return total
+
+    def extra_repr(self) -> str:
+        diagonal = ", diagonal=True" if self.diagonal else ""
+        return f"weights={len(self._layers)}, weight={self.weight!r}{diagonal}"
+
+
+def _skipped(op: str, skip: object) -> list[nn.Module]:
+    expected = f"{op}: expected skip to be a list of layers of the model, got"
+    if isinstance(skip, nn.Module) or not isinstance(skip, Iterable):
+        raise TypeError(f"{expected} {kind(skip)}")
+    found = list(skip)
+    for layer in found:
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"{expected} one with {kind(layer)}")
+    return found
 
 
 class LazyRegularizer(nn.Module):

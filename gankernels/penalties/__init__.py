@@ -87,6 +87,7 @@ forward pass refuses; where it has to go backward alone, add ``0 * logits.sum()`
 from gankernels.penalties.approximate import approx_r1_penalty, approx_r2_penalty
 from gankernels.penalties.gradients import (
     dragan_penalty,
+    max_gradient_penalty,
     r1_penalty,
     r1_r2_penalty,
     r2_penalty,
@@ -96,7 +97,11 @@ from gankernels.penalties.gradients import (
     zero_centered_penalty,
 )
 from gankernels.penalties.independence import check_independent_samples
-from gankernels.penalties.parameters import consensus_penalty, spectral_norm_regularization
+from gankernels.penalties.parameters import (
+    consensus_penalty,
+    orthogonal_regularization,
+    spectral_norm_regularization,
+)
 
 __all__ = [
     "approx_r1_penalty",
@@ -104,6 +109,8 @@ __all__ = [
     "check_independent_samples",
     "consensus_penalty",
     "dragan_penalty",
+    "max_gradient_penalty",
+    "orthogonal_regularization",
     "r1_penalty",
     "r1_r2_penalty",
     "r2_penalty",

@@ -15,6 +15,7 @@ from gankernels._critics.groups import Groups, check_groups
 from gankernels._critics.norms import (
     COMMON,
     Heads,
+    Measured,
     Method,
     Norms,
     Reduction,
@@ -416,6 +417,41 @@ def zero_centered_penalty(
     return _interpolated(how, calls, real, fake, weight, 0.0, False)
 
 
+def max_gradient_penalty(
+    D: Critic,
+    real: Samples,
+    fake: Samples,
+    *args: Any,
+    weight: Weight = 10.0,
+    method: Method = "double_backward",
+    sigma: float = 0.01,
+    first: int | None = None,
+    allow_unused: bool = False,
+    return_raw: bool = False,
+    inv_scale: Tensor | None = None,
+    groups: Groups = None,
+    scores: Pick = None,
+    generator: torch.Generator | None = None,
+    **kwargs: Any,
+) -> Result:
+    """``weight * (max ||grad D(x_hat)||)^2``: of the steepest sample of the batch.
+
+    Zhou et al. 2019 (arXiv 1902.05687), Lipschitz GANs, at the interpolates of WGAN-GP; the maximum
+    stands for the Lipschitz constant. Samples that share it share the gradient. With several
+    processes it is the maximum of the process's own batch. Only ``method="double_backward"`` and
+    ``"difference"``: by noise no norm is known. All else as for :func:`wgan_gp_penalty`.
+    """
+    op = "max_gradient_penalty"
+    how = Norms(op, method, sigma, "sum", allow_unused, inv_scale, groups, generator)
+    how.give(first, None, "none", return_raw)
+    check_weight(op, "weight", weight)
+    own = [name for name in COMMON if name not in ("heads", "sample_weight", "reduction")]
+    calls = how.calls(D, args, kwargs, ("weight", *own), scores)
+    _refuse_noise(how)
+    found = _at_interpolates(how, calls, real, fake).penalty(weight=weight)
+    return tuple(x.amax() for x in found) if return_raw else found.amax()
+
+
 def dragan_penalty(
     D: Critic,
     real: Samples,
@@ -492,14 +528,24 @@ def _interpolated(
     center: float,
     one_sided: bool,
 ) -> Result:
-    op, groups = how.op, how.groups
-    check_weight(op, "weight", weight)
-    check_number(op, "center", center)
-    if one_sided and how.method == "noise":
+    check_weight(how.op, "weight", weight)
+    check_number(how.op, "center", center)
+    if one_sided:
+        _refuse_noise(how)
+    measured = _at_interpolates(how, calls, real, fake)
+    return measured.penalty(weight=weight, center=center, one_sided=one_sided)
+
+
+def _refuse_noise(how: Norms) -> None:
+    if how.method == "noise":
         raise ValueError(
-            f'{op}: expected method "double_backward" or "difference", got "noise", by which one '
-            "norm is never known, but its square in the mean"
+            f'{how.op}: expected method "double_backward" or "difference", got "noise", by which '
+            "one norm is never known, but its square in the mean"
         )
+
+
+def _at_interpolates(how: Norms, calls: Calls, real: Samples, fake: Samples) -> Measured:
+    op, groups = how.op, how.groups
     pairs = paired(op, real, fake, same_batch=True)
     first = pairs[0][0]
     how.check_samples("real", [x for x, _ in pairs])
@@ -511,5 +557,4 @@ def _interpolated(
         eps = eps[groups.long() % len(first)]
     points = [torch.lerp(y, x, eps.to(x.dtype).view(-1, *[1] * (x.dim() - 1))) for x, y in pairs]
     points = how.first_of(calls, "real", points)
-    measured = how.at(calls, points, isinstance(real, Tensor))
-    return measured.penalty(weight=weight, center=center, one_sided=one_sided)
+    return how.at(calls, points, isinstance(real, Tensor))

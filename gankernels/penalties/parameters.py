@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gankernels import ops
-from gankernels._checks import check_floats, check_number, check_tensors, kind
+from gankernels._checks import check_bool, check_floats, check_number, check_tensors, kind
 from gankernels._critics.gradients import (
     check_inv_scale,
 )
@@ -18,7 +18,7 @@ from gankernels._critics.samples import (
     inference_mode,
     outside_inference,
 )
-from gankernels._dtypes import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype, without_autocast
 from gankernels.ops._checks.spectral_norm import check_iteration
 
 
@@ -165,8 +165,52 @@ def spectral_norm_regularization(
         raise type(error)(message) from None
     total: Any = 0.0
     for w, left, right in zip(weights, u, v, strict=True):
-        with torch.autocast(w.device.type, enabled=False):
+        with without_autocast(w):
             matrix = w.reshape(w.shape[0], -1).to(accumulation_dtype(w.dtype))
             sigma = torch.dot(left.to(matrix.dtype), torch.mv(matrix, right.to(matrix.dtype)))
         total = total + sigma.square()
     return weight / 2 * total
+
+
+def orthogonal_regularization(
+    weights: Sequence[Tensor], *, weight: float = 1e-4, diagonal: bool = False
+) -> Tensor:
+    """``weight * sum ||W W^T * (1 - I)||_F^2``: the rows of every W are held orthogonal.
+
+    Brock et al. 2019, BigGAN (arXiv 1809.11096), equation 3, for the generator; the paper writes
+    W^T W, of filters that are columns. :class:`gankernels.nn.OrthogonalRegularization` has it for a
+    model.
+
+    Args:
+        weights: of at least two dimensions, each read as a matrix with the first one as rows.
+        weight: beta, not negative. Code that adds ``2 * strength * (W W^T * (1 - I)) W`` to
+            gradients has ``strength = 2 * weight``: the derivative has a 4.
+        diagonal: with the diagonal, ``||W W^T - I||_F^2``, equation 2, which also holds the length
+            of every row at 1.
+
+    Raises:
+        TypeError, ValueError: if an argument has an unsupported type or value.
+
+    Differentiable to any order in ``weights``. Takes a matrix of n by n numbers for n rows.
+    """
+    op = "orthogonal_regularization"
+    check_number(op, "weight", weight)
+    check_bool(op, "diagonal", diagonal)
+    check_tensors(op, "weights", weights)
+    for i, w in enumerate(weights):
+        check_floats(op, f"weights[{i}]", w)
+        if w.dim() < 2 or w.numel() == 0:
+            raise ValueError(
+                f"{op}: expected weights[{i}] of at least two dimensions, with elements, got shape "
+                f"{tuple(w.shape)}; leave biases and scales out"
+            )
+    total: Any = 0.0
+    for w in weights:
+        with without_autocast(w):
+            rows = w.reshape(w.shape[0], -1).to(accumulation_dtype(w.dtype))
+            products = rows @ rows.T
+            wanted = torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+            if not diagonal:
+                wanted = wanted * products
+            total = total + (products - wanted).square().sum()
+    return weight * total

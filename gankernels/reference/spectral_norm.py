@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from gankernels._dtypes import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype, without_autocast
 from gankernels._torch import in_forward_ad, in_functorch, is_batched
 
 
@@ -59,7 +58,7 @@ def move_(
     in the order of torch's hook, which conjugates nothing, the conjugate of u.
     """
     left, right, sigmas = [], [], []
-    with torch.no_grad(), _own_dtype(weights[0]):
+    with torch.no_grad(), without_autocast(weights[0]):
         for i, w in enumerate(weights):
             if skipped is not None:
                 _write(u[i], _repaired(u[i]))
@@ -118,7 +117,7 @@ def _normalize(
     guard: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     outputs, sigmas = [], []
-    with _own_dtype(weights[0]):
+    with without_autocast(weights[0]):
         for i, w in enumerate(weights):
             matrix = _matrix(w)
             dtype = matrix.dtype
@@ -141,13 +140,6 @@ def _normalize(
 def _tangent(s: Tensor) -> Tensor:
     """Zero, with the gradient of s where that is finite."""
     return torch.where(torch.isfinite(s.detach()), s - s.detach(), 0)
-
-
-def _own_dtype(w: Tensor) -> AbstractContextManager:
-    # There is no autocast for some devices, meta among them.
-    if torch.amp.is_autocast_available(w.device.type):
-        return torch.autocast(w.device.type, enabled=False)
-    return nullcontext()
 
 
 def _constant(x: Tensor) -> Tensor:

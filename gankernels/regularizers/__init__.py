@@ -1,4 +1,4 @@
-"""Regularizers of the critic beside the gradient penalties, and what makes its task harder.
+"""Regularizers of both networks beside the gradient penalties, and what makes a task harder.
 
 Those that are losses return a scalar in float32, or float64 for float64 input, to be added to the
 critic's loss, or to the generator's where they say so; those that change samples or features keep
@@ -11,7 +11,8 @@ from gankernels.regularizers.consistency import (
     latent_consistency_discriminator,
     latent_consistency_generator,
 )
-from gankernels.regularizers.inputs import InstanceNoise, rotate_batch, rotation_loss
+from gankernels.regularizers.generator import PathLength
+from gankernels.regularizers.inputs import FadingBlur, InstanceNoise, rotate_batch, rotation_loss
 from gankernels.regularizers.logits import LeCam, drift_penalty
 from gankernels.regularizers.minibatch import (
     MinibatchDiscrimination,
@@ -20,10 +21,12 @@ from gankernels.regularizers.minibatch import (
 )
 
 __all__ = [
+    "FadingBlur",
     "InstanceNoise",
     "LeCam",
     "MinibatchDiscrimination",
     "MinibatchStdDev",
+    "PathLength",
     "balanced_consistency_regularization",
     "consistency_regularization",
     "drift_penalty",

@@ -1,10 +1,10 @@
-"""Regularizers of the critic's input: instance noise, and the rotated images of SSGAN."""
+"""Regularizers of the critic's input: noise and blur that fade, and the rotated images of SSGAN."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from gankernels._checks import (
     check_strided,
     kind,
 )
-from gankernels._dtypes import accumulation_dtype
+from gankernels._dtypes import accumulation_dtype, without_autocast
 from gankernels.regularizers._arguments import check_samples
 
 Schedule = Literal["constant", "linear", "cosine"] | Callable[[Tensor], Tensor | float]
@@ -94,10 +94,7 @@ class InstanceNoise(nn.Module):
             TypeError, ValueError: if an argument has an unsupported type or value.
         """
         op = "InstanceNoise"
-        tensors = [x] if isinstance(x, Tensor) else x
-        good = isinstance(tensors, (list, tuple)) and len(tensors) > 0
-        if not good or not all(isinstance(y, Tensor) for y in tensors):
-            raise TypeError(f"{op}: expected x to be a tensor or a list of them, got {kind(x)}")
+        tensors = _listed(op, x)
         for y in tensors:
             check_strided(op, "x", y)
             check_real(op, "x", y)
@@ -127,6 +124,115 @@ class InstanceNoise(nn.Module):
     def extra_repr(self) -> str:
         steps = "" if self.steps is None else f", steps={self.steps}"
         return f"sigma={self.sigma}, schedule={self.schedule!r}{steps}"
+
+
+class FadingBlur(nn.Module):
+    """Blurs real and fake images alike, less and less as training goes on.
+
+    StyleGAN3 (Karras et al. 2021, arXiv 2106.12423), config R of section 3.2: it keeps the critic
+    from looking at high frequencies too early. The filter is that of the published code: Gaussian,
+    with the taps ``2^-(i / sigma)^2`` for i from -r to r with ``r = floor(3 sigma)``, divided by
+    their sum, along either axis, with zeros outside of the image. From ``sigma < 1 / 3`` on it is
+    the identity.
+
+    Put it before the critic, and before augmentation, for every batch that the critic sees, and
+    call :meth:`step` once an iteration. In evaluation mode it returns its input. ::
+
+        blur = FadingBlur()
+        scores = D(pipe(blur(real)))
+        blur.step(len(real))  # of all processes together
+
+    How many images were :attr:`seen` is in the state_dict, as a Python int. Nothing waits for the
+    GPU. A compiled function would be compiled anew for every sigma: call it outside.
+
+    Args:
+        sigma: the width at first, in pixels, not negative; the published one is 10.
+        images: after how many images there is no blur; sigma goes to 0 linearly. The published
+            200,000 are for batches of 32, and larger by as much as the batch is.
+
+    Raises:
+        TypeError, ValueError: if an argument has an unsupported type or value.
+    """
+
+    def __init__(self, sigma: float = 10.0, images: int = 200_000) -> None:
+        op = "FadingBlur"
+        check_number(op, "sigma", sigma)
+        check_count(op, "images", images)
+        super().__init__()
+        self.sigma = sigma
+        self.images = images
+        self.seen = 0
+
+    @property
+    def sigma_now(self) -> float:
+        """The width after as many images as were seen."""
+        return self.sigma * max(0.0, 1 - self.seen / self.images)
+
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """``x`` blurred.
+
+        Args:
+            x: images (B, C, H, W), or clips (B, C, T, H, W) whose frames are blurred each by
+                itself; or a list of them, of which all are blurred by as many pixels.
+
+        Returns:
+            A tensor of the same shape and dtype, or a list of them; ``x`` itself where there is no
+            blur. Computed in float32 at least, under autocast too. Differentiable to any order, and
+            deterministic.
+
+        Raises:
+            TypeError, ValueError: if an argument has an unsupported type or value.
+        """
+        op = "FadingBlur"
+        tensors = _listed(op, x)
+        for y in tensors:
+            check_samples(op, "x", y, "(B, C, H, W)", 4)
+        sigma = self.sigma_now if self.training else 0.0
+        outputs = [_blurred(y, sigma) for y in tensors]
+        return outputs[0] if isinstance(x, Tensor) else outputs
+
+    def step(self, images: int) -> None:
+        """Go on by as many images as the critic has seen, of real ones: once an iteration."""
+        check_count("FadingBlur", "images", images)
+        self.seen += images
+
+    def get_extra_state(self) -> int:
+        return self.seen
+
+    def set_extra_state(self, state: int) -> None:
+        check_count("FadingBlur", "the images seen", state, 0)
+        self.seen = state
+
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma}, images={self.images}"
+
+
+def _blurred(x: Tensor, sigma: float) -> Tensor:
+    radius = math.floor(3 * sigma)
+    if radius == 0:
+        return x
+    # As matrices: convolutions of single channels are slower, and may be in TF32.
+    with without_autocast(x):
+        widened = x.to(accumulation_dtype(x.dtype))
+        rows, columns = (_blur_matrix(size, sigma, radius, widened) for size in x.shape[-2:])
+        return (rows @ widened @ columns).to(x.dtype)
+
+
+def _blur_matrix(size: int, sigma: float, radius: int, like: Tensor) -> Tensor:
+    """(size, size), symmetric: what each pixel takes of each other along an axis."""
+    total = sum(2 ** -((i / sigma) ** 2) for i in range(-radius, radius + 1))
+    at = torch.arange(size, device=like.device)
+    distance = (at[:, None] - at).abs()
+    taps = torch.exp2(-(distance.to(like.dtype) / sigma).square()) / total
+    return taps * (distance <= radius)
+
+
+def _listed(op: str, x: Any) -> list[Tensor]:
+    tensors = [x] if isinstance(x, Tensor) else x
+    good = isinstance(tensors, (list, tuple)) and len(tensors) > 0
+    if not good or not all(isinstance(y, Tensor) for y in tensors):
+        raise TypeError(f"{op}: expected x to be a tensor or a list of them, got {kind(x)}")
+    return list(tensors)
 
 
 def rotate_batch(x: Tensor) -> tuple[Tensor, Tensor]:

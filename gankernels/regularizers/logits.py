@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from gankernels._checks import check_floats, check_number, kind
+from gankernels._checks import check_bool, check_count, check_floats, check_number, is_choice
 from gankernels._critics.scores import AVERAGED, check_alike, listed_scores
 from gankernels._dtypes import accumulation_dtype
+from gankernels.regularizers._averages import KeepsAverages, check_process_group, joint_means
 
 Logits = Tensor | Sequence[Tensor]
 
 
-class LeCam(nn.Module):
+class LeCam(KeepsAverages):
     """LeCam regularization: holds the critic's scores by anchors, averages of what they were.
 
     ``weight * (E relu(D(x) - ema_fake)^2 + E relu(ema_real - D(G))^2)``, R_LC of Tseng et al. 2021
@@ -33,47 +35,62 @@ class LeCam(nn.Module):
     many each has: one ``all_reduce`` of 4 numbers, in training mode only. The two E are of the
     process's own scores.
 
-    The buffers ``ema_real``, ``ema_fake`` and ``initialized`` are of the state_dict; the averages
-    stay in float32 when the module is converted to another dtype. Nothing waits for the GPU.
+    The buffers ``ema_real``, ``ema_fake`` and ``initialized`` are of the state_dict, with ``start``
+    also ``calls``; the averages stay in float32 when the module is converted to another dtype.
+    Nothing waits for the GPU.
 
     Args:
         weight: not negative; 0.3 is the paper's for BigGAN, 3e-7 for StyleGAN2.
         decay: in [0, 1).
+        of: ``"scores"``, or ``"means"``, as TiTok has it: ``relu(E D(x) - ema_fake)^2 +
+            relu(ema_real - E D(G))^2``. That is at most the former: scores on both sides of an
+            anchor make up for each other.
+        from_zero: let the anchors start at 0, as SEED-Voken has them, and not at the first batch's
+            means; with a decay of 0.999 they stay near 0 for hundreds of steps.
+        start: how many first calls in training mode give 0; the anchors move in them, too.
         process_group: whose processes share the anchors; by default all of them.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value.
     """
 
+    _averages = ("ema_real", "ema_fake")
     ema_real: Tensor
     ema_fake: Tensor
     initialized: Tensor
+    calls: Tensor
 
     def __init__(
         self,
         weight: float = 0.3,
         decay: float = 0.99,
         *,
+        of: Literal["scores", "means"] = "scores",
+        from_zero: bool = False,
+        start: int = 0,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         check_number("LeCam", "weight", weight)
         check_number("LeCam", "decay", decay)
         if decay >= 1:
             raise ValueError(f"LeCam: expected decay below 1, got {decay}; the anchors would stay")
-        if process_group is not None and not (
-            dist.is_available() and isinstance(process_group, dist.ProcessGroup)
-        ):
-            raise TypeError(
-                "LeCam: expected process_group to be a torch.distributed.ProcessGroup or None, "
-                f"got {kind(process_group)}; make one by torch.distributed.new_group()"
-            )
+        if not is_choice(of, ("scores", "means")):
+            raise ValueError(f'LeCam: expected of to be "scores" or "means", got {of!r}')
+        check_bool("LeCam", "from_zero", from_zero)
+        check_count("LeCam", "start", start, 0)
+        check_process_group("LeCam", process_group)
         super().__init__()
         self.weight = weight
         self.decay = decay
+        self.of = of
+        self.start = start
         self.process_group = process_group
         self.register_buffer("ema_real", torch.zeros(()))
         self.register_buffer("ema_fake", torch.zeros(()))
-        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("initialized", torch.full((), from_zero))
+        # Not among the keys of those that need none.
+        calls = torch.zeros((), dtype=torch.int64)
+        self.register_buffer("calls", calls, persistent=start > 0)
 
     def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The critic's regularizer.
@@ -99,9 +116,17 @@ class LeCam(nn.Module):
                     f'move the module with .to("{x.device}")'
                 )
         ema_real, ema_fake = self._anchors(real, fake)
-        return self.weight * (
+        if self.of == "means":
+            real, fake = real.mean(), fake.mean()
+        value = self.weight * (
             F.relu(real - ema_fake).square().mean() + F.relu(ema_real - fake).square().mean()
         )
+        if self.start == 0:
+            return value
+        value = torch.where(self.calls < self.start, 0, value)
+        if self.training:
+            self.calls.add_(1)
+        return value
 
     @torch.no_grad()
     def _anchors(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +135,7 @@ class LeCam(nn.Module):
                 torch.where(self.initialized, self.ema_real, real.mean().float()),
                 torch.where(self.initialized, self.ema_fake, fake.mean().float()),
             )
-        means = self._means(real, fake)
+        means = joint_means((real, fake), self.process_group)
         emas = torch.stack((self.ema_real, self.ema_fake))
         moved = torch.where(self.initialized, torch.lerp(means, emas, self.decay), means)
         usable = means.isfinite().all()
@@ -120,27 +145,10 @@ class LeCam(nn.Module):
         self.initialized.logical_or_(usable)
         return ema_real, ema_fake
 
-    def _means(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The means of the scores of all processes, real and fake: (2,), float32."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return torch.stack((real.mean().float(), fake.mean().float()))
-        sums = [total for x in (real, fake) for total in (x.sum(), torch.full_like(x[0], len(x)))]
-        shared = torch.stack(sums).float().view(2, 2)
-        dist.all_reduce(shared, group=self.process_group)
-        return shared[:, 0] / shared[:, 1]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LeCam:
-        before = self.ema_real, self.ema_fake
-        super()._apply(fn, recurse)
-        # In bfloat16 an average of decay 0.99 stands still; converted and back it would be rounded.
-        for name, ema in zip(("ema_real", "ema_fake"), before, strict=True):
-            moved = self.get_buffer(name)
-            if moved.dtype != ema.dtype:
-                setattr(self, name, ema.to(moved.device))
-        return self
-
     def extra_repr(self) -> str:
-        return f"weight={self.weight}, decay={self.decay}"
+        others = "" if self.of == "scores" else f", of={self.of!r}"
+        others += f", start={self.start}" if self.start else ""
+        return f"weight={self.weight}, decay={self.decay}{others}"
 
 
 def drift_penalty(real_logits: Logits, *, weight: float = 0.001) -> Tensor:

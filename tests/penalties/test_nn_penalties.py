@@ -14,7 +14,12 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from gankernels import nn as gnn
 from gankernels import penalties
-from gankernels.nn import LazyRegularizer, R1Penalty, SpectralNormRegularization
+from gankernels.nn import (
+    LazyRegularizer,
+    OrthogonalRegularization,
+    R1Penalty,
+    SpectralNormRegularization,
+)
 
 #: How norms are found.
 BY_NOISE = {"method": "noise", "sigma": 0.1, "heads": "mean", "allow_unused": True}
@@ -29,6 +34,7 @@ MODULES = {
     "WGANGPPenalty": ("wgan_gp_penalty", {"weight": 2.0, "center": 0.3, **BY_NOISE}),
     "WGANLPPenalty": ("wgan_lp_penalty", {"weight": 2.0, "center": 0.3, **BY_DIFFERENCE}),
     "ZeroCenteredPenalty": ("zero_centered_penalty", {"weight": 2.0, **BY_NOISE}),
+    "MaxGradientPenalty": ("max_gradient_penalty", {"weight": 2.0, **BY_DIFFERENCE}),
     "DRAGANPenalty": (
         "dragan_penalty",
         {"weight": 2.0, "k": 0.3, "noise": "gaussian", "scale": 0.2, **BY_DIFFERENCE},
@@ -95,6 +101,7 @@ def gradients(value, D):
 def test_every_module_is_in_the_table():
     assert set(gnn.__all__) == {
         "LazyRegularizer",
+        "OrthogonalRegularization",
         "SpectralNormRegularization",
         "utils",
         *MODULES,
@@ -525,6 +532,132 @@ def hooked():
 def test_spectral_errors(model, arguments, error, message):
     with pytest.raises(error, match=f"^SpectralNormRegularization: .*{message}"):
         SpectralNormRegularization(model(), **arguments)
+
+
+# --- orthogonal weights --------------------------------------------------------------------------
+
+
+def orthogonal(matrices, diagonal=False):
+    """Pair by pair of rows."""
+    total = 0.0
+    for m in matrices:
+        for i, row in enumerate(m):
+            for j, other in enumerate(m):
+                if i != j or diagonal:
+                    total = total + (row @ other - float(i == j)) ** 2
+    return total
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_orthogonal_value_and_gradient(diagonal):
+    model = Network()
+    module = OrthogonalRegularization(model, 0.3, diagonal)
+    got, expected = module(), 0.3 * orthogonal(model.matrices(), diagonal)
+    assert got.dtype == torch.float64
+    assert got.shape == ()
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+    assert torch.equal(
+        got,
+        penalties.orthogonal_regularization(model.matrices(), weight=0.3, diagonal=diagonal),
+    )
+    of = [p for name, p in model.named_parameters() if name.endswith("weight") and p.dim() > 1]
+    assert len(of) == len(model.matrices())
+    for a, b in zip(torch.autograd.grad(got, of), torch.autograd.grad(expected, of), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_orthogonal_of_orthogonal_rows():
+    w = 3 * torch.linalg.qr(drawer(4)(6, 4).double()).Q.T
+    assert penalties.orthogonal_regularization([w], weight=1.0) < 1e-24
+    with_lengths = penalties.orthogonal_regularization([w], weight=1.0, diagonal=True)
+    assert with_lengths.item() == pytest.approx(4 * (9 - 1) ** 2)
+
+
+def test_orthogonal_numerical_derivatives():
+    weights = [drawer(i)(3, 2, 2).double().requires_grad_() for i in range(2)]
+    for diagonal in (False, True):
+
+        def value(*w, diagonal=diagonal):
+            return penalties.orthogonal_regularization(w, weight=0.5, diagonal=diagonal)
+
+        assert torch.autograd.gradcheck(value, weights)
+        assert torch.autograd.gradgradcheck(value, weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_orthogonal_dtypes(dtype):
+    w = (300 * drawer(5)(3, 4)).to(dtype)  # whose products overflow float16
+    got = penalties.orthogonal_regularization([w])
+    assert got.dtype == torch.float32
+    expected = 1e-4 * orthogonal([w.double()])
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+    with torch.autocast(w.device.type, torch.bfloat16):
+        assert torch.equal(penalties.orthogonal_regularization([w]), got)
+
+
+def test_orthogonal_of_several_dtypes_and_as_computed():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(4, 3).double())
+    nn.utils.parametrizations.spectral_norm(model[0])
+    with torch.no_grad():
+        value = OrthogonalRegularization(model.eval(), weight=1.0)()
+        matrices = [layer.weight.double() for layer in model]
+    assert value.item() == pytest.approx(orthogonal(matrices).item(), rel=1e-5)
+
+
+def test_orthogonal_module():
+    model = Network()
+    module = OrthogonalRegularization(model, skip=[model.linear, model.transposed[0]])
+    kept = [m for i, m in enumerate(model.matrices()) if i not in (1, 5)]
+    torch.testing.assert_close(module(), 1e-4 * orthogonal(kept), rtol=1e-12, atol=0)
+    assert not list(module.parameters())
+    assert not module.state_dict()
+    assert repr(module) == "OrthogonalRegularization(weights=6, weight=0.0001)"
+    copied, other = copy.deepcopy((model, module))
+    with torch.no_grad():
+        copied.convs[0].weight.mul_(2)
+    assert other() > module()
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (
+            lambda m: OrthogonalRegularization([m]),
+            TypeError,
+            "model to be a torch.nn.Module, got l",
+        ),
+        (lambda m: OrthogonalRegularization(nn.Tanh()), ValueError, "a model with linear"),
+        (lambda m: OrthogonalRegularization(m, -1.0), ValueError, "weight to be finite and not"),
+        (lambda m: OrthogonalRegularization(m, 1.0, 1), TypeError, "diagonal to be True or False"),
+        (lambda m: OrthogonalRegularization(m, skip=m), TypeError, "skip to be a list of layers"),
+        (lambda m: OrthogonalRegularization(m, skip=["0"]), TypeError, "skip to be .* with str"),
+        (
+            lambda m: OrthogonalRegularization(m, skip=[nn.Linear(3, 3)]),
+            ValueError,
+            "skip to be linear, .* of the model, got Linear that is none",
+        ),
+        (
+            lambda m: penalties.orthogonal_regularization(m.weight),
+            TypeError,
+            "weights to be a list of tensors, got Parameter",
+        ),
+        (
+            lambda m: penalties.orthogonal_regularization(list(m.parameters())),
+            ValueError,
+            r"weights\[1\] of at least two dimensions, with elements, got shape \(3,\); leave",
+        ),
+        (
+            lambda m: penalties.orthogonal_regularization([m.weight.int()]),
+            TypeError,
+            r"weights\[0\] of a floating-point dtype",
+        ),
+    ],
+    ids=range(10),
+)
+def test_orthogonal_errors(call, error, message):
+    op = "(OrthogonalRegularization|orthogonal_regularization)"
+    with pytest.raises(error, match=f"^{op}: expected {message}"):
+        call(nn.Linear(3, 3))
 
 
 # --- lazy regularization -------------------------------------------------------------------------

@@ -100,6 +100,31 @@ def test_a_loss_scale_leaves_the_number(name):
     assert found == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("method", ["double_backward", "difference"])
+def test_the_largest_gradient_is_of_one_sample(method):
+    D = critic()
+    steepest = int(squares(D, FAKE).argmax())
+    penalty, raw = gk.max_gradient_penalty(
+        D, FAKE, FAKE, weight=3.0, method=method, sigma=1e-4, return_raw=True
+    )
+    expected = squares(D, FAKE[steepest : steepest + 1])[0]
+    assert raw.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert penalty.item() == pytest.approx(3 * raw.item(), rel=1e-12)
+    assert not raw.requires_grad
+    alone = gk.zero_centered_penalty(
+        D, *2 * [FAKE[steepest : steepest + 1]], weight=3.0, method=method, sigma=1e-4
+    )
+    parameters = [p for p in D.parameters() if p.dim() > 1]
+    found, wanted = (torch.autograd.grad(x, parameters) for x in (penalty, alone))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_the_largest_gradient_is_not_known_by_noise():
+    with pytest.raises(ValueError, match=r'^max_gradient_penalty: expected method .* got "noise"'):
+        gk.max_gradient_penalty(critic(), REAL, FAKE, method="noise")
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_number(name):
     penalty, expected = PENALTIES[name]

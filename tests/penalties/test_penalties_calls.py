@@ -80,6 +80,8 @@ MISNAMED = [
     ("wgan_lp_penalty", "gamma", "weight"),
     ("zero_centered_penalty", "gamma", "weight"),
     ("zero_centered_penalty", "center", None),
+    ("max_gradient_penalty", "gamma", "weight"),
+    ("max_gradient_penalty", "sample_weight", "weight"),
     ("r1_r2_penalty", "weight", "gamma"),
     ("dragan_penalty", "gamma", "weight"),
     ("dragan_penalty", "center", "k"),

@@ -154,6 +154,7 @@ def test_packs_are_an_index(name):
         ("wgan_gp_penalty", lambda n: 10 * (n - 1).square().mean()),
         ("wgan_lp_penalty", lambda n: 10 * (n - 1).relu().square().mean()),
         ("zero_centered_penalty", lambda n: 10 * n.square().mean()),
+        ("max_gradient_penalty", lambda n: 10 * n.max().square()),
     ],
 )
 def test_one_coefficient_a_group(name, value, groups):

@@ -38,6 +38,7 @@ def names():
     D = Critic()
     G = nn.Sequential(nn.Linear(5, 3 * 8 * 8), nn.Unflatten(1, (3, 8, 8)))
     z = torch.randn(4, 5)
+    w = torch.randn(4, 5, requires_grad=True)
     real = torch.randn(4, 3, 8, 8).requires_grad_()
     fake = G(z).detach().requires_grad_()
     turned, labels = regularizers.rotate_batch(real)
@@ -54,6 +55,7 @@ def names():
         "D_rot": Critic(4),
         "G": G,
         "z": z,
+        "w": w,
         "x": real.detach(),
         "real": real,
         "fake": fake,

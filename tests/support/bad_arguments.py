@@ -142,6 +142,10 @@ CALLS: dict[str, Callable[[], Call]] = {
     "r2_penalty": lambda: (gk.r2_penalty, with_logits("fake")),
     "roth_penalty": lambda: (gk.roth_penalty, two_sides()),
     "spectral_norm_regularization": lambda: (gk.spectral_norm_regularization, vectors()),
+    "orthogonal_regularization": lambda: (
+        gk.orthogonal_regularization,
+        {"weights": vectors()["weights"]},
+    ),
     "spectral_norms": lambda: (gk.spectral_norms, {"model": normalized()}),
     "fold_spectral_norm": lambda: (gk.fold_spectral_norm, {"model": normalized()}),
     "fuse_spectral_norm": lambda: (gk.fuse_spectral_norm, {"model": normalized()}),
@@ -161,6 +165,11 @@ CALLS: dict[str, Callable[[], Call]] = {
         ema.decay_for_half_life,
         {"half_life_images": 1000.0, "batch": 32},
     ),
+    "FadingBlur": lambda: (regularizers.FadingBlur, {}),
+    "FadingBlur()": lambda: (regularizers.FadingBlur(2.0).forward, {"x": images()}),
+    "FadingBlur.step": lambda: (regularizers.FadingBlur().step, {"images": 4}),
+    "PathLength": lambda: (regularizers.PathLength, {}),
+    "PathLength()": lambda: pathing(),
     "InstanceNoise": lambda: (regularizers.InstanceNoise, {"steps": 4}),
     "InstanceNoise()": lambda: (regularizers.InstanceNoise(0.1, steps=4).forward, {"x": images()}),
     "LeCam": lambda: (regularizers.LeCam, {}),
@@ -237,6 +246,8 @@ CALLS: dict[str, Callable[[], Call]] = {
     "nn.ConsensusPenalty": lambda: (gk.nn.ConsensusPenalty, {}),
     "nn.DRAGANPenalty": lambda: (gk.nn.DRAGANPenalty, {}),
     "nn.LazyRegularizer": lambda: (gk.nn.LazyRegularizer, {"penalty": gk.nn.R1Penalty()}),
+    "nn.MaxGradientPenalty": lambda: (gk.nn.MaxGradientPenalty, {}),
+    "nn.OrthogonalRegularization": lambda: (gk.nn.OrthogonalRegularization, {"model": Critic()}),
     "nn.R1Penalty": lambda: (gk.nn.R1Penalty, {}),
     "nn.R1R2Penalty": lambda: (gk.nn.R1R2Penalty, {}),
     "nn.R2Penalty": lambda: (gk.nn.R2Penalty, {}),
@@ -263,6 +274,11 @@ def consensus() -> Call:
 def updating() -> Call:
     model = normalized()
     return ema.AveragedModel(model, decay=0.999).update_parameters, {"model": model}
+
+
+def pathing() -> Call:
+    w = torch.randn(4, 6, requires_grad=True)
+    return regularizers.PathLength().forward, {"images": generator_network()(w), "latents": w}
 
 
 def generator_network() -> nn.Module:

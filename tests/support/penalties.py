@@ -105,6 +105,10 @@ PENALTIES: dict[str, Penalty] = {
         lambda D, x, y, /, *a, **k: gk.zero_centered_penalty(D, x, y, *a, generator=seeded(), **k),
         lambda D, x, y: 10 * squares(D, interpolates(x, y)).mean(),
     ),
+    "max_gradient_penalty": Penalty(
+        lambda D, x, y, /, *a, **k: gk.max_gradient_penalty(D, x, y, *a, generator=seeded(), **k),
+        lambda D, x, y: 10 * squares(D, interpolates(x, y)).max(),
+    ),
     "dragan_penalty": Penalty(
         lambda D, x, y, /, *a, **k: gk.dragan_penalty(D, x, *a, generator=seeded(), **k),
         lambda D, x, y: 10 * (squares(D, perturbed(x)).sqrt() - 1).square().mean(),
@@ -125,6 +129,11 @@ PENALTIES: dict[str, Penalty] = {
         lambda D, x, y, /, *a, **k: gk.consensus_penalty(
             [D(x).sum()], [list(D.parameters())], *a, **k
         ),
+        None,
+        takes_critic=False,
+    ),
+    "orthogonal_regularization": Penalty(
+        lambda D, x, y, /, *a, **k: gk.orthogonal_regularization(x, *a, **k),
         None,
         takes_critic=False,
     ),

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pickle
 
 import pytest
 import torch
@@ -370,6 +371,121 @@ def test_rampup_of_the_half_life():
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-12)
 
 
+# --- ramp-up and start ----------------------------------------------------------------------------
+
+
+def averaged(values, **options):
+    """The averages after each of these weights."""
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    average, found = AveragedModel(model, **options), []
+    for value in values:
+        nn.init.constant_(model.weight, value)
+        average.update_parameters(model)
+        found.append(average.module.weight.item())
+    return found
+
+
+VALUES = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, 6.0, -5.0, 3.0]
+
+
+def by_hand(decay_at, start=1):
+    """Copies until start, then averages with the decay after as many averages."""
+    found = []
+    for k, value in enumerate(VALUES):
+        n = k + 1 - start
+        decay = decay_at(n) if n > 0 else 0.0
+        found.append(decay * found[-1] + (1 - decay) * value if n > 0 else value)
+    return pytest.approx(found, rel=1e-12)
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 100])
+def test_rampup_of_the_decay(start):
+    """TensorFlow's, until it reaches the decay, which here is in the fifth average."""
+    assert (1 + 5) / (10 + 5) == 0.4
+    expected = by_hand(lambda n: min(0.4, (1 + n) / (10 + n)), max(start, 1))
+    assert averaged(VALUES, decay=0.4, rampup=10, start=start) == expected
+
+
+@pytest.mark.parametrize("start", [1, 3])
+def test_start(start):
+    assert averaged(VALUES, decay=0.7, start=start) == by_hand(lambda n: 0.7, start)
+    by_images = averaged(VALUES, half_life=8, batch=4, start=start)
+    assert by_images == by_hand(lambda n: 0.5**0.5, start)
+    grown = averaged(VALUES, half_life=8, batch=4, rampup=0.5, start=start)
+    assert grown == by_hand(lambda n: 0.5 ** (4 / min(8, 0.5 * 4 * n)), start)
+    # Without a decay all count alike, from the last copy on.
+    assert averaged(VALUES, start=start) == by_hand(lambda n: n / (n + 1), start)
+
+
+def test_start_copies_buffers_too():
+    model = plain_network()
+    average = AveragedModel(model, decay=0.9, start=3, use_buffers=True)
+    for i in range(4):
+        model(torch.randn(2, 3, 6, 6) + i)
+        before = average.module[1].running_mean.clone()
+        average.update_parameters(model)
+        now = model[1].running_mean
+        expected = now if i < 3 else 0.9 * before + 0.1 * now
+        torch.testing.assert_close(average.module[1].running_mean, expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"decay": 0.9, "rampup": 10, "start": 3}, {"half_life": 64, "batch": 4, "rampup": 0.5}],
+    ids=["decay", "half_life"],
+)
+def test_schedules_go_on(options):
+    """From a state_dict, a copy and a pickle."""
+    model = plain_network()
+
+    def update(*averages):
+        with torch.no_grad():
+            for p in model.parameters():
+                p += torch.randn_like(p)
+        for average in averages:
+            average.update_parameters(model)
+
+    average = AveragedModel(model, **options)
+    for _ in range(5):
+        update(average)
+    loaded = AveragedModel(model, **options)
+    loaded.load_state_dict(average.state_dict())
+    others = [loaded, copy.deepcopy(average), pickle.loads(pickle.dumps(average))]
+    for _ in range(3):
+        update(average, *others)
+        for other in others:
+            assert_equal_tensors(other.state_dict(), average.state_dict(), atol=0)
+
+
+def test_schedules_read_nothing_back():
+    """The number of updates that torch hands over is on the weights' device: a GPU would wait."""
+    average = AveragedModel(plain_network(), half_life=8, batch=4, rampup=0.5, start=2)
+    weights = [p.detach().clone() for p in average.module.parameters()]
+    for updates in (1, 5):
+        average.multi_avg_fn.updates = updates
+        average.multi_avg_fn(weights, weights, None)
+
+
+def test_loads_into_the_plain_class():
+    model = plain_network()
+    average = AveragedModel(model, decay=0.5)
+    for _ in range(2):
+        model(torch.randn(2, 3, 6, 6))
+        average.update_parameters(model)
+    plain = plain_network()
+    plain.load_state_dict(average.module.state_dict())
+    assert_equal_tensors(plain.state_dict(), average.module.state_dict(), atol=0)
+
+
+def test_loads_into_a_class_that_normalizes(model):
+    average = AveragedModel(model, decay=0.5)
+    average.update_parameters(model)
+    folded = fold_spectral_norm(copy.deepcopy(model))
+    nn.init.zeros_(next(folded.parameters()))
+    folded.load_state_dict(average.module.state_dict())
+    assert_equal_tensors(folded.state_dict(), average.module.state_dict(), atol=0)
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -383,7 +499,17 @@ def test_rampup_of_the_half_life():
         ({"half_life": 100}, ValueError, "half_life, in images, together with batch, got only"),
         ({"batch": 100}, ValueError, "half_life, in images, together with batch, got only"),
         ({"decay": 0.9, "half_life": 9, "batch": 1}, ValueError, "decay or half_life, got both"),
-        ({"rampup": 0.05}, ValueError, "rampup together with half_life and batch, got it alone"),
+        ({"rampup": 0.05}, ValueError, "rampup together with decay, or with .*, got it alone"),
+        ({"decay": 0.9, "rampup": 0.05}, ValueError, "rampup to be above 1 with decay, got 0.05"),
+        ({"decay": 0.9, "rampup": True}, TypeError, "rampup to be a number, got bool"),
+        ({"decay": 0.9, "start": -1}, ValueError, "start to be at least 0, got -1"),
+        ({"start": 2.0}, TypeError, "start to be an integer, got float"),
+        ({"start": True}, TypeError, "start to be an integer, got bool"),
+        (
+            {"start": 2, "avg_fn": lambda a, b, n: a},
+            ValueError,
+            "decay, half_life or start, or a function that averages, got both",
+        ),
         ({"half_life": 9, "batch": 1, "rampup": "1"}, TypeError, "rampup to be a number, got str"),
         ({"half_life": 9, "batch": 1, "rampup": 0}, ValueError, "rampup to be finite and positive"),
     ],
@@ -472,7 +598,9 @@ def test_weights_count_alike_by_default():
 
 @pytest.mark.parametrize("name", ["avg_fn", "multi_avg_fn"])
 def test_one_way_to_average(name):
-    with pytest.raises(ValueError, match=r"^AveragedModel: expected decay or half_life, or a func"):
+    with pytest.raises(
+        ValueError, match=r"^AveragedModel: expected decay, half_life or start, or "
+    ):
         AveragedModel(nn.Linear(1, 1), decay=0.9, **{name: mean_of_three})
 
 

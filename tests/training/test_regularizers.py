@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from gankernels import regularizers
 from gankernels.regularizers import (
+    FadingBlur,
     InstanceNoise,
     LeCam,
     MinibatchDiscrimination,
@@ -211,6 +213,59 @@ def test_lecam_bad_scores_do_not_reach_the_anchors(bad, side):
     assert torch.equal(module.ema_fake, sound.ema_fake)
 
 
+def test_lecam_of_means_from_zero_after_a_start():
+    """All three, in Python's floats."""
+    draw = drawer(0)
+    reals, fakes = ([draw(6, 1) + 0.5 for _ in range(6)], [draw(4) - 0.5 for _ in range(6)])
+    module = LeCam(0.7, 0.8, of="means", from_zero=True, start=2)
+    ema_real = ema_fake = 0.0
+    for step, (real, fake) in enumerate(zip(reals, fakes, strict=True)):
+        mean_real, mean_fake = real.double().mean().item(), fake.double().mean().item()
+        ema_real = 0.8 * ema_real + 0.2 * mean_real
+        ema_fake = 0.8 * ema_fake + 0.2 * mean_fake
+        expected = 0.7 * (max(0, mean_real - ema_fake) ** 2 + max(0, ema_real - mean_fake) ** 2)
+        got = module(real.requires_grad_(), fake)
+        got.backward()
+        assert got.item() == pytest.approx(expected if step >= 2 else 0, rel=1e-5)
+        assert bool(real.grad.any()) == (step >= 2)
+        assert module.ema_real.item() == pytest.approx(ema_real, rel=1e-5)
+        assert module.ema_fake.item() == pytest.approx(ema_fake, rel=1e-5)
+
+
+def test_lecam_of_means_is_not_of_scores():
+    scores = torch.tensor([-1.0, 1.0])
+    module = LeCam(1.0, from_zero=True).eval()
+    assert module(scores, scores).item() == 1.0  # half of 1 on either side
+    module.of = "means"
+    assert module(scores, scores).item() == 0
+
+
+def test_lecam_from_zero_takes_no_mean_for_an_anchor():
+    module = LeCam(1.0, 0.5, from_zero=True)
+    assert module.eval()(torch.tensor([3.0]), torch.tensor([-2.0])).item() == 9 + 4
+    module.train()(torch.tensor([4.0]), torch.tensor([-2.0]))
+    assert (module.ema_real.item(), module.ema_fake.item()) == (2.0, -1.0)
+
+
+def test_lecam_start_is_of_the_state():
+    reals, fakes = scores()
+    module = LeCam(start=3)
+    assert set(module.state_dict()) == {"ema_real", "ema_fake", "initialized", "calls"}
+    module(reals[0], fakes[0])
+    assert module.eval()(reals[1], fakes[1]).item() == 0  # which does not count
+    module.train()(reals[1], fakes[1])
+    other = reloaded(module, LeCam(start=3))
+    plain = LeCam()
+    for real, fake in zip(reals[:3], fakes[:3], strict=True):
+        plain(real, fake)
+    assert other(reals[2], fakes[2]).item() == 0
+    got = other(reals[3], fakes[3])
+    assert got.item() > 0
+    assert torch.equal(got, plain(reals[3], fakes[3]))
+    assert repr(other) == "LeCam(weight=0.3, decay=0.99, start=3)"
+    assert repr(LeCam(of="means", from_zero=True)) == "LeCam(weight=0.3, decay=0.99, of='means')"
+
+
 def test_lecam_compiles():
     reals, fakes = scores()
     module, plain = LeCam(), LeCam()
@@ -246,6 +301,10 @@ def test_drift_penalty_gradients():
         (lambda: LeCam("1"), TypeError, "LeCam: expected weight to be a number, got str"),
         (lambda: LeCam(decay=1.0), ValueError, "LeCam: expected decay below 1, got 1.0"),
         (lambda: LeCam(decay=-0.1), ValueError, "LeCam: expected decay to be finite"),
+        (lambda: LeCam(of="mean"), ValueError, 'LeCam: expected of to be "scores" or "means", got'),
+        (lambda: LeCam(from_zero=1), TypeError, "LeCam: expected from_zero to be True or False"),
+        (lambda: LeCam(start=-1), ValueError, "LeCam: expected start to be at least 0, got -1"),
+        (lambda: LeCam(start=True), TypeError, "LeCam: expected start to be an integer, got bool"),
         (
             lambda: LeCam()(None, torch.ones(1)),
             TypeError,
@@ -990,6 +1049,117 @@ def test_instance_noise_state():
 )
 def test_instance_noise_refused(call, error, message):
     refuses(call, error, message)
+
+
+# --- fading blur ---------------------------------------------------------------------------------
+
+
+def blurred(x, sigma):
+    """Pixel by pixel and tap by tap, with zeros outside."""
+    radius = math.floor(3 * sigma)
+    taps = [2 ** -((i / sigma) ** 2) for i in range(-radius, radius + 1)]
+    taps = [tap / sum(taps) for tap in taps]
+    for dim in (-2, -1):
+        out = torch.zeros_like(x)
+        for i in range(x.shape[dim]):
+            for k, tap in enumerate(taps):
+                if 0 <= i + k - radius < x.shape[dim]:
+                    out.select(dim, i).add_(tap * x.select(dim, i + k - radius))
+        x = out
+    return x
+
+
+def test_fading_blur_fades():
+    x = drawer(30, torch.float64)(2, 3, 7, 5)
+    module = FadingBlur(2.0, 100)
+    for sigma in (2.0, 1.6, 1.2, 0.8, 0.4):
+        assert module.sigma_now == pytest.approx(sigma)
+        assert_near(module(x), blurred(x, sigma))
+        module.step(20)
+    assert module.sigma_now == 0
+    assert module(x) is x
+    module.step(20)
+    assert module(x) is x
+
+
+def test_fading_blur_below_a_pixel_is_the_identity():
+    x = torch.ones(1, 1, 3, 3)
+    assert FadingBlur(0.33)(x) is x
+    assert FadingBlur(0.34)(x) is not x
+    assert FadingBlur(0.0)(x) is x
+    assert FadingBlur().eval()(x) is x
+
+
+def test_fading_blur_defaults_are_the_published():
+    x = torch.zeros(1, 1, 1, 101, dtype=torch.float64)
+    x[..., 50] = 1
+    row = FadingBlur()(x)[0, 0, 0]
+    taps = 2 ** -((torch.arange(-30, 31, dtype=torch.float64) / 10) ** 2)
+    taps = taps / taps.sum()
+    assert_near(row[20:81], taps * taps[30])  # the other axis has one pixel
+    assert not row[:20].any()
+    assert not row[81:].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fading_blur_dtypes(dtype, device):
+    x = drawer(31, dtype)(2, 3, 6, 8)
+    got = FadingBlur(1.5)(x)
+    assert got.dtype == dtype
+    assert_near(got, blurred(x.double(), 1.5))
+    with torch.autocast(device.type, torch.bfloat16):
+        assert torch.equal(FadingBlur(1.5)(x), got)
+
+
+def test_fading_blur_lists_and_clips():
+    draw = drawer(32)
+    small, clip = draw(2, 3, 4, 5), draw(2, 3, 6, 4, 5)
+    module = FadingBlur(1.0)
+    first, second = module([small, clip])
+    assert torch.equal(first, module(small))
+    assert_near(second[:, :, 2], module(clip[:, :, 2]).double())
+
+
+def test_fading_blur_gradients():
+    x = drawer(33, torch.float64)(1, 2, 4, 3).requires_grad_()
+    module = FadingBlur(1.0)
+    assert gradcheck(module, (x,))
+    assert gradgradcheck(lambda x: module(x).square(), (x,))
+
+
+def test_fading_blur_state():
+    module = FadingBlur(4.0, 100)
+    module.step(75)
+    other = reloaded(module, FadingBlur(4.0, 100))
+    assert other.seen == 75
+    assert other.sigma_now == 1.0
+    assert copy.deepcopy(module).seen == pickle.loads(pickle.dumps(module)).seen == 75
+    assert repr(module) == "FadingBlur(sigma=4.0, images=100)"
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: FadingBlur(-1.0), ValueError, "sigma to be finite and not negative, got -1.0"),
+        (lambda: FadingBlur(images=0), ValueError, "images to be at least 1, got 0"),
+        (lambda: FadingBlur().step(0), ValueError, "images to be at least 1, got 0"),
+        (lambda: FadingBlur().step(2.0), TypeError, "images to be an integer, got float"),
+        (lambda: FadingBlur()([]), TypeError, "x to be a tensor or a list of them, got list"),
+        (lambda: FadingBlur()(torch.ones(3, 4, 4)), ValueError, r"x of shape \(B, C, H, W\)"),
+        (
+            lambda: FadingBlur()(torch.ones(1, 3, 4, 4, dtype=torch.uint8)),
+            TypeError,
+            "x of a floating-point dtype, got torch.uint8",
+        ),
+        (
+            lambda: FadingBlur().set_extra_state(-1),
+            ValueError,
+            "the images seen to be at least 0, got -1",
+        ),
+    ],
+)
+def test_fading_blur_refused(call, error, message):
+    refuses(call, error, f"^FadingBlur: expected {message}")
 
 
 # --- rotation ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""LeCam over processes: the anchors are those of one process with the joined batch."""
+"""Moving averages over processes: those of one process with the joined batch."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from support.tensors import assert_near, drawer
 
-from gankernels.regularizers import LeCam
+from gankernels.regularizers import LeCam, PathLength
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +18,18 @@ def scores(rank):
     """A process's own: the second has more real scores than the first, and higher ones."""
     draw = drawer(rank)
     return [(draw(3 + 4 * rank) + rank, draw(5) - rank) for _ in range(STEPS)]
+
+
+def path_lengths(rank, module):
+    """The values, and the averages after each: the second process has more images."""
+    found = []
+    for step in range(STEPS):
+        w = drawer(10 * rank + step)(3 + 4 * rank, 2).requires_grad_()
+        images = (w.square().sum(1) + rank).view(-1, 1, 1).expand(-1, 1, 6)
+        generator = torch.Generator().manual_seed(10 * rank + step)
+        value = module(images, w, generator=generator)
+        found.append(torch.stack((value.detach(), module.mean)))
+    return torch.stack(found)
 
 
 def train(rank, folder):
@@ -33,10 +45,12 @@ def train(rank, folder):
         values = [module(real, fake) for real, fake in scores(rank)]
         for real, fake in scores(rank):
             alone(real, fake)
+        paths = path_lengths(rank, PathLength(decay=0.5))
         if rank == 0:  # in evaluation mode nobody waits for the other
             module.eval()(*scores(0)[0])
         torch.save(
-            (module.state_dict(), torch.stack(values), alone.state_dict()), f"{folder}/{rank}.pt"
+            (module.state_dict(), torch.stack(values), alone.state_dict(), paths),
+            f"{folder}/{rank}.pt",
         )
         dist.barrier()  # gloo aborts where one process is gone while the other still listens
     finally:
@@ -56,7 +70,7 @@ def test_lecam_anchors_are_of_the_joined_batch(tmp_path):
             expected[rank].append(joined(real, fake))
         joined.train()
 
-    for rank, (state, values, alone) in enumerate(found):
+    for rank, (state, values, alone, _) in enumerate(found):
         for name in ("ema_real", "ema_fake"):
             assert torch.equal(state[name], found[0][0][name])  # the same bits in all processes
             assert_near(state[name], joined.state_dict()[name].double())
@@ -68,3 +82,15 @@ def test_lecam_anchors_are_of_the_joined_batch(tmp_path):
             single(real, fake)
         assert_near(alone["ema_real"], single.ema_real.double())
         assert not torch.isclose(alone["ema_real"], joined.ema_real, rtol=1e-2)
+
+    # Of path lengths: the means of single processes, by how many images each has.
+    means = torch.zeros(WORLD, STEPS, dtype=torch.float64)
+    for rank in range(WORLD):
+        at_once = PathLength(decay=1.0)  # the average is that of the batch
+        means[rank] = path_lengths(rank, at_once)[:, 1]
+    mean = 0.0
+    for step, of_batch in enumerate((3 * means[0] + 7 * means[1]) / 10):
+        mean = (mean + of_batch) / 2
+        for rank in range(WORLD):
+            assert_near(found[rank][3][step, 1], mean)
+    assert not torch.equal(found[0][3][:, 0], found[1][3][:, 0])  # of its own images
