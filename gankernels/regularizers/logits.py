@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankernels._checks import check_floats, check_number, kind
+from gankernels._checks import check_floats, check_number, check_process_group
 from gankernels._critics.scores import AVERAGED, check_alike, listed_scores
 from gankernels._dtypes import accumulation_dtype
 
@@ -60,13 +60,7 @@ class LeCam(nn.Module):
         check_number("LeCam", "decay", decay)
         if decay >= 1:
             raise ValueError(f"LeCam: expected decay below 1, got {decay}; the anchors would stay")
-        if process_group is not None and not (
-            dist.is_available() and isinstance(process_group, dist.ProcessGroup)
-        ):
-            raise TypeError(
-                "LeCam: expected process_group to be a torch.distributed.ProcessGroup or None, "
-                f"got {kind(process_group)}; make one by torch.distributed.new_group()"
-            )
+        check_process_group("LeCam", process_group)
         super().__init__()
         self.weight = weight
         self.decay = decay
