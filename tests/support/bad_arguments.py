@@ -245,6 +245,8 @@ CALLS: dict[str, Callable[[], Call]] = {
     "nn.ApproxR2Penalty": lambda: (gk.nn.ApproxR2Penalty, {}),
     "nn.ConsensusPenalty": lambda: (gk.nn.ConsensusPenalty, {}),
     "nn.DRAGANPenalty": lambda: (gk.nn.DRAGANPenalty, {}),
+    "nn.GradientNormalizer": lambda: (gk.nn.GradientNormalizer, {}),
+    "nn.GradientNormalizer()": lambda: (gk.nn.GradientNormalizer().forward, {"x": leaf()}),
     "nn.LazyRegularizer": lambda: (gk.nn.LazyRegularizer, {"penalty": gk.nn.R1Penalty()}),
     "nn.R1Penalty": lambda: (gk.nn.R1Penalty, {}),
     "nn.R1R2Penalty": lambda: (gk.nn.R1R2Penalty, {}),
