@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gankernels._checks import check_floats, check_number, check_process_group, describe, kind
-from gankernels._critics.gradients import check_inv_scale
+from gankernels._critics.gradients import check_inv_scale, graph_nodes, refuse_static_graph
 from gankernels._critics.norms import Weight, check_weight
 from gankernels._critics.samples import inference_mode, outside_inference, usable
 from gankernels._dtypes import accumulation_dtype
@@ -40,7 +40,9 @@ def adaptive_weight(
 
     With torch.distributed initialized the gradients are averaged over the processes before their
     norms are taken, as those of the step will be, so that the weight is the same on all: one
-    ``all_reduce`` of twice the size of the last layer, which every process has to take part in.
+    ``all_reduce`` of twice the size of the last layer, which every process has to take part in. A
+    decoder in ``DistributedDataParallel(static_graph=True)`` is refused in its first pass:
+    gradients would be left unreduced.
 
     Args:
         nll: the reconstruction loss, perceptual terms included: a scalar with its graph.
@@ -62,6 +64,7 @@ def adaptive_weight(
         and 0 without: the step goes on without the adversarial loss.
 
     Raises:
+        RuntimeError: for that decoder.
         TypeError, ValueError: if an argument has an unsupported type or value, or a loss does not
             depend on ``last_layer``. Losses have no graph under ``torch.no_grad()``: in evaluation
             leave the weight out.
@@ -86,6 +89,10 @@ def adaptive_weight(
     for name, loss in (("nll", nll), ("g_loss", g_loss)):
         _check_loss(op, name, loss, last_layer)
     check_inv_scale(op, inv_scale, last_layer.device)
+    shared = dist.is_available() and dist.is_initialized()
+    if shared and not torch.compiler.is_compiling():  # which traces no graph
+        for node in graph_nodes([nll, g_loss]):
+            refuse_static_graph(op, "decoder", node)
     with outside_inference():
         grads = torch.stack(
             [
@@ -94,7 +101,7 @@ def adaptive_weight(
             ]
         )
     with torch.no_grad():
-        if dist.is_available() and dist.is_initialized():
+        if shared:
             dist.all_reduce(grads, group=process_group)
             grads = grads / dist.get_world_size(process_group)
         of_nll, of_g = torch.linalg.vector_norm(grads, dim=1).unbind()

@@ -271,6 +271,11 @@ def train(rank, folder):
         # Infinite in one process, and 0 in both.
         nll, g_loss = both_losses(decoder, critic, seed=rank)
         infinite = adaptive_weight(nll * (float("inf") if rank else 1.0), g_loss, layer)
+        static = DistributedDataParallel(copy.deepcopy(decoder), static_graph=True)
+        with pytest.raises(
+            RuntimeError, match=r"^adaptive_weight: .* decoder without static_graph"
+        ):
+            adaptive_weight(*both_losses(static, critic), static.module[-1].weight)
         torch.save((factor, grads, alone, infinite), f"{folder}/{rank}.pt")
         dist.barrier()  # gloo aborts where one process is gone while the other still listens
     finally:
