@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
@@ -26,14 +27,17 @@ def is_tensors(values: object) -> bool:
     return all(isinstance(x, Tensor) for x in values)
 
 
-def check_number(op: str, name: str, value: object, *, positive: bool = False) -> None:
-    """Refuse what is not a finite number of at least 0, or above 0."""
+def check_number(
+    op: str, name: str, value: object, *, positive: bool = False, signed: bool = False
+) -> None:
+    """Refuse what is not a finite number of at least 0, or above 0, or, signed, of any sign."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: expected {name} to be a number, got {kind(value)}")
-    if not 0 <= value < math.inf or (positive and value == 0):  # Dynamo traces no isfinite
-        wanted = "positive" if positive else "not negative"
-        raise ValueError(f"{op}: expected {name} to be finite and {wanted}, got {value}")
-    if isinstance(value, int) and value > LARGEST:
+    magnitude = abs(value) if signed else value
+    if not 0 <= magnitude < math.inf or (positive and value == 0):  # Dynamo traces no isfinite
+        wanted = "" if signed else " and positive" if positive else " and not negative"
+        raise ValueError(f"{op}: expected {name} to be finite{wanted}, got {value}")
+    if isinstance(value, int) and magnitude > LARGEST:
         raise ValueError(
             f"{op}: expected {name} to be finite, and at most 2^63 - 1 as an integer; give a float"
         )
@@ -134,6 +138,16 @@ def check_generator(op: str, generator: object, device: torch.device) -> None:
             f"{op}: expected a generator on {device}, where the tensors are, got one on {theirs}; "
             f"{cure}"
         )
+
+
+def check_process_group(op: str, group: object) -> None:
+    """Refuse what is no group of processes; None is all of them."""
+    if group is None or (dist.is_available() and isinstance(group, dist.ProcessGroup)):
+        return
+    raise TypeError(
+        f"{op}: expected process_group to be a torch.distributed.ProcessGroup or None, got "
+        f"{kind(group)}; make one by torch.distributed.new_group()"
+    )
 
 
 def device_of(op: str, device: object) -> torch.device:

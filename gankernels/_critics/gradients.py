@@ -111,14 +111,14 @@ def _check_graph(op: str, score: Tensor, create_graph: bool) -> None:
             f"{op}: expected scores whose graph can be differentiated twice, got those of a "
             f"compiled critic, which torch differentiates once. {_COMPILED}"
         )
-    check_static_graph(op, "critic", score)
+    check_static_graph(op, "critic", score.grad_fn)
 
 
-def check_static_graph(op: str, what: str, output: Tensor) -> None:
+def check_static_graph(op: str, what: str, node: Any) -> None:
     """Refuse the output of a wrapped network that would leave gradients unreduced: DDP would take
-    the gradients of its input for the first backward pass.
+    a gradient found in between for the first backward pass.
     """
-    wrapper = getattr(output.grad_fn, "ddp_weakref", None)
+    wrapper = getattr(node, "ddp_weakref", None)
     if wrapper is not None and getattr(wrapper(), "static_graph", False):
         raise RuntimeError(
             f"{op}: expected a DistributedDataParallel {what} without static_graph=True; with it "
@@ -132,8 +132,9 @@ def _check_twice(op: str, scores: list[Tensor], grads: list[Tensor]) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    attention = next((name for name in _nodes(scores) if name.startswith("ScaledDot")), None)
-    if attention and any("NotImplemented" in name for name in _nodes(grads)):
+    names = (node.name() for node in graph_nodes(scores))
+    attention = next((name for name in names if name.startswith("ScaledDot")), None)
+    if attention and any("NotImplemented" in node.name() for node in graph_nodes(grads)):
         raise RuntimeError(
             f"{op}: expected a critic that torch can differentiate twice, got one with "
             f"{attention.partition('Backward')[0]}, a kernel of scaled_dot_product_attention that "
@@ -142,14 +143,14 @@ def _check_twice(op: str, scores: list[Tensor], grads: list[Tensor]) -> None:
         )
 
 
-def _nodes(tensors: list[Tensor]) -> Iterator[str]:
-    """The names of the nodes of graphs."""
+def graph_nodes(tensors: list[Tensor]) -> Iterator[Any]:
+    """The nodes of graphs."""
     nodes = [x.grad_fn for x in tensors]
     seen = set(nodes)
     while nodes:
         node = nodes.pop()
         if node is not None:
-            yield node.name()
+            yield node
             new = [n for n, _ in node.next_functions if n not in seen]
             seen.update(new)
             nodes += new

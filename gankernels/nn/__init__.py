@@ -1,6 +1,7 @@
-"""Counterparts of torch.nn, and the penalties as modules."""
+"""Counterparts of torch.nn, the penalties as modules, and gradients brought to a size."""
 
 from gankernels.nn import utils
+from gankernels.nn.gradients import GradientNormalizer
 from gankernels.nn.penalties import (
     ApproxR1Penalty,
     ApproxR2Penalty,
@@ -24,6 +25,7 @@ __all__ = [
     "ApproxR2Penalty",
     "ConsensusPenalty",
     "DRAGANPenalty",
+    "GradientNormalizer",
     "LazyRegularizer",
     "MaxGradientPenalty",
     "OrthogonalRegularization",

@@ -9,18 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gankernels._checks import kind
-
-
-def check_process_group(op: str, group: object) -> None:
-    """Refuse what is not a group of processes; None are all of them."""
-    if group is None or (dist.is_available() and isinstance(group, dist.ProcessGroup)):
-        return
-    raise TypeError(
-        f"{op}: expected process_group to be a torch.distributed.ProcessGroup or None, got "
-        f"{kind(group)}; make one by torch.distributed.new_group()"
-    )
-
 
 def joint_means(values: Sequence[Tensor], group: Any) -> Tensor:
     """The mean of each of these vectors over all processes, by how many each has: (n,), float32."""

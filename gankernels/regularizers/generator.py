@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_generator, check_number
+from gankernels._checks import check_generator, check_number, check_process_group
 from gankernels._critics.gradients import check_inv_scale, check_static_graph
 from gankernels._critics.samples import inference_mode
 from gankernels._dtypes import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
-from gankernels.regularizers._averages import KeepsAverages, check_process_group, joint_means
+from gankernels.regularizers._averages import KeepsAverages, joint_means
 
 
 class PathLength(KeepsAverages):
@@ -140,7 +140,7 @@ class PathLength(KeepsAverages):
                     f"{op}: expected {name} a gradient, got ones that do not; {cure}{where}"
                 )
         if not torch.compiler.is_compiling():  # grad_fn cannot be traced
-            check_static_graph(op, "generator", images)
+            check_static_graph(op, "generator", images.grad_fn)
         y = torch.randn(
             images.shape,
             generator=generator,

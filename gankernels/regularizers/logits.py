@@ -10,10 +10,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from gankernels._checks import check_bool, check_count, check_floats, check_number, is_choice
+from gankernels._checks import (
+    check_bool,
+    check_count,
+    check_floats,
+    check_number,
+    check_process_group,
+    is_choice,
+)
 from gankernels._critics.scores import AVERAGED, check_alike, listed_scores
 from gankernels._dtypes import accumulation_dtype
-from gankernels.regularizers._averages import KeepsAverages, check_process_group, joint_means
+from gankernels.regularizers._averages import KeepsAverages, joint_means
 
 Logits = Tensor | Sequence[Tensor]
 

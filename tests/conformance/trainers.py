@@ -91,7 +91,8 @@ TRAINERS = [
     Trainer(
         "rosinality's, caogang's and most others' WGAN-GP",
         "between real and generated samples, two-sided",
-        _INTERPOLATES + "loss = D(fake.detach()).mean() - D(real).mean() + 10 * ((norm - 1) ** 2).mean()",
+        _INTERPOLATES
+        + "loss = D(fake.detach()).mean() - D(real).mean() + 10 * ((norm - 1) ** 2).mean()",
         "penalty = gk.wgan_gp_penalty(D, real, fake, weight=10.0)\n"
         "loss = losses.wasserstein.discriminator(D(real), D(fake.detach())) + penalty",
     ),
@@ -190,8 +191,7 @@ TRAINERS = [
     Trainer(
         "PGGAN",
         "WGAN-GP and the drift term",
-        _INTERPOLATES
-        + "loss = D(fake.detach()).mean() - D(real).mean()\n"
+        _INTERPOLATES + "loss = D(fake.detach()).mean() - D(real).mean()\n"
         "loss = loss + 10 * ((norm - 1) ** 2).mean() + 0.001 * D(real).square().mean()",
         "a = D(real)\n"
         "loss = gk.wgan_gp_penalty(D, real, fake) + regularizers.drift_penalty(a)\n"
@@ -321,7 +321,11 @@ def table() -> str:
     """The text of docs/migrate.md below its heading."""
     parts = []
     for row in TRAINERS:
-        code = f"```python\n{row.before}\n```\n\n" if "gk." in row.before or "regul" in row.before else ""
+        code = (
+            f"```python\n{row.before}\n```\n\n"
+            if "gk." in row.before or "regul" in row.before
+            else ""
+        )
         parts.append(
             f"### {row.who}: {row.what}\n\nYou have written\n\n```python\n{row.theirs}\n```\n\n"
             f"write\n\n{code}```python\n{row.ours}\n```\n"

@@ -220,7 +220,11 @@ def test_modules_show_and_keep_their_pick():
         gnn.WGANGPPenalty(scores=1.5)
 
 
-LOSSES = [(name, getattr(losses, name)) for name in losses.__all__ if name != "Loss"]
+LOSSES = [
+    (name, getattr(losses, name))
+    for name in losses.__all__
+    if isinstance(getattr(losses, name), losses.Loss)
+]
 LOGITS = torch.randn(4, 1, generator=DRAW, dtype=torch.float64)
 FEATURES = torch.randn(4, 64, 2, 2, generator=DRAW, dtype=torch.float64)
 #: What takes logits that it adds up or averages, of one tensor or a list.

@@ -104,6 +104,9 @@ Call = tuple[Callable[..., Any], dict[str, Any]]
 LOGITS = {"real_logits": lambda: torch.randn(4, 1), "fake_logits": lambda: torch.randn(4, 1)}
 
 
+LOSSES = [n for n in losses.__all__ if isinstance(getattr(losses, n), losses.Loss)]
+
+
 def of_loss(name: str, side: str) -> Callable[[], Call]:
     def call() -> Call:
         function = getattr(getattr(losses, name), side)
@@ -209,10 +212,16 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     **{
         f"losses.{name}.{side}": of_loss(name, side)
-        for name in losses.__all__
-        if name != "Loss"
-        for side in ("discriminator", "generator")
+        for name in LOSSES
+        for side in ("discriminator", "generator", "real", "fake")
+        if hasattr(getattr(losses, name), side)
     },
+    "losses.adaptive_weight": lambda: balancing(),
+    "losses.feature_matching": lambda: (
+        losses.feature_matching,
+        {"real_features": [images()], "fake_features": [images()]},
+    ),
+    "losses.top_k": lambda: (losses.top_k, {"fake_logits": torch.randn(4, 1), "k": 2}),
     "APA": lambda: (augment.APA, {}),
     "APA()": lambda: (augment.APA(0.5).forward, {"real": images(), "fake": images()}),
     "ADAController": lambda: (augment.ADAController, {}),
@@ -245,6 +254,8 @@ CALLS: dict[str, Callable[[], Call]] = {
     "nn.ApproxR2Penalty": lambda: (gk.nn.ApproxR2Penalty, {}),
     "nn.ConsensusPenalty": lambda: (gk.nn.ConsensusPenalty, {}),
     "nn.DRAGANPenalty": lambda: (gk.nn.DRAGANPenalty, {}),
+    "nn.GradientNormalizer": lambda: (gk.nn.GradientNormalizer, {}),
+    "nn.GradientNormalizer()": lambda: (gk.nn.GradientNormalizer().forward, {"x": leaf()}),
     "nn.LazyRegularizer": lambda: (gk.nn.LazyRegularizer, {"penalty": gk.nn.R1Penalty()}),
     "nn.MaxGradientPenalty": lambda: (gk.nn.MaxGradientPenalty, {}),
     "nn.OrthogonalRegularization": lambda: (gk.nn.OrthogonalRegularization, {"model": Critic()}),
@@ -269,6 +280,13 @@ def consensus() -> Call:
     D = Critic()
     loss = D(images()).square().mean()
     return gk.consensus_penalty, {"losses": [loss], "parameters": [list(D.parameters())]}
+
+
+def balancing() -> Call:
+    layer = nn.Linear(8, 8)
+    x = layer(images())
+    arguments = {"nll": x.square().mean(), "g_loss": -Critic()(x).mean()}
+    return losses.adaptive_weight, {**arguments, "last_layer": layer.weight}
 
 
 def updating() -> Call:

@@ -12,21 +12,34 @@ from torch import Tensor
 
 from gankernels import losses
 
-ALL = ("minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic")
 LABELED = ("minimax", "non_saturating", "least_squares")
+SIDED = (*LABELED, "hinge", "wasserstein")
+COMPARING = ("relativistic", "relativistic_average")
+ALL = (*SIDED, *COMPARING)
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
     return -torch.log1p(torch.exp(-x))
 
 
-def cross_entropy(real: Tensor, fake: Tensor, label: float | Tensor = 1.0) -> Tensor:
+def cross_entropy(
+    real: Tensor, fake: Tensor, label: float | Tensor = 1.0, fake_label: float | Tensor = 0.0
+) -> Tensor:
     real_terms = label * log_sigmoid(real) + (1 - label) * log_sigmoid(-real)
-    return -real_terms.mean() - log_sigmoid(-fake).mean()
+    fake_terms = fake_label * log_sigmoid(fake) + (1 - fake_label) * log_sigmoid(-fake)
+    return -real_terms.mean() - fake_terms.mean()
 
 
-def squares(real: Tensor, fake: Tensor, label: float | Tensor = 1.0) -> Tensor:
-    return ((real - label) ** 2).mean() + (fake**2).mean()
+def squares(
+    real: Tensor, fake: Tensor, label: float | Tensor = 1.0, fake_label: float | Tensor = 0.0
+) -> Tensor:
+    return ((real - label) ** 2).mean() + ((fake - fake_label) ** 2).mean()
+
+
+def average(real: Tensor, fake: Tensor) -> Tensor:
+    of_real = torch.sigmoid(real - fake.mean())
+    of_fake = torch.sigmoid(fake - real.mean())
+    return -torch.log(of_real).mean() - torch.log(1 - of_fake).mean()
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
@@ -47,6 +60,7 @@ FORMULAS = {
         lambda real, fake: torch.log1p(torch.exp(fake - real)).mean(),
         lambda fake, real: torch.log1p(torch.exp(real - fake)).mean(),
     ),
+    "relativistic_average": (average, lambda fake, real: average(fake, real)),
 }
 
 
@@ -91,15 +105,35 @@ def test_no_two_losses_are_the_same():
 
 
 def test_losses_are_pairs():
-    assert set(losses.__all__) == {"Loss", *ALL}
+    others = {"adaptive_weight", "feature_matching", "top_k"}
+    assert set(losses.__all__) == {"Loss", *ALL, *others}
     for name in ALL:
         loss = getattr(losses, name)
         d_loss, g_loss = loss
         assert (d_loss, g_loss) == (loss.discriminator, loss.generator)
         assert loss.discriminator.__doc__
         assert loss.generator.__doc__
-        assert pickle.loads(pickle.dumps(loss)) == loss
-        assert copy.deepcopy(loss) == loss
+        assert type(loss).__doc__ != losses.Loss.__doc__
+        assert isinstance(loss, losses.Loss)
+        assert repr(loss) == f"losses.{name}"
+        for other in (pickle.loads(pickle.dumps(loss)), copy.copy(loss), copy.deepcopy(loss)):
+            assert other is loss
+        assert pickle.loads(pickle.dumps(d_loss)) == d_loss
+
+
+def test_a_loss_of_ones_own():
+    class Own(losses.Loss):
+        def discriminator(self, real_logits, fake_logits):
+            return fake_logits.mean() - real_logits.mean()
+
+        def generator(self, fake_logits, real_logits=None):
+            return -fake_logits.mean()
+
+    loss = Own()
+    d_loss, g_loss = copy.deepcopy(loss)
+    real, fake = logits(4)
+    assert d_loss(real, fake) == losses.wasserstein.discriminator(real, fake)
+    assert g_loss(fake) == losses.wasserstein.generator(fake)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -115,7 +149,7 @@ def test_the_discriminator_wants_what_the_generator_does_not(name):
     assert (g_fake < 0).all()
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n != "relativistic"])
+@pytest.mark.parametrize("name", SIDED)
 def test_generators_ignore_real_logits_and_batches_may_differ(name):
     loss, (d_formula, _) = getattr(losses, name), FORMULAS[name]
     real, fake = logits(6)
@@ -130,6 +164,170 @@ def test_only_differences_matter_to_relativistic():
     assert_near(g_loss(fake, real), d_loss(fake, real))
     # Sample by sample: not the loss of the averages, nor that of all pairs.
     assert abs(d_loss(real, fake) - d_loss(real, fake.flip(0))) > 1e-3
+
+
+def test_relativistic_average_compares_with_means():
+    real, fake = logits(6)
+    d_loss, g_loss = losses.relativistic_average
+    assert_near(d_loss(real + 3, fake + 3), d_loss(real, fake))
+    assert_near(d_loss(real, fake.flip(0)), d_loss(real, fake))
+    assert_near(g_loss(fake, real), d_loss(fake, real))
+    assert_near(d_loss(real[:4], fake), average(real[:4], fake))
+    # Of each critic its own means.
+    pairs = [logits(3, seed=1), logits(2, 2, seed=2)]
+    got = d_loss([p[0] for p in pairs], [p[1] for p in pairs])
+    assert_near(got, average(*pairs[0]) + average(*pairs[1]))
+    # Logits far apart: the loss of the wrong order, and nothing lost of the right one.
+    far = torch.tensor([200.0], dtype=torch.float64)
+    assert d_loss(-far, far) == 800
+    assert 0 <= d_loss(far, -far) < 1e-100
+
+
+# --- sides, scales, weights ----------------------------------------------------------------------
+
+SETTINGS = {
+    "plain": {},
+    "mean": {"scales": "mean"},
+    "half": {"weight": 0.5},
+    "both": {"scales": "mean", "weight": torch.tensor([0.3])},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("name", SIDED)
+def test_sides_add_up_to_the_discriminator(name, settings):
+    loss, given = getattr(losses, name), SETTINGS[settings]
+    one = logits(5)
+    several = [[x[i] for x in (logits(3, 1, n, n, seed=n) for n in (6, 3))] for i in (0, 1)]
+    for real, fake in (one, several):
+        whole = loss.discriminator(real, fake, **given)
+        assert torch.equal(loss.real(real, **given) + loss.fake(fake, **given), whole)
+        assert loss.real(real, **given).shape == ()
+
+
+@pytest.mark.parametrize("name", SIDED)
+def test_each_side_is_its_own_term(name):
+    loss, (formula, _) = getattr(losses, name), FORMULAS[name]
+    real, fake = (x.requires_grad_() for x in logits(7))
+    whole = torch.autograd.grad(formula(real, fake), (real, fake))
+    assert_near(torch.autograd.grad(loss.real(real), real)[0], whole[0])
+    assert_near(torch.autograd.grad(loss.fake(fake), fake)[0], whole[1])
+    # Their constants, too: the real term does not know the fake ones.
+    other = logits(3, seed=5)[1]
+    assert_near(loss.real(real) + loss.fake(other), formula(real, other))
+    assert loss.real(real.half()).dtype == loss.fake(fake.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", SIDED)
+def test_sides_backward_apart_are_the_discriminator(name):
+    torch.manual_seed(0)
+    D = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    real, fake = torch.randn(2, 5, 3, dtype=torch.float64)
+    loss = getattr(losses, name)
+    loss.discriminator(D(real), D(fake)).backward()
+    whole = [p.grad.clone() for p in D.parameters()]
+    D.zero_grad()
+    loss.real(D(real)).backward()
+    loss.fake(D(fake)).backward()
+    for p, expected in zip(D.parameters(), whole, strict=True):
+        assert_near(p.grad, expected)
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_comparing_losses_have_no_sides(name):
+    loss = getattr(losses, name)
+    for side in ("real", "fake"):
+        with pytest.raises(AttributeError, match=f"^{name}: .*got .{side} of one that compares"):
+            getattr(loss, side)
+        assert not hasattr(loss, side)
+    # The cure that it names.
+    real, fake = (x.requires_grad_() for x in logits(5))
+    whole = torch.autograd.grad(loss.discriminator(real, fake), (real, fake))
+    of_real = torch.autograd.grad(loss.discriminator(real, fake.detach()), real)
+    of_fake = torch.autograd.grad(loss.discriminator(real.detach(), fake), fake)
+    assert_near(of_real[0], whole[0])
+    assert_near(of_fake[0], whole[1])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_scales_and_weight(name):
+    loss = getattr(losses, name)
+    pairs = [logits(3, 1, n, n, seed=n) for n in (8, 4, 2)]
+    reals, fakes = [p[0] for p in pairs], [p[1] for p in pairs]
+    for function, args in ((loss.discriminator, (reals, fakes)), (loss.generator, (fakes, reals))):
+        added = function(*args)
+        assert_near(function(*args, scales="sum"), added)
+        assert_near(function(*args, scales="mean"), added / 3)
+        assert_near(function(*args, scales="mean", weight=0.5), added / 6)
+        assert function(*args, weight=0) == 0
+        # A tensor, of whatever dtype and shape, leaves dtype and shape of the loss.
+        wide = torch.tensor([[0.25]], dtype=torch.float64)
+        assert_near(function(*args, weight=wide), added / 4)
+        short = [[x.float() for x in each] for each in args]
+        assert function(*short, weight=wide).dtype == torch.float32
+        assert function(*short, weight=wide).shape == ()
+        one = [each[0] for each in args]
+        assert function(*one, scales="mean") == function(*one)
+
+
+def test_a_weight_that_learns():
+    weight = torch.tensor(0.5, requires_grad=True)
+    losses.hinge.generator(-torch.ones(3), weight=weight).backward()
+    assert weight.grad == 1
+
+
+@pytest.mark.parametrize(
+    "settings, error, message",
+    [
+        ({"scales": "max"}, ValueError, 'expected scales "sum" or "mean", got \'max\''),
+        ({"scales": None}, ValueError, "expected scales"),
+        ({"scales": torch.ones(3)}, ValueError, "expected scales"),
+        ({"weight": -1.0}, ValueError, "expected weight to be finite and not negative, got -1.0"),
+        ({"weight": float("nan")}, ValueError, "expected weight to be finite"),
+        ({"weight": "2"}, TypeError, "expected weight to be a number, got str"),
+        ({"weight": torch.ones(2)}, ValueError, "a number or a tensor of one element, got"),
+        ({"weight": torch.ones((), dtype=torch.int64)}, TypeError, "weight of a floating-point"),
+    ],
+)
+@pytest.mark.parametrize("name", ALL)
+def test_refuses_scales_and_weights(name, settings, error, message):
+    loss, x = getattr(losses, name), torch.zeros(4)
+    calls = [lambda: loss.discriminator(x, x, **settings), lambda: loss.generator(x, x, **settings)]
+    if name in SIDED:
+        calls += [lambda: loss.real(x, **settings), lambda: loss.fake(x, **settings)]
+    for call in calls:
+        with pytest.raises(error, match=f"^{name}: .*{message}"):
+            call()
+
+
+@pytest.mark.parametrize("name", SIDED)
+def test_sides_refuse_logits(name):
+    loss = getattr(losses, name)
+    for side in ("real", "fake"):
+        for bad in (None, [], torch.ones(0), torch.ones(3, dtype=torch.int64), [[torch.ones(3)]]):
+            with pytest.raises((TypeError, ValueError), match=f"^{name}: expected {side}_logits"):
+                getattr(loss, side)(bad)
+
+
+def test_compiles_as_a_whole():
+    real, fake = (x.float() for x in logits(6))
+
+    def step(real, fake):
+        total = torch.zeros(())
+        for name in ALL:
+            d_loss, g_loss = getattr(losses, name)
+            total = total + d_loss([real, real], [fake, fake], scales="mean", weight=0.5)
+            total = total + g_loss(fake, real)
+        for name in LABELED:
+            loss = getattr(losses, name)
+            total = total + loss.real(real, real_label=0.9) + loss.fake(fake, fake_label=0.1)
+        return total + losses.hinge.real(real) + losses.least_squares.generator(fake, label=0.0)
+
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(real, fake), step(real, fake))
+    d_loss, _ = losses.hinge
+    alone = torch.compile(d_loss, backend="eager", fullgraph=True)
+    assert torch.equal(alone(real, fake), d_loss(real, fake))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -250,6 +448,64 @@ def test_label_smoothing_is_one_sided(name, label):
         assert abs(got - two_sided) > 1e-3
 
 
+@pytest.mark.parametrize("label", [0.1, 1, 0, 1.2])
+@pytest.mark.parametrize("name", LABELED)
+def test_fake_labels(name, label):
+    loss, formula = getattr(losses, name), FORMULAS[name][0]
+    real, fake = logits(11)
+    got = loss.discriminator(real, fake, real_label=0.9, fake_label=label)
+    assert_near(got, formula(real, fake, 0.9, label))
+    assert torch.equal(got, loss.real(real, real_label=0.9) + loss.fake(fake, fake_label=label))
+    gradient = torch.autograd.grad(loss.fake(fake.requires_grad_(), fake_label=label), fake)[0]
+    assert_near(gradient, torch.autograd.grad(formula(real, fake, 1.0, label), fake)[0])
+
+
+def test_targets_of_amp_and_of_pearson():
+    real, fake = logits(9)
+    d_loss, g_loss = losses.least_squares
+    expected = ((real - 1) ** 2).mean() + ((fake + 1) ** 2).mean()
+    assert_near(d_loss(real, fake, fake_label=-1), expected)
+    assert_near(d_loss(-real, -fake, real_label=-1.0, fake_label=1.0), expected)
+    assert_near(g_loss(fake, label=0), (fake**2).mean())
+    assert_near(g_loss(fake, label=-2.5), ((fake + 2.5) ** 2).mean())
+    seed = torch.Generator().manual_seed(2)
+    got = losses.least_squares.fake(fake, fake_label=(-1.1, -0.9), generator=seed)
+    drawn = torch.rand(9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert_near(got, ((fake - (-1.1 + 0.2 * drawn)) ** 2).mean())
+
+
+@pytest.mark.parametrize("name", ["minimax", "non_saturating"])
+def test_cross_entropies_of_large_logits_lose_nothing(name):
+    loss = getattr(losses, name)
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([40.0], dtype=dtype)
+        tiny = torch.tensor(math.exp(-40), dtype=torch.float64)
+        # x - log s(x) would be 0 here.
+        assert_near(loss.fake(-x), tiny, torch.float32)
+        assert_near(loss.real(-x, real_label=0), tiny, torch.float32)
+        assert_near(loss.fake(x, fake_label=1), tiny, torch.float32)
+        assert loss.fake(x, fake_label=0.25) == 30
+        assert loss.real(torch.full((1,), math.inf, dtype=dtype)) == 0
+        assert loss.fake(torch.full((1,), -math.inf, dtype=dtype)) == 0
+
+
+def test_random_labels_of_both_sides():
+    real, fake = logits(6)
+    loss, seeded = losses.non_saturating, torch.Generator().manual_seed(4)
+    labels = {"real_label": (0.8, 1.0), "fake_label": (0.0, 0.2)}
+    got = loss.discriminator(real, fake, **labels, generator=seeded)
+    seeded.manual_seed(4)
+    of_real = loss.real(real, real_label=(0.8, 1.0), generator=seeded)
+    assert torch.equal(of_real + loss.fake(fake, fake_label=(0.0, 0.2), generator=seeded), got)
+    draws = torch.rand(2, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    assert_near(got, cross_entropy(real, fake, 0.8 + 0.2 * draws[0], 0.2 * draws[1]))
+    # A bad label of the fakes is refused before the labels of real ones are drawn.
+    state = seeded.get_state()
+    with pytest.raises(ValueError, match="fake_label"):
+        loss.discriminator(real, fake, real_label=(0.8, 1.0), fake_label=-1, generator=seeded)
+    assert torch.equal(seeded.get_state(), state)
+
+
 def test_smoothing_moves_the_best_logit():
     """At D = log(0.9 / 0.1) the smoothed real term has its minimum."""
     best = torch.tensor([math.log(9)], dtype=torch.float64, requires_grad=True)
@@ -339,7 +595,7 @@ def test_gradgradcheck(name):
     for function, inputs in pairs:
         assert torch.autograd.gradcheck(function, inputs)
         # Outputs that do not depend on their inputs twice are what hinge and wasserstein are.
-        if name in ("minimax", "non_saturating", "relativistic"):
+        if name in ("minimax", "non_saturating", *COMPARING):
             assert torch.autograd.gradgradcheck(function, inputs)
 
 
@@ -384,6 +640,18 @@ def test_refuses_lists_of_different_lengths(name):
         getattr(losses, name).discriminator([X, X], X)
 
 
+@pytest.mark.parametrize("name", COMPARING)
+def test_comparing_losses_need_one_device(name):
+    for real, fake in ((X, X.to("meta")), ([X.to("meta")], [X])):
+        with pytest.raises(ValueError, match=f"^{name}: .* on one device, to compare them, got"):
+            getattr(losses, name).discriminator(real, fake)
+
+
+def test_relativistic_average_needs_real_logits():
+    with pytest.raises(ValueError, match=r"^relativistic_average: .* call generator\(fake_lo"):
+        losses.relativistic_average.generator(X)
+
+
 def test_relativistic_needs_pairs():
     d_loss, g_loss = losses.relativistic
     with pytest.raises(ValueError, match=r"^relativistic: .* call generator\(fake_logits, real_l"):
@@ -405,17 +673,53 @@ def test_relativistic_needs_pairs():
         ("1", TypeError, "expected real_label to be a number, got str"),
         (True, TypeError, "expected real_label to be a number, got bool"),
         ([0.9, 1.1], TypeError, "expected real_label to be a number, got list"),
-        (-0.1, ValueError, "expected real_label to be finite and not negative, got -0.1"),
-        (float("nan"), ValueError, "expected real_label to be finite .*, got nan"),
+        (float("nan"), ValueError, "expected real_label to be finite.*, got nan"),
+        (float("-inf"), ValueError, "expected real_label to be finite.*, got -inf"),
+        (-(2**70), ValueError, "expected real_label to be finite"),
         ((0.9,), ValueError, r"a number or \(low, high\), got \(0.9,\)"),
         ((1.1, 0.9), ValueError, r"\(low, high\), got \(1.1, 0.9\); swap the two"),
-        ((0.9, float("inf")), ValueError, "both numbers of real_label to be finite .*, got inf"),
+        ((0.9, float("inf")), ValueError, "both numbers of real_label to be finite.*, got inf"),
         ((0.9, None), TypeError, "both numbers of real_label to be a number, got NoneType"),
     ],
 )
 def test_refuses_labels(name, label, error, message):
-    with pytest.raises(error, match=f"^{name}: .*{message}"):
-        getattr(losses, name).discriminator(X, X, real_label=label)
+    loss = getattr(losses, name)
+    calls = {
+        "real_label": [
+            lambda: loss.discriminator(X, X, real_label=label),
+            lambda: loss.real(X, real_label=label),
+        ],
+        "fake_label": [
+            lambda: loss.discriminator(X, X, fake_label=label),
+            lambda: loss.fake(X, fake_label=label),
+        ],
+    }
+    for argument, each in calls.items():
+        for call in each:
+            with pytest.raises(
+                error, match=f"^{name}: .*{message}".replace("real_l", argument[:6])
+            ):
+                call()
+
+
+@pytest.mark.parametrize("name", ["minimax", "non_saturating"])
+def test_cross_entropies_refuse_labels_below_zero(name):
+    loss = getattr(losses, name)
+    for bad in (-0.1, -1, (-1.0, 0.0)):
+        with pytest.raises(ValueError, match=f"^{name}: .*real_label to be finite and not negat"):
+            loss.discriminator(X, X, real_label=bad)
+        with pytest.raises(ValueError, match=f"^{name}: .*fake_label to be finite and not negat"):
+            loss.fake(X, fake_label=bad)
+
+
+def test_refuses_labels_of_the_generator():
+    g_loss = losses.least_squares.generator
+    for bad, error in ((float("inf"), ValueError), ("1", TypeError), ((0.9, 1.1), TypeError)):
+        with pytest.raises(error, match=r"^least_squares: expected label to be"):
+            g_loss(X, label=bad)
+    for name in ("minimax", "hinge"):
+        with pytest.raises(TypeError, match="label"):
+            getattr(losses, name).generator(X, label=0.0)
 
 
 @pytest.mark.parametrize("name", LABELED)
@@ -430,3 +734,5 @@ def test_refuses_a_generator_that_is_a_network(name):
 def test_no_labels_where_none_are_defined(name):
     with pytest.raises(TypeError, match="real_label"):
         getattr(losses, name).discriminator(X, X, real_label=0.9)
+    with pytest.raises(TypeError, match="fake_label"):
+        getattr(losses, name).discriminator(X, X, fake_label=0.1)
