@@ -26,6 +26,7 @@ class Trainer:
     theirs: str
     ours: str
     before: str = ""
+    rtol: float = 1e-9  # of losses; moving averages are kept in float32
 
 
 _GRADIENT = """\
@@ -65,7 +66,8 @@ TRAINERS = [
         "if step % 16 == 0:\n"
         + textwrap.indent(_r1("10.0 / 2 * 16"), "    ")
         + "\nelse:\n    loss = 0 * D(real).sum()",
-        "real.requires_grad_(lazy.due)\nlogits = D(real)\nloss = lazy(logits, real) + 0 * logits.sum()",
+        "real.requires_grad_(lazy.due)\nlogits = D(real)\n"
+        "loss = lazy(logits, real) + 0 * logits.sum()",
         before="lazy = gk.nn.LazyRegularizer(gk.nn.R1Penalty(gamma=10.0), interval=16)",
     ),
     Trainer(
@@ -280,6 +282,7 @@ TRAINERS = [
         "loss = 0.3 * loss",
         "loss = lecam(D(real), D(fake.detach()))",
         before="lecam = regularizers.LeCam(weight=0.3, decay=0.99)\nema = [None, None]",
+        rtol=1e-6,
     ),
     Trainer(
         "CR-GAN",
@@ -297,8 +300,9 @@ TRAINERS = [
         "mean[0] = (mean[0] + 0.01 * (length.mean() - mean[0])).detach()\n"
         "loss = 2 * (length - mean[0]).square().mean()",
         "loss = path(G(z), z)",
-        before="path = regularizers.PathLength(weight=2.0, decay=0.01).double()\nmean = [0.0]\n"
+        before="path = regularizers.PathLength(weight=2.0, decay=0.01)\nmean = [0.0]\n"
         "z.requires_grad_()",
+        rtol=1e-6,
     ),
     Trainer(
         "BigGAN's orthogonal regularization",
@@ -308,11 +312,11 @@ TRAINERS = [
     ),
     Trainer(
         "WGAN",
-        "weights are clipped after the step",
-        "loss = D(fake.detach()).mean() - D(real).mean()\n"
-        "for p in D.parameters():\n    p.data.clamp_(-0.1, 0.1)",
-        "loss = losses.wasserstein.discriminator(D(real), D(fake.detach()))\n"
-        "gk.clip_weights_(D.parameters(), 0.1)",
+        "weights are clipped before a step",
+        "for p in D.parameters():\n    p.data.clamp_(-0.1, 0.1)\n"
+        "loss = D(fake.detach()).mean() - D(real).mean()",
+        "gk.clip_weights_(D.parameters(), 0.1)\n"
+        "loss = losses.wasserstein.discriminator(D(real), D(fake.detach()))",
     ),
 ]
 
@@ -321,15 +325,11 @@ def table() -> str:
     """The text of docs/migrate.md below its heading."""
     parts = []
     for row in TRAINERS:
-        code = (
-            f"```python\n{row.before}\n```\n\n"
-            if "gk." in row.before or "regul" in row.before
-            else ""
-        )
-        parts.append(
-            f"### {row.who}: {row.what}\n\nYou have written\n\n```python\n{row.theirs}\n```\n\n"
-            f"write\n\n{code}```python\n{row.ours}\n```\n"
-        )
+        parts.append(f"### {row.who}: {row.what}\n")
+        if row.before:
+            parts.append(f"Before training, of both:\n\n```python\n{row.before}\n```\n")
+        parts.append(f"You have written\n\n```python\n{row.theirs}\n```\n")
+        parts.append(f"write\n\n```python\n{row.ours}\n```\n")
     return "\n".join(parts)
 
 
