@@ -139,6 +139,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     },
     "maps_from_theta": lambda: (gk.maps_from_theta, {"theta": maps(), "size": (8, 8)}),
     **{name: of_penalty(name) for name in penalties.CALLED},
+    "critic_step": lambda: (gk.critic_step, critic_and("real", "fake")),
     "clip_weights_": lambda: (gk.clip_weights_, {"parameters": list(Critic().parameters())}),
     "consensus_penalty": lambda: consensus(),
     "r1_penalty": lambda: (gk.r1_penalty, with_logits("real")),
