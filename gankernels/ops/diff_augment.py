@@ -66,7 +66,7 @@ def diff_augment_parameters(
         TypeError, ValueError: if an argument has an unsupported type or value.
 
     One launch, in float64 throughout; for a ``translation`` or ``cutout`` that is not the paper's,
-    ``maps`` and ``box`` take some twenty of torch's. Nothing is differentiable: the results are
+    ``maps`` and ``box`` take some thirty of torch's. Nothing is differentiable: the results are
     constants. Deterministic in the draws, and nothing waits for the device.
     """
     op = "diff_augment_parameters"
