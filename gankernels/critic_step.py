@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gankernels import losses
-from gankernels._checks import check_bool, check_callable, check_number, raised_in
+from gankernels._checks import check_bool, check_callable, check_number, describe, kind, raised_in
 from gankernels._critics.calls import Calls, Critic, copied
 from gankernels._critics.gradients import check_counts
 from gankernels._critics.norms import COMMON, Method, Norms, Weight, check_weight, select
@@ -146,6 +146,10 @@ def critic_step(
     logits = [_unlisted(side.scores) for side in sides]
     with raised_in(op, "loss"):
         adversarial = discriminator(*logits)
+    if not isinstance(adversarial, Tensor) or adversarial.numel() != 1:
+        got = describe(adversarial) if isinstance(adversarial, Tensor) else kind(adversarial)
+        raise TypeError(f"{op}: expected loss to give a scalar, got {got}")
+    adversarial = adversarial.reshape(())
     found = [side.penalty for side in sides if side.penalty is not None]
     none = adversarial.detach().new_zeros(())
     return CriticStep(

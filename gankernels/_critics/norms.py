@@ -10,7 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_bool, check_floats, check_number, describe, is_choice, kind
+from gankernels._checks import (
+    check_bool,
+    check_floats,
+    check_generator,
+    check_number,
+    describe,
+    is_choice,
+    kind,
+)
 from gankernels._critics import groups as _groups
 from gankernels._critics.calls import Calls, Critic
 from gankernels._critics.gradients import (
@@ -115,6 +123,7 @@ class Norms:
         op, rows, device = self.op, samples[0].shape[0], samples[0].device
         check_groups(op, self.groups, rows, device)
         check_inv_scale(op, self.inv_scale, device)
+        check_generator(op, self.generator, device)
         if self.first is not None:
             if isinstance(self.first, bool) or not isinstance(self.first, int):
                 raise TypeError(

@@ -5,10 +5,11 @@ from gankernels.augment.controller import ADAController, ADASchedule
 from gankernels.augment.diff_augment import DiffAugment
 from gankernels.augment.pipe import ADAPipe
 from gankernels.augment.presets import PRESETS
-from gankernels.augment.transform import Transform
+from gankernels.augment.transform import LABELS, Transform
 
 __all__ = [
     "APA",
+    "LABELS",
     "PRESETS",
     "ADAController",
     "ADAPipe",

@@ -42,10 +42,8 @@ def check_views(op: str, name: str, views: object) -> list[Tensor]:
     return list(views)
 
 
-def check_pixels(
-    op: str, x: object, device: torch.device | None = None, clips: str | None = None
-) -> None:
-    """Refuse all but images; ``clips`` is how to take clips, with {batch} and {frames}."""
+def check_pixels(op: str, x: object, device: torch.device | None = None) -> None:
+    """Refuse all but images and clips."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: expected images to be a tensor, got {kind(x)}")
     check_strided(op, "images", x)
@@ -54,15 +52,18 @@ def check_pixels(
             f"{op}: expected images of float32, float64, bfloat16 or float16, got {x.dtype}; "
             f"{_conversion(x)}"
         )
-    if x.dim() != 4 or 0 in x.shape[1:]:
+    if x.dim() not in (4, 5) or 0 in x.shape[1:]:
         cure = ""
         if x.dim() == 3:
-            cure = "; give a batch of one, images[None]"
-        elif x.dim() == 5 and clips is not None:
-            example = clips.format(batch=x.shape[0], frames=x.shape[2])
-            cure = f"; of clips (B, C, T, H, W) transform all frames alike: {example}"
+            cure = (
+                "; give an image as a batch of one, images[None]; audio (B, C, L) goes through APA "
+                "and InstanceNoise, which take samples of any shape"
+            )
+        elif x.dim() > 5:
+            cure = "; fold what is beyond into the batch, as in images.flatten(0, 1)"
         raise ValueError(
-            f"{op}: expected images of shape (B, C, H, W) with pixels, got {tuple(x.shape)}{cure}"
+            f"{op}: expected images of shape (B, C, H, W) or clips (B, C, T, H, W), with pixels, "
+            f"got {tuple(x.shape)}{cure}"
         )
     if device is not None and x.device != device:
         raise ValueError(
@@ -94,11 +95,9 @@ def _conversion(x: Tensor) -> str:
     )
 
 
-def check_images(
-    op: str, images: object, settings: Settings, device: torch.device, clips: str | None = None
-) -> int:
+def check_images(op: str, images: object, settings: Settings, device: torch.device) -> int:
     """Refuse wrong images; returns how many channels are color, 0 without color transforms."""
-    check_pixels(op, images, device, clips)
+    check_pixels(op, images, device)
     assert isinstance(images, Tensor)
     if not settings.multipliers.color(3):
         return 0

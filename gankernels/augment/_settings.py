@@ -20,21 +20,24 @@ class Settings(NamedTuple):
     mode: Mode
     lossless_blits: bool
     color_channels: tuple[int, ...] | None
+    yflip: float = 0.0  #: a multiplier; it is no transform of the paper, and the kernels have none
 
 
+_TRANSFORMS = (*AdaMultipliers._fields, "yflip")
 _ARGUMENTS = ("preset", "p", "p_max", "mode", "lossless_blits", "color_channels", "seed_compat")
 
 
 def strengths(
     op: str, preset: str | None, settings: dict[str, Any]
-) -> tuple[AdaMultipliers, AdaConstants]:
+) -> tuple[AdaMultipliers, AdaConstants, float]:
+    """The multipliers of the transforms, how strong they are, and the multiplier of yflip."""
     if preset is DEFAULT and settings:
         preset = None
     if not isinstance(preset, str | None):
         raise TypeError(f"{op}: expected preset to be a name or None, got {kind(preset)}")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"{op}: expected a preset of {', '.join(PRESETS)}, got {preset!r}")
-    known = (*AdaMultipliers._fields, *AdaConstants._fields)
+    known = (*_TRANSFORMS, *AdaConstants._fields)
     for name, value in settings.items():
         if name not in known:
             close = get_close_matches(name, (*known, *_ARGUMENTS))
@@ -59,13 +62,14 @@ def strengths(
         **{k: v for k, v in settings.items() if k in AdaMultipliers._fields}
     )
     constants = AdaConstants(**{k: v for k, v in settings.items() if k in AdaConstants._fields})
-    if not any((*multipliers[:12], multipliers.filter(), multipliers.noise, multipliers.cutout)):
+    yflip, filtered = settings.get("yflip", 0.0), multipliers.filter()
+    if not any((*multipliers[:12], yflip, filtered, multipliers.noise, multipliers.cutout)):
         cure = "for images as they are, keep the transforms and set p to 0"
-        if settings and not any(name in AdaMultipliers._fields for name in settings):
+        if settings and not any(name in _TRANSFORMS for name in settings):
             arguments = ", ".join(f"{name}={value}" for name, value in settings.items())
             cure = f'name transforms too, or a preset, as in {op}("bgc", {arguments})'
         raise ValueError(f"{op}: expected a transform with a multiplier above 0, got none; {cure}")
-    return multipliers, constants
+    return multipliers, constants, yflip
 
 
 def color_channels_of(op: str, channels: Any) -> tuple[int, ...] | None:
@@ -85,6 +89,8 @@ def color_channels_of(op: str, channels: Any) -> tuple[int, ...] | None:
 def settings_state(settings: Settings) -> dict[str, Any]:
     multipliers = settings.multipliers._asdict()
     multipliers["imgfilter_bands"] = list(settings.multipliers.imgfilter_bands)
+    if settings.yflip > 0:
+        multipliers["yflip"] = settings.yflip
     channels = settings.color_channels
     return {
         "multipliers": multipliers,
@@ -94,11 +100,13 @@ def settings_state(settings: Settings) -> dict[str, Any]:
     }
 
 
-def enabled(multipliers: AdaMultipliers) -> str:
+def enabled(settings: Settings) -> str:
     """The names of what happens, with multipliers that are not 1."""
+    multipliers = settings.multipliers
+    flips = {"xflip": multipliers.xflip, "yflip": settings.yflip}
     return ", ".join(
         name if value == 1 else f"{name}={value}"
-        for name, value in multipliers._asdict().items()
+        for name, value in {**flips, **multipliers._asdict()}.items()
         if name != "imgfilter_bands" and value > 0
     )
 

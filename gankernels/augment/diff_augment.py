@@ -1,4 +1,4 @@
-"""Differentiable augmentation, always on. Zhao et al. 2020 (arXiv 2006.10738)."""
+"""Differentiable augmentation. Zhao et al. 2020 (arXiv 2006.10738)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from gankernels import ops
 from gankernels._checks import kind
 from gankernels._dtypes import accumulation_dtype
 from gankernels.augment._checks import check_pixels, check_views
-from gankernels.augment._strength import source
+from gankernels.augment._clips import clips_of, frames_of, is_clip, rows_of_frames
+from gankernels.augment._strength import number_of, source
 from gankernels.ops.affine_resample import augment_about_mean
-from gankernels.ops.diff_augment import UNIFORMS, DiffParameters
+from gankernels.ops.diff_augment import (
+    CUTOUT,
+    TRANSLATION,
+    UNIFORMS,
+    DiffParameters,
+    check_share,
+)
 
 __all__ = ["DiffAugment"]
 
 POLICIES = ("color", "translation", "cutout")
-_CLIPS = "torch.stack(augment(list(clips.unbind(2))), 2)"
 
 
 class DiffAugment(nn.Module):
-    """Random color, shifts and cutouts of every image, without a probability.
+    """Random color, shifts and cutouts of every image.
 
     Zhao et al. 2020 (arXiv 2006.10738). Real and generated images go through it on their way to the
     critic. ::
@@ -37,25 +43,45 @@ class DiffAugment(nn.Module):
             mean of the image, by a factor in (0.5, 1.5); ``translation``: by up to an eighth of
             each side, whole pixels, with zeros behind; ``cutout``: zeros in a box of half of each
             side, which may hang over the border. All three are the paper's for a few hundred
-            images, ``"translation,cutout"`` for larger sets.
+            images, ``"translation,cutout"`` for larger sets. ``""`` is the identity: the tensors
+            that were given, and no random numbers.
+        p: the probability, in [0, 1], that a call does anything: with ``1 - p`` the whole batch,
+            all tensors of a list, comes out as it is, bit by bit. The paper's is 1; 0 is the
+            identity, as ``""`` is. Each process of several decides for itself.
+        cutout: the side of the box, as a fraction of each side of the image, in [0, 1].
+        translation: the longest shift, likewise.
 
     A call, ``augment(images, generator=None)``, takes images (B, C, H, W) of float32, float64,
     bfloat16 or float16, of any number of channels, and gives images of the same shape, dtype and
     memory format; color is computed in float32 at least, and rounded once. Offsets are those of
-    images in [-1, 1]. A list of images, several sizes of the same samples or the frames of clips,
-    gives a list: what is drawn for a sample holds for all of them, in fractions of each size.
-    Random numbers come
-    from ``generator``, on the images' device, or from torch's own: the same state gives the same
-    result, and draws the same numbers for every policy. Differentiable to any order in the images.
-    Deterministic: what is done side by side goes through :func:`gankernels.ops.affine_augment` at
-    once. For images of 1 or 3 channels that are eight launches at most, ten where color stands
-    between a cutout and a shift. Nothing waits for the device.
+    images in [-1, 1]. A list of images, several sizes of the same samples, gives a list: what is
+    drawn for a sample holds for all of them, in fractions of each size.
+
+    Clips (B, C, T, H, W) are given one transform each: every frame is what it would be as an image
+    by itself, with the clip's numbers; contrast is about the frame's own mean. Channels-last clips
+    are not copied for it, contiguous ones of more than one channel are, before and after.
+
+    Random numbers come from ``generator``, on the images' device, or from torch's own: the same
+    state gives the same result, and draws the same numbers for every policy, and one more for a p
+    below 1. Differentiable to any order in the images. Deterministic: what is done side by side
+    goes through :func:`gankernels.ops.affine_augment` at once. For images of 1 or 3 channels that
+    are eight launches at most, ten where color stands between a cutout and a shift; three more with
+    a p, and some thirty small ones with a ``cutout`` or ``translation`` that is not the paper's.
+    Nothing waits for the device: p is decided there, so that each replay of a CUDA graph decides
+    anew.
 
     Raises:
-        TypeError, ValueError: if ``policy``, the images or ``generator`` are none of the above.
+        TypeError, ValueError: if an argument, the images or ``generator`` are none of the above.
     """
 
-    def __init__(self, policy: str = "color,translation,cutout") -> None:
+    def __init__(
+        self,
+        policy: str = "color,translation,cutout",
+        *,
+        p: float = 1.0,
+        cutout: float = CUTOUT,
+        translation: float = TRANSLATION,
+    ) -> None:
         super().__init__()
         op = type(self).__name__
         if not isinstance(policy, str):
@@ -63,12 +89,20 @@ class DiffAugment(nn.Module):
                 f'{op}: expected policy to be a string, as in "color,translation", got '
                 f"{kind(policy)}"
             )
-        names = [name.strip() for name in policy.split(",")]
+        names = [name.strip() for name in policy.split(",")] if policy.strip() else []
         for name in names:
             if name not in POLICIES:
                 raise ValueError(f"{op}: expected policies of {', '.join(POLICIES)}, got {name!r}")
         if len(set(names)) != len(names):
             raise ValueError(f"{op}: expected each policy once, got {policy!r}")
+        self.p = number_of(op, "p", p)
+        if self.p > 1:
+            raise ValueError(f"{op}: expected p to be at most 1, got {p}")
+        self.cutout, self.translation = (
+            number_of(op, name, x) for name, x in (("cutout", cutout), ("translation", translation))
+        )
+        for name, share in (("cutout", self.cutout), ("translation", self.translation)):
+            check_share(op, name, share)
         self.policy = tuple(names)
         self._passes = _passes(self.policy)
 
@@ -78,15 +112,23 @@ class DiffAugment(nn.Module):
         op = type(self).__name__
         views = [images] if isinstance(images, Tensor) else check_views(op, "images", images)
         for x in views:
-            check_pixels(op, x, views[0].device, _CLIPS)
-        options = source(op, generator, views[0].device)
-        # Seven numbers a sample: three of color, two of each of the others.
-        u = torch.rand(views[0].shape[0], UNIFORMS, dtype=torch.float64, **options)
-        if isinstance(images, Tensor):
-            return self._transformed(images, u)
-        return [self._transformed(x, u) for x in views]
+            check_pixels(op, x, views[0].device)
+        options: dict[str, Any] = source(op, generator, views[0].device)
+        options["dtype"] = torch.float64
+        found = views
+        if self.policy and self.p > 0:
+            # Seven numbers a sample: three of color, two of each of the others.
+            u = torch.rand(views[0].shape[0], UNIFORMS, **options)
+            found = [self._transformed(x, u) for x in views]
+        if self.policy and 0 < self.p < 1:
+            happens = torch.rand((), **options) < self.p
+            found = [torch.where(happens, y, x) for x, y in zip(views, found, strict=True)]
+        return found[0] if isinstance(images, Tensor) else found
 
     def _transformed(self, images: Tensor, u: Tensor) -> Tensor:
+        if is_clip(images):
+            frames = self._transformed(frames_of(images), rows_of_frames(u, images))
+            return clips_of(frames, images)
         policy, channels = self.policy, images.shape[1]
         parameters = ops.diff_augment_parameters(
             u,
@@ -98,6 +140,8 @@ class DiffAugment(nn.Module):
             mix="color" in policy,
             after=("cutout", "translation") in self._passes,
             dtype=images.dtype,
+            translation=self.translation,
+            cutout=self.cutout,
         )
         for steps in self._passes:
             box = parameters.box if "cutout" in steps else None
@@ -110,7 +154,9 @@ class DiffAugment(nn.Module):
         return images
 
     def extra_repr(self) -> str:
-        return repr(",".join(self.policy))
+        settings = (("p", 1.0), ("cutout", CUTOUT), ("translation", TRANSLATION))
+        others = [f"{k}={getattr(self, k):g}" for k, usual in settings if getattr(self, k) != usual]
+        return ", ".join([repr(",".join(self.policy)), *others])
 
 
 def _passes(policy: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

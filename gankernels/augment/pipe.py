@@ -22,6 +22,7 @@ from gankernels._checks import (
     raised_in,
 )
 from gankernels.augment._checks import check_images, check_views
+from gankernels.augment._clips import is_clip
 from gankernels.augment._settings import (
     Settings,
     check_mode,
@@ -33,18 +34,10 @@ from gankernels.augment._strength import Strength
 from gankernels.augment.draws import check_percentile, draw_compat, preview_values
 from gankernels.augment.presets import DEFAULT, TRANSFORMS
 from gankernels.augment.transform import Transform, augment
-from gankernels.ops.ada_parameters import NORMALS, UNIFORMS
+from gankernels.ops.ada_parameters import GROUPS, NORMALS, UNIFORMS
 from gankernels.ops.affine_resample import Mode
 
 __all__ = ["ADAPipe"]
-
-# The cure in errors about clips.
-_CLIPS = (
-    "frames = clips.transpose(1, 2).flatten(0, 1); t = pipe.sample({batch}); "
-    "t[[i for i in range({batch}) for _ in range({frames})]](frames)"
-    ".unflatten(0, ({batch}, {frames})).transpose(1, 2)"
-)
-_FRAMES = "torch.stack(pipe.preview(list(clips.unbind(2)), percentile), 2)"
 
 
 class ADAPipe(Strength):
@@ -81,11 +74,12 @@ class ADAPipe(Strength):
             :func:`gankernels.augment.draws.draw_compat`.
         **settings: multipliers by the names of the transforms, instead of the preset's
             (``xflip=1.0``, ``cutout=0.5``, 0 for never; ``imgfilter_bands``, four factors of that
-            of imgfilter), and how strong they are (``xint_max``, ``scale_std``, ``rotate_max``,
-            ...): the fields of :class:`gankernels.ops.ada_parameters.AdaMultipliers` and
-            ``AdaConstants``. Standard deviations of factors (``scale_std``, ``aniso_std``,
-            ``contrast_std``, ``saturation_std``, ``imgfilter_std``) are at most 8, other strengths
-            at most 1e6.
+            of imgfilter; ``yflip``, which is in no preset: upside down, of the group blit, and as
+            with xflip every other of the images that it happens to), and how strong they are
+            (``xint_max``, ``scale_std``, ``rotate_max``, ...): the fields of
+            :class:`gankernels.ops.ada_parameters.AdaMultipliers` and ``AdaConstants``. Standard
+            deviations of factors (``scale_std``, ``aniso_std``, ``contrast_std``,
+            ``saturation_std``, ``imgfilter_std``) are at most 8, other strengths at most 1e6.
 
     The strength is the buffer ``p``, float32, a scalar or (6,) for the groups, and the one thing in
     the state_dict. ``pipe.p = 0.3``, or a dict of groups, or a tensor, writes into it, as do
@@ -98,15 +92,22 @@ class ADAPipe(Strength):
     lumaflip, which is a reflection at 0, mean that range, and images in 0 to 255 or 0 to 1 are not
     told apart from it. Nothing is clamped. A list of images, several sizes of the same samples,
     gives a list: each sample has one transform for all sizes, shifts in fractions of each.
+
+    Clips (B, C, T, H, W) are given one transform each: every frame is what the transform makes of
+    it as an image, cutout and noise included, whose pattern stands still. What is 5-D is taken for
+    that; of volumes every slice is transformed alike, within its plane. Channels-last clips are not
+    copied for it, contiguous ones of more than one channel are, before and after.
+
     Random numbers come from ``generator``, on the images' device, or from torch's own: the same
-    state gives the same result, and every p and preset takes as many of them. Differentiable to any
+    state gives the same result, and every p and preset takes as many of them; yflip takes two more
+    a sample, after these. Differentiable to any
     order in the images. Nothing waits for the device. :meth:`sample` gives the transform as an
     object, to apply it more than once.
 
     Raises:
         TypeError: if a setting is of another type or unknown, or images are not real tensors.
         ValueError: if a number is out of range, a preset unknown, or nothing is enabled; by a call,
-            if images are not (B, C, H, W) on the pipe's device, or color does not fit to their
+            if images are no images or clips on the pipe's device, or color does not fit to their
             channels.
     """
 
@@ -124,18 +125,22 @@ class ADAPipe(Strength):
     ) -> None:
         super().__init__(p, p_max)
         op = type(self).__name__
-        multipliers, self.constants = strengths(op, preset, settings)
+        multipliers, self.constants, yflip = strengths(op, preset, settings)
         check_mode(op, mode)
         channels = color_channels_of(op, color_channels)
         check_bool(op, "lossless_blits", lossless_blits)
         check_bool(op, "seed_compat", seed_compat)
-        self.settings = Settings(multipliers, mode, lossless_blits, channels)
+        self.settings = Settings(multipliers, mode, lossless_blits, channels, yflip)
         self.seed_compat = seed_compat
         if isinstance(p, Mapping):
             missing = [
                 group
                 for group, names in TRANSFORMS.items()
-                if group not in p and any(getattr(multipliers, name) > 0 for name in names)
+                if group not in p
+                and (
+                    any(getattr(multipliers, name) > 0 for name in names)
+                    or (group == "blit" and yflip > 0)
+                )
             ]
             if missing:
                 raise ValueError(
@@ -152,9 +157,11 @@ class ADAPipe(Strength):
         if not isinstance(images, Tensor):
             views = check_views(op, "images", images)
             for x in views:
-                check_images(op, x, self.settings, self.p.device, _CLIPS)
+                check_images(op, x, self.settings, self.p.device)
             return self._sampled(op, views[0].shape[0], views[0].shape[1], generator)(views)
-        channels = check_images(op, images, self.settings, self.p.device, _CLIPS)
+        channels = check_images(op, images, self.settings, self.p.device)
+        if is_clip(images) or self.settings.yflip > 0:
+            return self._sampled(op, images.shape[0], images.shape[1], generator)(images)
         uniforms, normals = self._draw(op, images.shape[0], images.shape[1], generator)
         parameters = ops.ada_parameters(
             self._strength(),
@@ -203,6 +210,9 @@ class ADAPipe(Strength):
             multipliers, home = self.settings.multipliers, self.p.device
             check_percentile(op, percentile)
             values = preview_values(percentile, multipliers, batch, self.constants, device=home)
+            if self.settings.yflip > 0:
+                flips = torch.full((batch, 1), float(percentile >= 0.5), device=home)
+                values = torch.cat((values, flips.double()), 1)
             check_generator(op, generator, home)
             seed = torch.randint(2**53, (batch,), generator=generator, device=home)
             drawn = Transform(values, seed, self.settings)
@@ -221,7 +231,7 @@ class ADAPipe(Strength):
         """All enabled transforms together, each at one percentile of its strengths, whatever p.
 
         Args:
-            images: (B, C, H, W), or a list of them.
+            images: (B, C, H, W), clips (B, C, T, H, W), or a list of them.
             percentile: above 0 and below 1, the same for every transform and image: see
                 :func:`gankernels.augment.draws.preview_values`.
             generator: of the noise, if it is enabled.
@@ -232,7 +242,7 @@ class ADAPipe(Strength):
         op = f"{type(self).__name__}.preview"
         views = [images] if isinstance(images, Tensor) else check_views(op, "images", images)
         for x in views:
-            check_images(op, x, self.settings, self.p.device, _FRAMES)
+            check_images(op, x, self.settings, self.p.device)
         check_percentile(op, percentile)
         transform = self.sample(views[0].shape[0], percentile=percentile, generator=generator)
         return transform(images)
@@ -248,7 +258,18 @@ class ADAPipe(Strength):
             normals=normals,
             constants=self.constants,
         )
-        return Transform(parameters.values, cast(Tensor, parameters.seed), self.settings)
+        values = parameters.values
+        if self.settings.yflip > 0:
+            values = torch.cat((values, self._yflips(batch, generator)), 1)
+        return Transform(values, cast(Tensor, parameters.seed), self.settings)
+
+    def _yflips(self, batch: int, generator: torch.Generator | None) -> Tensor:
+        """Whether each image is turned upside down, (B, 1): drawn as xflip is, with p of blit."""
+        options: Any = {"dtype": torch.float64, "device": self.p.device, "generator": generator}
+        value, gate = torch.rand(batch, 2, **options).split(1, 1)
+        p = self._strength().expand(len(GROUPS))[0].double()
+        chance = self.settings.yflip * p.nan_to_num(nan=0.0).clamp(0, 1)
+        return ((gate < chance) & (value >= 0.5)).double()
 
     def _draw(
         self, op: str, batch: int, channels: int, generator: torch.Generator | None
@@ -267,7 +288,7 @@ class ADAPipe(Strength):
         return torch.rand(batch, UNIFORMS, **options), torch.randn(batch, NORMALS, **options)
 
     def extra_repr(self) -> str:
-        parts = [enabled(self.settings.multipliers), f"mode={self.settings.mode!r}"]
+        parts = [enabled(self.settings), f"mode={self.settings.mode!r}"]
         if self.p.dim() > 0:
             parts.append("p by groups")
         if self.p_max != 1:

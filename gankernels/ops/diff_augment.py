@@ -6,19 +6,21 @@ Zhao et al. 2020 (arXiv 2006.10738). The kernel behind the schema is bound in
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from gankernels import reference
-from gankernels._checks import check_bool, check_count, check_strided, describe, kind
+from gankernels._checks import check_bool, check_count, check_number, check_strided, describe, kind
 from gankernels._dtypes import accumulation_dtype
 from gankernels._library import takes_reference
 from gankernels.ops import _operator
 from gankernels.ops._checks.ada_parameters import is_number_of, is_taken
 from gankernels.ops._operator import EXAMPLES, Operator, call_below_autograd, declare, one_device
-from gankernels.reference.diff_augment import UNIFORMS, DiffParameters
+from gankernels.reference.diff_augment import CUTOUT, TRANSLATION, UNIFORMS, DiffParameters
 
-__all__ = ["UNIFORMS", "DiffParameters", "diff_augment_parameters"]
+__all__ = ["CUTOUT", "TRANSLATION", "UNIFORMS", "DiffParameters", "diff_augment_parameters"]
 
 
 def diff_augment_parameters(
@@ -33,6 +35,8 @@ def diff_augment_parameters(
     before: bool = False,
     after: bool = False,
     dtype: torch.dtype = torch.float32,
+    translation: float = TRANSLATION,
+    cutout: float = CUTOUT,
 ) -> DiffParameters:
     """Decide what :class:`gankernels.augment.DiffAugment` does to each sample, on the device.
 
@@ -45,21 +49,25 @@ def diff_augment_parameters(
         before: let cutout act before the shift, on what will be where it would be.
         after: let cutout act after the shift, on what was where it would be; not both.
         dtype: of the images. ``color`` and ``mix`` are float64 for float64, else float32.
+        translation: the longest shift, as a fraction of each side, in [0, 1].
+        cutout: the side of the box, likewise.
 
     Returns:
         :class:`DiffParameters`, each of them None where it is not wanted. ``maps`` (B, 2, 3),
-        float64, as of :func:`gankernels.affine_resample`: by up to an eighth of a side, whole
-        pixels. ``box`` (B, 3), float64, as of :func:`gankernels.ops.affine_augment`: half of
-        each side. ``color`` (B, 3, 4) or (B, 1, 2), as there, and ``mix`` (B, 4): with m the mean
-        of an image x, color is ``mix[0] y + mix[1] gray(y) + mix[3]`` of ``y = x + mix[2] m``,
-        which is what ``color`` does to y; and to x, with ``shade m`` more in its offset. ``shade``
-        (B,) comes with ``color``.
+        float64, as of :func:`gankernels.affine_resample`: whole pixels, up to
+        ``int(translation * side + 0.5)``. ``box`` (B, 3), float64, as of
+        :func:`gankernels.ops.affine_augment`: ``int(cutout * side + 0.5)`` pixels of each side.
+        ``color`` (B, 3, 4) or (B, 1, 2), as there, and ``mix`` (B, 4): with m the mean of an image
+        x, color is ``mix[0] y + mix[1] gray(y) + mix[3]`` of ``y = x + mix[2] m``, which is what
+        ``color`` does to y; and to x, with ``shade m`` more in its offset. ``shade`` (B,) comes
+        with ``color``.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value.
 
-    One launch, in float64 throughout. Nothing is differentiable: the results are constants.
-    Deterministic in the draws, and nothing waits for the device.
+    One launch, in float64 throughout; for a ``translation`` or ``cutout`` that is not the paper's,
+    ``maps`` and ``box`` take some thirty of torch's. Nothing is differentiable: the results are
+    constants. Deterministic in the draws, and nothing waits for the device.
     """
     op = "diff_augment_parameters"
     _check(op, uniforms, height, width, color_channels, dtype)
@@ -68,6 +76,8 @@ def diff_augment_parameters(
         check_bool(op, name, flag)
     if before and after:
         raise ValueError(f"{op}: expected before or after, got both")
+    check_share(op, "translation", translation)
+    check_share(op, "cutout", cutout)
     if takes_reference(op, (uniforms,)):
         return reference.diff_augment_parameters(
             uniforms,
@@ -80,7 +90,26 @@ def diff_augment_parameters(
             before=before,
             after=after,
             dtype=dtype,
+            translation=translation,
+            cutout=cutout,
         )
+    placed = None
+    if (maps or box) and (translation, cutout) != (TRANSLATION, CUTOUT):
+        # The kernel knows the paper's only.
+        placed = reference.diff_augment_parameters(
+            uniforms.detach(),
+            height,
+            width,
+            maps=maps,
+            box=box,
+            before=before,
+            after=after,
+            translation=translation,
+            cutout=cutout,
+        )
+        if not (color_channels or mix):
+            return placed
+        maps = box = False
     outputs = call_below_autograd(
         _operator.kernels.diff_augment_parameters,
         uniforms.detach().contiguous(),
@@ -95,7 +124,17 @@ def diff_augment_parameters(
         accumulation_dtype(dtype) == torch.float64,
     )
     wanted = maps, box, color_channels > 0, mix, color_channels > 0
-    return DiffParameters(*(x if w else None for x, w in zip(outputs, wanted, strict=True)))
+    found = DiffParameters(*(x if w else None for x, w in zip(outputs, wanted, strict=True)))
+    return found if placed is None else found._replace(maps=placed.maps, box=placed.box)
+
+
+def check_share(op: str, name: str, value: object) -> None:
+    """Refuse what is not a number in [0, 1]."""
+    check_number(op, name, value)
+    if cast(float, value) > 1:
+        raise ValueError(
+            f"{op}: expected {name} to be at most 1, a fraction of each side, got {value}"
+        )
 
 
 def _check(

@@ -14,6 +14,8 @@ from gankernels._dtypes import accumulation_dtype
 
 #: Of a sample: three of color, then x and y of the shift and of the cutout.
 UNIFORMS = 7
+#: The paper's, of each side: how far images are shifted, and the side of the cutout.
+TRANSLATION, CUTOUT = 0.125, 0.5
 
 
 class DiffParameters(NamedTuple):
@@ -38,6 +40,8 @@ def diff_augment_parameters(
     before: bool = False,
     after: bool = False,
     dtype: torch.dtype = torch.float32,
+    translation: float = TRANSLATION,
+    cutout: float = CUTOUT,
 ) -> DiffParameters:
     """See :func:`gankernels.ops.diff_augment_parameters`."""
     acc = accumulation_dtype(dtype)
@@ -46,7 +50,8 @@ def diff_augment_parameters(
         one, zero = torch.ones_like(b), torch.zeros_like(b)
         shifts, centers = [], []
         for k, side in enumerate((width, height)):
-            reach, odd = int(side / 8 + 0.5), int(side / 2 + 0.5) % 2
+            reach, length = int(side * translation + 0.5), int(side * cutout + 0.5)
+            odd = length - length // 2 * 2  # Dynamo has no % of what was a float
             shifts.append((rest[k] * (2 * reach + 1)).floor() - reach)
             offset = (rest[2 + k] * (side + 1 - odd)).floor()
             moved = (before - after) * shifts[k]
@@ -62,7 +67,7 @@ def diff_augment_parameters(
             matrix = torch.cat((weights, column), 2).to(acc)
         return DiffParameters(
             rows if maps else None,
-            torch.stack([*centers, 0.5 * one], 1) if box else None,
+            torch.stack([*centers, cutout * one], 1) if box else None,
             matrix,
             torch.stack([pixel, gray, (1 - contrast) / contrast, offset], 1).to(acc)
             if mix

@@ -1,6 +1,8 @@
 """gankernels.augment: DiffAugment and APA, which are without kernels of their own."""
 
+import copy
 import math
+import pickle
 from unittest import mock
 
 import pytest
@@ -25,7 +27,7 @@ def images_of(*shape, dtype=torch.float64, seed=1):
 # --- DiffAugment: as the paper writes it, step by step, with the same draws ----------------------
 
 
-def published(x, u, policy):
+def published(x, u, policy, translation=0.125, cutout=0.5):
     """Zhao et al. 2020, appendix; every image by itself, with the numbers u that were drawn."""
     out = []
     for image, (b, s, c, *rest) in zip(x, u.tolist(), strict=True):
@@ -40,7 +42,8 @@ def published(x, u, policy):
             elif name == "translation":
                 moved = torch.zeros_like(y)
                 tx, ty = (
-                    math.floor(v * (2 * int(n * 0.125 + 0.5) + 1)) - int(n * 0.125 + 0.5)
+                    math.floor(v * (2 * int(n * translation + 0.5) + 1))
+                    - int(n * translation + 0.5)
                     for v, n in zip(rest[:2], (width, height), strict=True)
                 )
                 for i in range(height):
@@ -52,7 +55,7 @@ def published(x, u, policy):
                 y = y.clone()
                 spans = []
                 for v, n in zip(rest[2:], (width, height), strict=True):
-                    box = int(n * 0.5 + 0.5)
+                    box = int(n * cutout + 0.5)
                     start = math.floor(v * (n + 1 - box % 2)) - box // 2
                     spans.append(slice(max(start, 0), min(start + box, n)))
                 y[:, spans[1], spans[0]] = 0
@@ -85,6 +88,130 @@ def test_equals_the_paper(policy, shape):
     torch.testing.assert_close(found, published(x, u, policy), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("cutout, translation", [(0.2, 0.125), (0.3, 0.4), (0.5, 0.0), (1.0, 1.0)])
+@pytest.mark.parametrize("shape", [(3, 8, 9), (1, 7, 13), (4, 21, 6)], ids=str)
+def test_sizes_of_the_box_and_of_the_shift(policy, cutout, translation, shape):
+    x = images_of(20, *shape)
+    u = torch.rand(20, 7, dtype=torch.float64, generator=seeded(5))
+    augment = DiffAugment(policy, cutout=cutout, translation=translation)
+    expected = published(x, u, policy, translation, cutout)
+    found = augment(x, generator=seeded(5))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_box_of_nothing_and_a_shift_of_nothing():
+    x = images_of(5, 3, 8, 6)
+    none = DiffAugment("translation,cutout", cutout=0, translation=0)
+    assert torch.equal(none(x), x)
+    assert (DiffAugment("cutout", cutout=1.0)(x) == 0).double().mean() > 0.3
+
+
+# --- a probability, and nothing ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_p_is_of_the_whole_batch(dtype):
+    x = images_of(4, 3, 8, 6, dtype=dtype)
+    x[0, 0, 0, 0], x[1, 0, 0, 0] = -0.0, math.inf  # which 0 times another would not bring back
+    augment, generator, always = DiffAugment(p=0.3), seeded(), DiffAugment()
+    left = 0
+    for _ in range(200):
+        state = generator.get_state()
+        found = augment(x, generator=generator)
+        expected = always(x, generator=devices.generator(0).set_state(state))
+        same = torch.equal(found, x) and torch.equal(found.signbit(), x.signbit())
+        assert same or torch.equal(found.nan_to_num(5), expected.nan_to_num(5))
+        left += same
+    assert left / 200 == pytest.approx(0.7, abs=0.1)
+
+
+def test_p_holds_for_all_of_a_list():
+    views = [images_of(2, 3, 8, 6), images_of(2, 1, 5, 5), images_of(2, 3, 4, 8, 6)]
+    decided = set()
+    for seed in range(30):
+        found = DiffAugment("color", p=0.5)(views, generator=seeded(seed))
+        (same,) = {torch.equal(y, x) for x, y in zip(views, found, strict=True)}
+        decided.add(same)
+    assert decided == {True, False}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_with_p(seed):
+    x = images_of(2, 3, 5, 4).requires_grad_()
+
+    def run(x):
+        return DiffAugment(p=0.5, cutout=0.4)(x, generator=seeded(seed))
+
+    assert torch.autograd.gradcheck(run, x)
+    assert torch.autograd.gradgradcheck(lambda x: run(x) ** 2, x)
+    (grad,) = torch.autograd.grad(run(x).sum(), x)
+    happens = torch.rand(15, dtype=torch.float64, generator=seeded(seed))[-1] < 0.5
+    assert happens == (not torch.equal(grad, torch.ones_like(x)))
+
+
+@pytest.mark.parametrize("augment", [DiffAugment(""), DiffAugment(" "), DiffAugment(p=0)], ids=repr)
+def test_nothing_is_the_tensor_itself(augment):
+    x, generator = images_of(2, 3, 5, 4), seeded()
+    state = generator.get_state()
+    assert augment(x, generator=generator) is x
+    found = augment((x, x[:, :1]), generator=generator)
+    assert isinstance(found, list)
+    assert found[0] is x
+    assert torch.equal(generator.get_state(), state)
+    with pytest.raises(ValueError, match="expected images of shape"):  # as of any policy
+        augment(x[0])
+
+
+def test_what_p_launches():
+    x = images_of(2, 3, 8, 8)
+    found = []
+    for augment in (DiffAugment("translation,cutout"), DiffAugment("translation,cutout", p=0.5)):
+        with launches() as each:
+            augment(x)
+        found.append(each)
+    assert sorted(found[1]) == sorted([*found[0], "rand", "lt", "where"])
+    with launches() as other:
+        DiffAugment(cutout=0.2)(x)
+    with launches() as usual:
+        DiffAugment()(x)
+    assert not {"_to_copy", "_local_scalar_dense", "item"} & set(other)  # nothing from the host
+    assert len(other) - len(usual) <= 35
+
+
+def test_settings_are_kept_and_shown():
+    augment = DiffAugment("color,cutout", p=0.5, cutout=0.2)
+    assert repr(augment) == "DiffAugment('color,cutout', p=0.5, cutout=0.2)"
+    assert repr(DiffAugment("")) == "DiffAugment('')"
+    assert not augment.state_dict()
+    x = images_of(3, 3, 8, 8)
+    for other in (copy.deepcopy(augment), pickle.loads(pickle.dumps(augment))):
+        assert torch.equal(other(x, generator=seeded(1)), augment(x, generator=seeded(1)))
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "arguments"),
+    [
+        (ValueError, "p to be at most 1, got 1.5", {"p": 1.5}),
+        (ValueError, "p to be finite and not negative, got -0.5", {"p": -0.5}),
+        (ValueError, "p to be finite and not negative, got nan", {"p": math.nan}),
+        (TypeError, "p to be a number, got str", {"p": "1"}),
+        (TypeError, "p to be a number, got bool", {"p": True}),
+        (TypeError, "p to be a number, got Tensor", {"p": torch.tensor(0.5)}),
+        (ValueError, "cutout to be at most 1, a fraction of each side, got 8", {"cutout": 8}),
+        (ValueError, "translation to be at most 1, a fraction of", {"translation": 4}),
+        (ValueError, "translation to be finite and not neg", {"translation": -0.1}),
+        (TypeError, "cutout to be a number, got tuple", {"cutout": (0.5, 0.5)}),
+    ],
+)
+def test_bad_settings(error, said, arguments):
+    with pytest.raises(error, match=f"^DiffAugment: expected {said}"):
+        DiffAugment(**arguments)
+
+
+# --- dtypes, formats, laws -----------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes(dtype):
     x = images_of(6, 3, 12, 10, dtype=dtype)
@@ -101,6 +228,9 @@ def test_memory_format_and_empty_batches():
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, DiffAugment()(x.contiguous(), generator=seeded()))
     assert DiffAugment()(x[:0]).shape == x[:0].shape
+    halved = DiffAugment(p=0.5)(x, generator=seeded())
+    assert halved.is_contiguous(memory_format=torch.channels_last)
+    assert DiffAugment(p=0.5, cutout=0.2)(x[:0]).shape == x[:0].shape
 
 
 def test_laws():
@@ -132,8 +262,9 @@ def test_gradients():
     assert torch.autograd.gradgradcheck(lambda x: run(x) ** 2, x)
 
 
-def test_compiles_into_one_graph():
-    augment = DiffAugment()
+@pytest.mark.parametrize("settings", [{}, {"p": 0.5, "cutout": 0.2}], ids=str)
+def test_compiles_into_one_graph(settings):
+    augment = DiffAugment(**settings)
     compiled = torch.compile(augment, backend="aot_eager", fullgraph=True)
     x = images_of(3, 3, 8, 8)
     torch.manual_seed(0)
@@ -245,7 +376,7 @@ def test_bad_generators(generator):
     ("error", "said", "policy"),
     [
         (ValueError, "policies of color, translation, cutout, got 'colors'", "colors"),
-        (ValueError, "policies of color, translation, cutout, got ''", ""),
+        (ValueError, "policies of color, translation, cutout, got ''", "color,"),
         (ValueError, "each policy once, got 'color,color'", "color,color"),
         (TypeError, "policy to be a string", None),
     ],
@@ -256,7 +387,9 @@ def test_bad_policies(error, said, policy):
 
 
 def test_bad_images():
-    with pytest.raises(ValueError, match=r"^DiffAugment: expected images of shape \(B, C, H, W\)"):
+    with pytest.raises(
+        ValueError, match=r"^DiffAugment: expected images of shape \(B, C, H, W\) or clips"
+    ):
         DiffAugment()(images_of(3, 8, 8))
     with pytest.raises(TypeError, match=r"got torch.uint8; bring them to \[-1, 1\] first"):
         DiffAugment()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

@@ -12,7 +12,7 @@ from torch import nn
 
 import gankernels
 from gankernels import ops, reference
-from gankernels.augment import PRESETS, ADAPipe, Transform
+from gankernels.augment import LABELS, PRESETS, ADAPipe, DiffAugment, Transform
 from gankernels.augment.draws import draw_compat, preview_values
 from gankernels.ops.ada_parameters import GROUPS, NORMALS, UNIFORMS, VALUES, AdaConstants
 
@@ -632,7 +632,7 @@ def test_transforms_by_name_alone_are_all_that_happens(p):
         (TypeError, "seed_compat to be True or False, got int", {"seed_compat": 1}),
         (ValueError, "expected a preset of blit, .*, got 'bcg'", {"preset": "bcg"}),
         (TypeError, "expected preset to be a name or None, got float", {"preset": 0.5}),
-        (TypeError, "got 'xfilp'; xflip is meant", {"xfilp": 1.0}),
+        (TypeError, "got 'xfilp'; xflip or yflip is meant", {"xfilp": 1.0}),
         (TypeError, "expected settings by their names, got 'zzz'", {"zzz": 1.0}),
         (ValueError, "expected xflip to be finite and not negative, got -1", {"xflip": -1.0}),
         (ValueError, "expected scale to be finite and not negative, got nan", {"scale": math.nan}),
@@ -659,6 +659,11 @@ def test_transforms_by_name_alone_are_all_that_happens(p):
         (ValueError, "expected p to be finite and not negative, got nan", {"p": math.nan}),
         (ValueError, "expected p to be at most 0.5, its p_max, got 1.0", {"p_max": 0.5}),
         (ValueError, "got none for geom, color; give 0", {"p": {"blit": 1.0}}),
+        (ValueError, "got none for blit; give 0", {"yflip": 1, "p": {"geom": 1.0}}),
+        (ValueError, "expected yflip to be finite and not negative, got -1", {"yflip": -1}),
+        (TypeError, "expected yflip to be a number, got str", {"yflip": "1"}),
+        (TypeError, "got 'yfilp'; yflip", {"yfilp": 1}),
+        (ValueError, "expected a transform with a multiplier above 0", {"yflip": 0}),
         (ValueError, "expected groups of blit, .*, got 'colors'", {"p": {"colors": 1.0}}),
         (ValueError, "expected p of geom to be at most 1, got 3", {"p": {"geom": 3}}),
         (TypeError, "expected p to be a number, got str", {"p": "0.5"}),
@@ -667,6 +672,202 @@ def test_transforms_by_name_alone_are_all_that_happens(p):
 def test_bad_settings(error, said, arguments):
     with pytest.raises(error, match=f"^ADAPipe(.p)?: .*{said}"):
         ADAPipe(**arguments)
+
+
+# --- upside down, and labels ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["ideal", "stylegan2-ada"])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_yflip_is_upside_down(mode, lossless):
+    """Before all else, so that the maps are those of the other values, mirrored in y."""
+    images = images_of(40, 3, 9, 12, dtype=torch.float64)
+    settings = {"mode": mode, "lossless_blits": lossless}
+    pipe = ADAPipe("bgc", p=0.6, yflip=1, **settings)
+    t = pipe.sample(40, generator=seeded())
+    yflip = t.named()["yflip"]
+    assert set(yflip.tolist()) == {0.0, 1.0}
+    q = ops.ada_parameters(
+        None,
+        PRESETS["bgc"],
+        values=t.values[:, :23],
+        seed=t.seed,
+        height=9,
+        width=12,
+        color_channels=3,
+        dtype=images.dtype,
+    )
+    maps = q.maps.clone()
+    maps[:, 1] *= (1 - 2 * yflip)[:, None]
+    expected = ops.affine_augment(images, maps, color=q.color, **settings)
+    torch.testing.assert_close(t(images), expected, rtol=0, atol=1e-9)
+    assert torch.equal(pipe(images, generator=seeded()), t(images))
+    nearest = ops.affine_resample(images, maps, filter="nearest", lossless_blits=lossless)
+    assert (t.geometry(images) != nearest).double().mean() < 0.01  # ties
+
+
+def test_yflip_before_other_flips_turns_and_shifts():
+    images = images_of(64, 2, 6, 8)  # quarter turns are of pixels to pixels
+    t = ADAPipe("blit", yflip=1).sample(64, generator=seeded())
+    plain = Transform(t.values[:, :23], t.seed, ADAPipe("blit").settings)
+    upside = torch.where(t.named()["yflip"][:, None, None, None] == 1, images.flip(2), images)
+    assert torch.equal(t(images), plain(upside))
+    assert not torch.equal(t(images), plain(images))
+
+
+def test_yflip_alone_copies_pixels():
+    images = images_of(64, 2, 5, 8)
+    pipe = ADAPipe(yflip=1)
+    t = pipe.sample(64, generator=seeded())
+    yflip = t.named()["yflip"].bool()
+    assert 20 < yflip.sum() < 44
+    expected = torch.where(yflip[:, None, None, None], images.flip(2), images)
+    assert torch.equal(t(images), expected)
+    assert torch.equal(t.geometry(images > 0), expected > 0)
+    assert torch.equal(pipe(images, generator=seeded()), expected)
+    assert torch.equal(pipe.preview(images, 0.7), images.flip(2))
+    assert torch.equal(pipe.preview(images, 0.3), images)
+    clips = images[:, :, None].expand(-1, -1, 3, -1, -1)
+    assert torch.equal(t(clips)[:, :, 2], expected)
+    with gankernels.backend("reference"):
+        assert torch.equal(t(images), expected)
+
+
+@pytest.mark.parametrize(
+    "p, multiplier, share",
+    [(0.12, 1, 0.06), (0.5, 0.5, 0.125), (0.2, 1e8, 0.5), (0.0, 1, 0.0), ({"blit": 0.4}, 1, 0.2)],
+    ids=str,
+)
+def test_the_probability_of_yflip(p, multiplier, share):
+    pipe = ADAPipe(yflip=multiplier, p=p)
+    found = pipe.sample(6000, generator=seeded()).named()["yflip"].mean().item()
+    assert found == pytest.approx(share, abs=0.015)
+
+
+@pytest.mark.parametrize("written, share", [(math.nan, 0), (7.0, 0.2), (-1.0, 0), (math.inf, 0.2)])
+def test_yflip_by_a_p_that_the_device_wrote(written, share):
+    pipe = ADAPipe(yflip=1, p=0.1, p_max=0.4)
+    pipe.p.fill_(written)
+    found = pipe.sample(6000, generator=seeded()).named()["yflip"].mean().item()
+    assert found == pytest.approx(share, abs=0.02)
+
+
+def test_yflip_draws_after_all_others():
+    for options in ({}, {"seed_compat": True}):
+        with_it, without = (ADAPipe("bgcfnc", **y, **options) for y in ({"yflip": 1}, {}))
+        one, other = (pipe.sample(5, generator=seeded()) for pipe in (with_it, without))
+        assert torch.equal(one.values[:, :23], other.values)
+        assert torch.equal(one.seed, other.seed)
+        assert "yflip" not in other.named()
+    assert ADAPipe("bgc", yflip=0).settings == ADAPipe("bgc").settings
+
+
+def test_yflip_is_kept():
+    t, images = ADAPipe("bg", yflip=0.5).sample(6, generator=seeded()), images_of(6, 3, 9, 8)
+    assert "xflip, yflip=0.5, rotate90" in repr(ADAPipe("bg", yflip=0.5))
+    assert "xflip, yflip=0.5, rotate90" in repr(t)
+    stream = io.BytesIO()
+    torch.save(t.state_dict(), stream)
+    stream.seek(0)
+    for other in (
+        Transform.from_state_dict(torch.load(stream, weights_only=True)),
+        pickle.loads(pickle.dumps(t)),
+        copy.deepcopy(t),
+        t.to("cpu"),
+    ):
+        assert other.settings == t.settings
+        assert torch.equal(other(images), t(images))
+    assert torch.equal(t[2:4](images[2:4]), t(images)[2:4])
+    state = t.state_dict() | {"values": t.values[:, :23]}
+    with pytest.raises(ValueError, match=r"expected values of torch.float64 and shape \(6, 24\)"):
+        Transform.from_state_dict(state)
+    # One of before there was yflip.
+    old = ADAPipe("bg").sample(2).state_dict()
+    assert set(old["multipliers"]) == set(PRESETS["bg"]._fields)
+    assert Transform.from_state_dict(old).settings.yflip == 0
+
+
+def test_gradients_through_yflip():
+    t = ADAPipe("bgc", yflip=1).sample(4, generator=seeded())
+    images = images_of(4, 3, 4, 5, dtype=torch.float64).requires_grad_()
+    torch.autograd.gradcheck(t, images, fast_mode=True)
+    torch.autograd.gradgradcheck(lambda x: t(x) ** 2, images, fast_mode=True)
+
+
+def test_labels_say_what_was_done():
+    """Each column from the values by name, one sample at a time."""
+    pipe = ADAPipe("bgcfnc", p=0.6, yflip=1, scale_std=0.3, cutout_size=0.4)
+    t = pipe.sample(200, generator=seeded())
+    labels = t.labels()
+    assert labels.dtype == torch.float32
+    assert labels.shape == (200, 28) == (200, len(LABELS))
+    assert not labels.requires_grad
+    for i in range(200):
+        v = {name: x[i].item() for name, x in t.named().items()}
+        expected = {
+            "xflip": v["xflip"],
+            "yflip": v["yflip"],
+            "rotate90_cos": [0, -1, -2, -1][int(v["rotate90"])],
+            "rotate90_sin": [0, 1, 0, -1][int(v["rotate90"])],
+            "xint_x": v["xint_x"] / 0.125,
+            "xint_y": v["xint_y"] / 0.125,
+            "scale": math.log2(v["scale"]) / 0.2,
+            "rotate_before_cos": math.cos(v["rotate_before"]) - 1,
+            "rotate_before_sin": math.sin(v["rotate_before"]),
+            "aniso": math.log2(v["aniso"]) / 0.2,
+            "rotate_after_cos": math.cos(v["rotate_after"]) - 1,
+            "rotate_after_sin": math.sin(v["rotate_after"]),
+            "xfrac_x": v["xfrac_x"] / 0.125,
+            "xfrac_y": v["xfrac_y"] / 0.125,
+            "brightness": v["brightness"] / 0.2,
+            "contrast": math.log2(v["contrast"]) / 0.5,
+            "lumaflip": v["lumaflip"],
+            "hue_cos": math.cos(v["hue"]) - 1,
+            "hue_sin": math.sin(v["hue"]),
+            "saturation": math.log2(v["saturation"]),
+            **{f"band_{k}": math.log2(v[f"band_{k}"]) for k in range(4)},
+            "noise": v["noise"] / 0.1,
+            "cutout": v["cutout"] / 0.5,
+            "cutout_x": 2 * v["cutout_x"] - 1 if v["cutout"] else 0,
+            "cutout_y": 2 * v["cutout_y"] - 1 if v["cutout"] else 0,
+        }
+        assert list(expected) == list(LABELS)
+        row = torch.tensor(list(expected.values()), dtype=torch.float64).float()
+        torch.testing.assert_close(labels[i], row, rtol=1e-6, atol=1e-6)
+    assert ((labels != 0).float().mean(0) > 0.05).all()
+    assert ((labels == 0).float().mean(0) > 0.2).all()
+    assert torch.equal(t[3:5].labels(), labels[3:5])
+
+
+def test_labels_are_zero_where_nothing_is_done():
+    images = images_of(100, 3, 8, 8)
+    assert (ADAPipe("bgcfnc", yflip=1, p=0.0).sample(3).labels() == 0).all()
+    t = ADAPipe("bgcfnc", yflip=1, p=0.06).sample(100, generator=seeded())
+    left = (t.labels() == 0).all(1)
+    assert 10 < left.sum() < 90
+    untouched = (t(images) == images).flatten(1).all(1)
+    assert torch.equal(left, untouched)
+    lacking = ADAPipe(xflip=1).sample(50, generator=seeded()).labels()
+    assert (lacking[:, 1:] == 0).all()
+    assert ADAPipe("bgc").sample(0).labels().shape == (0, 28)
+
+
+@pytest.mark.slow
+def test_yflip_and_labels_compile_into_one_graph():
+    torch._dynamo.reset()
+    pipe, images = ADAPipe("bgc", yflip=1, p=0.5), images_of(4, 3, 12, 12)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def both(x):
+        t = pipe.sample(x.shape[0])
+        return t(x), t.labels(), pipe(x)
+
+    torch.manual_seed(0)
+    found = both(images)
+    torch.manual_seed(0)
+    t = pipe.sample(4)
+    for got, expected in zip(found, (t(images), t.labels(), pipe(images)), strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 # --- p -------------------------------------------------------------------------------------------
@@ -828,11 +1029,21 @@ def test_functional_call():
         ),
         (TypeError, "got torch.complex64; convert", torch.zeros(2, 3, 8, 8, dtype=torch.cfloat)),
         (TypeError, "float8", torch.zeros(2, 3, 8, 8).to(torch.float8_e5m2)),
-        (ValueError, r"got \(3, 8, 8\); give a batch of one", torch.zeros(3, 8, 8)),
         (
             ValueError,
-            r"shape \(B, C, H, W\) with pixels, got \(2, 3, 8, 0\)",
+            r"got \(3, 8, 8\); give an image as a batch of one, images\[None\]; audio",
+            torch.zeros(3, 8, 8),
+        ),
+        (
+            ValueError,
+            r"\(B, C, H, W\) or clips \(B, C, T, H, W\), with pixels, got \(2, 3, 8, 0\)",
             torch.zeros(2, 3, 8, 0),
+        ),
+        (ValueError, r"with pixels, got \(2, 3, 0, 8, 8\)", torch.zeros(2, 3, 0, 8, 8)),
+        (
+            ValueError,
+            r"got \(1, 2, 3, 4, 8, 8\); fold what is beyond into the batch",
+            torch.zeros(1, 2, 3, 4, 8, 8),
         ),
         (ValueError, r"with pixels, got \(2, 0, 8, 8\)", torch.zeros(2, 0, 8, 8)),
         (
@@ -906,6 +1117,11 @@ def test_nothing_waits_for_the_device():
         t = pipe.sample(4)
         t[1:3](images[1:3])
         t.geometry(mask)
+        t.labels()
+        flipped = ADAPipe("bgc", yflip=1).to("cuda")
+        flipped(images[:, :, None].expand(-1, -1, 2, -1, -1))
+        flipped.sample(4).labels()
+        DiffAugment(p=0.5, cutout=0.2)(images)
         pipe.preview(images, 0.3)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -49,6 +49,46 @@ def test_values(backend, dtype, size, before, after):
                     torch.testing.assert_close(x, y, rtol=rounding, atol=rounding)
 
 
+@pytest.mark.parametrize("translation, cutout", [(0.125, 0.2), (0.3, 0.5), (0.0, 0.0), (1, 1.0)])
+@pytest.mark.parametrize("before, after", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_other_ratios(backend, size, before, after, translation, cutout):
+    u = uniforms_on(backend, 33)
+    options = {"before": before, "after": after}
+    ratios = {"translation": translation, "cutout": cutout}
+    everything = {"color_channels": 3, "mix": True}
+    found, expected = both(u, size, **options, **ratios, **everything)
+    usual = ops.diff_augment_parameters(u, *size, **options, **everything)
+    for name in ("maps", "box"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    for name in ("color", "mix", "shade"):  # as of any ratios
+        assert torch.equal(getattr(found, name), getattr(usual, name))
+    reach = found.maps[:, :, 2].abs().amax(0).tolist()
+    assert all(r <= int(n * translation + 0.5) for r, n in zip(reach, size[::-1], strict=True))
+    assert (found.box[:, 2] == cutout).all()
+    alone = ops.diff_augment_parameters(u, *size, maps=False, **options, **ratios)
+    assert alone.maps is alone.color is alone.mix is None
+    assert torch.equal(alone.box, found.box)
+    none = ops.diff_augment_parameters(u, *size, maps=False, box=False, **everything, **ratios)
+    assert none.maps is none.box is None
+
+
+@pytest.mark.parametrize("name", ["translation", "cutout"])
+@pytest.mark.parametrize(
+    "error, value, said",
+    [
+        (ValueError, 1.01, "at most 1, a fraction of each side, got 1.01"),
+        (ValueError, -0.1, "finite and not negative, got -0.1"),
+        (ValueError, math.nan, "finite and not negative, got nan"),
+        (TypeError, "0.5", "a number, got str"),
+        (TypeError, True, "a number, got bool"),
+    ],
+)
+def test_bad_ratios(name, error, value, said):
+    with pytest.raises(error, match=f"^diff_augment_parameters: expected {name} to be {said}"):
+        ops.diff_augment_parameters(uniforms_on("cpu", 2), 8, 8, **{name: value})
+
+
 @pytest.mark.parametrize("edge", [0.0, 0.5, 1 - 2.0**-53])
 def test_edges(backend, edge):
     """The ends of what is drawn stay within an eighth, and on pixels."""
