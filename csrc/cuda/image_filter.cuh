@@ -45,12 +45,11 @@ DEVICE FilterTile tile_of(const FilterTask& task, int block) {
 // [begin, end) has them.
 DEVICE void look_up(SharedArray<int> pixel, SharedArray<int> cut, int count, int64_t first,
                     int64_t size, int begin, int end) {
-  static_assert(kPitch<float> <= kThreads && kRowsAround <= kThreads);  // a thread has one at most
-  const int i = thread_id();
-  if (i >= count) return;
-  const int at = static_cast<int>(reflected(first + i, size));
-  pixel[i] = at;
-  cut[i] = at >= begin && at < end;
+  for (int i = thread_id(); i < count; i += kThreads) {
+    const int at = static_cast<int>(reflected(first + i, size));
+    pixel[i] = at;
+    cut[i] = at >= begin && at < end;
+  }
 }
 
 // The cutout of a sample into shared memory, by one thread: x0, x1, y0, y1.
@@ -80,29 +79,30 @@ DEVICE void for_each(int rows, int columns, F&& f) {
     for (int c = thread_id() % kWarp; c < columns; c += kWarp) f(r, c);
 }
 
-// Calls put(row, column, number) for all of these, of at most kMost columns, with what get(row, column)
-// loads: numbers of two rows, eight where there are so many, are on their way in every thread before the
-// first is put.
-template <class T, int kMost, class Get, class Put>
+// Calls put(row, column, number) for all of these with what get(row, column) loads: eight numbers of two
+// rows are on their way in every thread before the first is put.
+template <class T, class Get, class Put>
 DEVICE void stage_each(int rows, int columns, Get&& get, Put&& put) {
-  constexpr int kRowsAtOnce = 2, kColumnsAtOnce = (kMost + kWarp - 1) / kWarp;
-  const int c = thread_id() % kWarp;
+  constexpr int kRowsAtOnce = 2, kColumnsAtOnce = 4;
   UNROLL(1)
   for (int r = thread_id() / kWarp; r < rows; r += kRowsAtOnce * kWarps) {
-    T numbers[kRowsAtOnce][kColumnsAtOnce];
-    UNROLL(kRowsAtOnce)
-    for (int i = 0; i < kRowsAtOnce; ++i) {
-      UNROLL(kColumnsAtOnce)
-      for (int j = 0; j < kColumnsAtOnce; ++j)
-        if (r + i * kWarps < rows && c + j * kWarp < columns)
-          numbers[i][j] = get(r + i * kWarps, c + j * kWarp);
-    }
-    UNROLL(kRowsAtOnce)
-    for (int i = 0; i < kRowsAtOnce; ++i) {
-      UNROLL(kColumnsAtOnce)
-      for (int j = 0; j < kColumnsAtOnce; ++j)
-        if (r + i * kWarps < rows && c + j * kWarp < columns)
-          put(r + i * kWarps, c + j * kWarp, numbers[i][j]);
+    UNROLL(1)
+    for (int c = thread_id() % kWarp; c < columns; c += kColumnsAtOnce * kWarp) {
+      T numbers[kRowsAtOnce][kColumnsAtOnce];
+      UNROLL(kRowsAtOnce)
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        UNROLL(kColumnsAtOnce)
+        for (int j = 0; j < kColumnsAtOnce; ++j)
+          if (r + i * kWarps < rows && c + j * kWarp < columns)
+            numbers[i][j] = get(r + i * kWarps, c + j * kWarp);
+      }
+      UNROLL(kRowsAtOnce)
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        UNROLL(kColumnsAtOnce)
+        for (int j = 0; j < kColumnsAtOnce; ++j)
+          if (r + i * kWarps < rows && c + j * kWarp < columns)
+            put(r + i * kWarps, c + j * kWarp, numbers[i][j]);
+      }
     }
   }
 }
@@ -216,7 +216,7 @@ filter(TABLE(FilterTask) task) {
       const auto place = [&](int row, int column) {
         return plane + offset(row + kReach, column + kReach);
       };
-      stage_each<T, kColumns<Acc>>(
+      stage_each<T>(
           tile.rows, tile.columns,
           [&](int row, int column) {
             return load(static_cast<const T*>(task.in) + place(row, column));
@@ -233,7 +233,7 @@ filter(TABLE(FilterTask) task) {
   mix_bank(g, taps);
   for (int64_t c = 0; c < task.channels; ++c) {
     const int64_t plane = tile.sample * l.sample_stride + c * l.channel_stride;
-    stage_each<T, kPitch>(
+    stage_each<T>(
         rows, columns,
         [&](int row, int column) {
           return load(static_cast<const T*>(task.in) + plane + offset(row, column));
