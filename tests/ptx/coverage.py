@@ -30,11 +30,11 @@ EXPLAINED: dict[str, tuple[float, str]] = {
     r"affine_resample::resample(_plainly)?<.*>": (0.85, _COLORS),
     r"image_filter::filter<double>": (
         0.54,
-        "tiles of 8 columns, which are copied up to 128 at once; loops over less pixels than threads",
+        "tiles of 8 columns, copied up to 128 at once; loops over less pixels than threads",
     ),
     r"image_filter::filter<.*>": (
         0.70,
-        "tiles of 64 columns, which are copied up to 128 at once; loops over less pixels than threads",
+        "tiles of 64 columns, copied up to 128 at once; loops over less pixels than threads",
     ),
     r"gradient_penalty::backward<.*, 1>": (
         0.76,
