@@ -57,8 +57,9 @@ inline bool aligned(const void* p) {
 }
 
 // Which of `count` tensors a tile belongs to; their first_tile ascends.
-template <class Item>
-DEVICE int owner_of(const Item* items, int count, int tile) {
+template <class Item, int kCapacity>
+DEVICE int owner_of(const Item (&items)[kCapacity], int count, int tile) {
+  if constexpr (kCapacity == 1) return 0;
   int low = 0, high = count - 1;
   while (low < high) {
     const int middle = (low + high + 1) / 2;

@@ -32,9 +32,9 @@ DEVICE void scale_range(const T* w, T* out, Factor<Accumulation<T>> factor, int6
       store(out + i + r * kBlock * N, x);
     }
   }
-  if constexpr (N > 1) {
-    for (int64_t i = whole + thread_id(); i < end; i += kBlock)
-      store(out + i, narrow<T>(widen(load(w + i)) * factor));
+  if constexpr (N > 1) {  // fewer than N are left
+    const int64_t i = whole + thread_id();
+    if (i < end) store(out + i, narrow<T>(widen(load(w + i)) * factor));
   }
 }
 

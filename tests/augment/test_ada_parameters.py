@@ -144,6 +144,26 @@ def test_dtypes(backend, dtype):
     same(found, [None if x is None else x.to(y.dtype) for x, y in both])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=dtype_name)
+@pytest.mark.parametrize("margins", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_factors_out_of_range(backend, channels, margins, dtype):
+    """Normal numbers that no generator draws: factors are 0 or infinite, of their sample alone."""
+    given = draws(12, 3, backend)
+    given["normals"][::2] *= 1e4
+    given["normals"][0], given["normals"][2] = 1040, -1040  # next to the last powers of two
+    stds = dict.fromkeys(("scale_std", "aniso_std", "contrast_std", "saturation_std"), 1.0)
+    arguments = {"p": number(1.0, backend), "multipliers": ALL, **given, **SIZE, "dtype": dtype}
+    arguments["constants"] = AdaConstants(**stds)
+    found = ops.ada_parameters(**arguments, color_channels=channels, margins=margins)
+    expected = reference.ada_parameters(**arguments, color_channels=channels, margins=margins)
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-12, atol=1e-12)
+    assert (found.values == math.inf).any()
+    for name, x, y in zip(Parameters._fields, found, expected, strict=True):
+        if y is not None and name not in ("values", "seed", "margins"):
+            assert_near(x[1::2], y[1::2], factor=4, what=name)
+
+
 def test_what_is_absent_is_none(backend):
     def names(channels=3, **multipliers):
         m = AdaMultipliers(**multipliers)

@@ -28,7 +28,7 @@ def drawer(
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
-        x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
         return x.to(device, dtype)
 
     return draw
