@@ -72,6 +72,11 @@ def skip_unless_compiled() -> None:
         pytest.skip("of what nvcc makes of the kernels; takes the emulator long")
 
 
+def skip_on_emulator() -> None:
+    if current_backend() == "emu":
+        pytest.skip("tests/augment has the emulator's; these take it long")
+
+
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 #: Of tensors in a call: tables hold 1, 8 or 64.
 COUNTS = (1, 8, 80)
@@ -310,6 +315,7 @@ FILTERS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("end", EPILOGUES, ids=str)
 @pytest.mark.parametrize("options", FILTERS, ids=str)
 def test_affine_augment(backend, options, end, dtype):
+    skip_on_emulator()
     near = options.get("filter") == "nearest"  # far away, rounding decides on the pixel
     maps = [name for name in MAPS if not (near and name == "farther")]
     compare(lambda draw: resampled(draw, maps, *end, **options), dtype, backend, end[2])
