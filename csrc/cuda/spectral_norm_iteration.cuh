@@ -184,7 +184,8 @@ DEVICE NormNumbers<Acc> staged_norm(SharedArray<Acc> in, int at) {
   return {in[at], {in[at + 1], in[at + 2]}, in[at + 3], {in[at + 4], in[at + 5]}};
 }
 
-// The last block of a stripe adds up its parts; that of the last stripe leaves the norm.
+// The last block of a stripe adds up its parts; that of the last stripe leaves the norm. double: as store_norm,
+// which it calls.
 template <class T>
 DEVICE void finish_product(const ProductLayer& layer, const Tile& tile, double eps,
                            double max_norm) {
