@@ -31,7 +31,7 @@ class Trainer:
 
 _GRADIENT = """\
 x = {x}.detach().requires_grad_()
-g, = torch.autograd.grad(D(x).sum(), x, create_graph=True)
+(g,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
 """
 
 
@@ -42,7 +42,7 @@ def _r1(factor: str, x: str = "real") -> str:
 _INTERPOLATES = """\
 eps = torch.rand(len(real), 1, 1, 1, dtype=real.dtype)
 x = (eps * real + (1 - eps) * fake.detach()).requires_grad_()
-g, = torch.autograd.grad(D(x).sum(), x, create_graph=True)
+(g,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
 norm = g.flatten(1).norm(2, 1)
 """
 
@@ -86,7 +86,7 @@ TRAINERS = [
         "a, b = D(x), D(y)\n"
         "loss = F.softplus(b - a).mean()\n"
         "for s, p in ((a, x), (b, y)):\n"
-        "    g, = torch.autograd.grad(s.sum(), p, create_graph=True)\n"
+        "    (g,) = torch.autograd.grad(s.sum(), p, create_graph=True)\n"
         "    loss = loss + 0.5 * g.square().sum((1, 2, 3)).mean()",
         "loss = gk.critic_step(D, real, fake, loss=losses.relativistic, r1=1.0, r2=1.0).loss",
     ),
@@ -115,7 +115,7 @@ TRAINERS = [
         "around real samples",
         "noise = torch.rand(real.shape, dtype=real.dtype)\n"
         "x = (real + 0.5 * real.std() * noise).requires_grad_()\n"
-        "g, = torch.autograd.grad(D(x).sum(), x, create_graph=True)\n"
+        "(g,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)\n"
         "loss = 10 * ((g.flatten(1).norm(2, 1) - 1) ** 2).mean()",
         "loss = gk.dragan_penalty(D, real)",
     ),
@@ -133,7 +133,7 @@ TRAINERS = [
         "x = eps * pack(real) + (1 - eps) * pack(fake.detach())\n"
         "x = x.detach().requires_grad_()\n"
         "score = D(x.view(real.shape)).view(-1, 4).sum(1)\n"
-        "g, = torch.autograd.grad(score.sum(), x, create_graph=True)\n"
+        "(g,) = torch.autograd.grad(score.sum(), x, create_graph=True)\n"
         "loss = 10 * ((g.norm(2, 1) - 1) ** 2).mean()",
         "packed = lambda x: D(x).view(-1, 4).sum(1)\n"
         "loss = gk.wgan_gp_penalty(packed, real, fake, groups=4)",
@@ -186,8 +186,7 @@ TRAINERS = [
         "noise = torch.randn(4, *real.shape[1:], dtype=real.dtype)\n"
         "d = (D(real[:4] + 0.1 * noise) - D(real[:4])) / 0.1\n"
         "loss = 0.5 * (w[:4] * d[:, 0].square()).mean()",
-        "loss = gk.approx_r1_penalty(\n"
-        "    D, real, sigma=0.1, gamma=1.0, first=4, sample_weight=w[:4]\n)",
+        "loss = gk.approx_r1_penalty(D, real, sigma=0.1, gamma=1.0, first=4, sample_weight=w[:4])",
         before="w = torch.linspace(0.5, 2, 8, dtype=torch.float64)",
     ),
     Trainer(
@@ -216,8 +215,8 @@ TRAINERS = [
         "VQGAN's adaptive weight",
         "the generator's loss as strong as the reconstruction's",
         "nll, adv = (fake - real).abs().mean(), -D(fake).mean()\n"
-        "a, = torch.autograd.grad(nll, G[0].weight, retain_graph=True)\n"
-        "b, = torch.autograd.grad(adv, G[0].weight, retain_graph=True)\n"
+        "(a,) = torch.autograd.grad(nll, G[0].weight, retain_graph=True)\n"
+        "(b,) = torch.autograd.grad(adv, G[0].weight, retain_graph=True)\n"
         "weight = 0.8 * (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4).detach()\n"
         "loss = nll + weight * adv",
         "nll, adv = (fake - real).abs().mean(), losses.hinge.generator(D(fake))\n"
@@ -295,7 +294,7 @@ TRAINERS = [
         "of the generator, with a moving mean",
         "x = G(z)\n"
         "y = torch.randn(x.shape, dtype=x.dtype) / (x.shape[2] * x.shape[3]) ** 0.5\n"
-        "g, = torch.autograd.grad((x * y).sum(), z, create_graph=True)\n"
+        "(g,) = torch.autograd.grad((x * y).sum(), z, create_graph=True)\n"
         "length = g.square().sum(1).sqrt()\n"
         "mean[0] = (mean[0] + 0.01 * (length.mean() - mean[0])).detach()\n"
         "loss = 2 * (length - mean[0]).square().mean()",

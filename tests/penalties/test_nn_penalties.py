@@ -100,6 +100,7 @@ def gradients(value, D):
 
 def test_every_module_is_in_the_table():
     assert set(gnn.__all__) == {
+        "GradientNormalizer",
         "LazyRegularizer",
         "OrthogonalRegularization",
         "SpectralNormRegularization",
