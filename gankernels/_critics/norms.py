@@ -300,6 +300,12 @@ class Norms:
                 "it returns, or what it returns for the samples and for them with noise, of the "
                 f"same shapes, not {' and '.join(shapes)}"
             )
+        for a, b in zip(scores, noisy, strict=True):
+            if a.device != b.device:
+                raise ValueError(
+                    f"{self.op}: expected logits without and with noise on one device, got "
+                    f"{a.device} and {b.device}"
+                )
         rows = next((len(x) for x in scores if x.dim() > 0), 1)
         if self.heads == "sum":
             sums = [sum_per_score(self.op, x, None, rows) for x in (noisy, scores)]

@@ -45,7 +45,7 @@ def test_iterables(container):
 def test_mixed_dtypes_and_layouts():
     draw = drawer(0)
     tensors = [draw(5, 3).to(dtype) for dtype in DTYPES for _ in range(2)]
-    tensors += [draw(4, 6).t(), draw(4, 6)[::2, 1:], draw(()), draw(0, 3)]
+    tensors += [draw(4, 6).t(), draw(4, 6)[::2, 1:], draw(), draw(0, 3)]
     tensors += [draw(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)]
     expected = [x.clamp(-0.5, 0.5) for x in tensors]
     clip_weights_(tensors, 0.5)
