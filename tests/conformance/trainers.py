@@ -120,7 +120,7 @@ TRAINERS = [
         "loss = gk.dragan_penalty(D, real)",
     ),
     Trainer(
-        "Thanh-Tung et al., zero-centered",
+        "trainers with a penalty centered at zero",
         "between samples",
         _INTERPOLATES + "loss = 10 * norm.square().mean()",
         "loss = gk.zero_centered_penalty(D, real, fake, weight=10.0)",

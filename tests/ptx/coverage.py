@@ -19,17 +19,17 @@ _COLORS = "loops over at most three channels of color, unrolled by four"
 EXPLAINED: dict[str, tuple[float, str]] = {
     r"ada_parameters::compute.*": (0.93, "rows of at most four numbers of color, unrolled by four"),
     r"affine_resample::gather<double>": (
-        0.57,
+        0.70,
         f"{_COLORS}; of a box of 40 nodes a thread has less than four rows, which it takes at once",
     ),
     r"affine_resample::gather<.*>": (
-        0.63,
+        0.69,
         f"{_COLORS}; of a sweep's boxes a thread has less than four rows, which it takes at once",
     ),
-    r"affine_resample::gather_plainly<.*>": (0.64, _COLORS),
+    r"affine_resample::gather_plainly<.*>": (0.66, _COLORS),
     r"affine_resample::resample(_plainly)?<.*>": (0.85, _COLORS),
     r"image_filter::filter<double>": (
-        0.54,
+        0.55,
         "tiles of 8 columns, copied up to 128 at once; loops over less pixels than threads",
     ),
     r"image_filter::filter<.*>": (
@@ -37,7 +37,7 @@ EXPLAINED: dict[str, tuple[float, str]] = {
         "tiles of 64 columns, copied up to 128 at once; loops over less pixels than threads",
     ),
     r"gradient_penalty::backward<.*, 1>": (
-        0.76,
+        0.77,
         "a table of one has the first tensor's column, where weights of samples are added up over "
         "the rows, only if there is one row",
     ),
