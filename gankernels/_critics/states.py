@@ -200,8 +200,14 @@ class Held:
             )
 
 
+_DROPOUTS = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+
+
 def _is_random(m: nn.Module) -> bool:
-    if isinstance(m, nn.modules.dropout._DropoutNd):
+    if isinstance(m, _DROPOUTS):
         return m.training and m.p > 0
     return isinstance(m, nn.MultiheadAttention) and m.training and m.dropout > 0
 
