@@ -225,6 +225,28 @@ def test_groups_by_index():
     )
 
 
+@pytest.mark.parametrize("groups", [2, 3])
+def test_rows_of_a_group_have_their_own_steps(groups):
+    """Their gradients differ, in direction and in size."""
+    D = Quadratic()
+
+    def grouped(x):
+        return D(x).unflatten(0, (-1, groups)).sum(1)
+
+    assert_same(
+        D,
+        lambda: gk.r1_penalty(grouped, REAL, method="difference", groups=groups),
+        lambda: gk.r1_penalty(grouped, REAL, groups=groups),
+    )
+
+
+def test_noise_is_drawn_anew_by_every_penalty():
+    """Of torch's own generator, which passes in one state set back: past what was drawn between."""
+    torch.manual_seed(0)
+    first, second = (gk.r1_penalty(Linear(), REAL, method="noise").item() for _ in range(2))
+    assert first != second
+
+
 @pytest.mark.parametrize("method", FIRST_ORDER)
 def test_scales_are_added_up(method):
     D = Linear(heads=3)
@@ -587,6 +609,8 @@ def never(*args, **kwargs):
         (TypeError, "D= beside logits only, got two critics",
          lambda: gk.r1_penalty(never, REAL, D=never)),
         (TypeError, "did you mean gamma=?", lambda: gk.r1_penalty(never, REAL, weight=1.0)),
+        (TypeError, "generator to be a torch.Generator or None, got int",
+         lambda: gk.r1_penalty(never, REAL, generator=3)),
         (ValueError, 'method "double_backward" or "difference", got "noise"',
          lambda: gk.wgan_lp_penalty(never, REAL, FAKE, method="noise")),
         (TypeError, "two results of the critic alone.*got logits and more",
