@@ -22,7 +22,7 @@ from gankernels._critics.states import couples_samples, warn_of_coupled
 __all__ = ["CriticStep", "critic_step"]
 
 _SETTINGS = (
-    *("loss", "r1", "r2", "augment", "fraction", "concatenate"),
+    *("loss", "r1", "r2", "central", "augment", "fraction", "concatenate"),
     *(name for name in COMMON if name not in ("heads", "first", "sample_weight", "reduction")),
 )
 
@@ -54,6 +54,7 @@ def critic_step(
     r2: Weight = 0.0,
     method: Method = "double_backward",
     sigma: float = 0.01,
+    central: bool = False,
     augment: Callable[[Any], Any] | None = None,
     fraction: float = 1.0,
     concatenate: bool | None = None,
@@ -77,8 +78,8 @@ def critic_step(
         optimizer.step()
 
     One pass over real and generated samples, concatenated, gives the logits, and with them the
-    penalties by second derivatives. By differences (of one side, ``(D(x + h d) - D(x)) / h``) and
-    by noise there is one pass more.
+    penalties by second derivatives. By differences of one side, ``(D(x + h d) - D(x)) / h``, and by
+    noise there is one pass more, and by central ones there are two.
 
     Args:
         D: the critic; see :mod:`gankernels.penalties`.
@@ -90,6 +91,9 @@ def critic_step(
             gives a scalar.
         r1, r2: gamma of the penalties; 0 is none.
         method, sigma, allow_unused, inv_scale, groups, scores: see :mod:`gankernels.penalties`.
+        central: whether differences are of both sides, ``(D(x + h d) - D(x - h d)) / (2 h)``, as
+            those of :func:`gankernels.r1_penalty` are: their gradients err in the square of h, and
+            those of one side in h.
         augment: of real and then of generated samples, before the critic; gradients are taken at
             what it returns. For those at the samples before, give the critic
             ``lambda x: D(augment(x))``.
@@ -118,6 +122,11 @@ def critic_step(
         raise ValueError(f"{op}: expected fraction to be at most 1, got {fraction}")
     if concatenate is not None:
         check_bool(op, "concatenate", concatenate)
+    check_bool(op, "central", central)
+    if central and method != "difference":
+        raise ValueError(
+            f'{op}: expected method="difference" with central=True, got method="{method}"'
+        )
     if groups is not None and isinstance(groups, Tensor):
         raise TypeError(f"{op}: expected groups to be a number of consecutive rows, got a tensor")
     how = Norms(op, method, sigma, "sum", allow_unused, inv_scale, groups, generator)
@@ -135,14 +144,14 @@ def critic_step(
         # By second derivatives, a concatenated batch is differentiated twice as a whole.
         whole = method != "double_backward" or sides[0].penalized == sides[1].penalized
         concatenate = whole and not couples_samples(D)
-    single = isinstance(real, Tensor)
+    run = functools.partial(_run, how, single=isinstance(real, Tensor), central=central)
     if concatenate:
         calls.repeat_for_halves([side.rows for side in sides], size=groups or 1)
-        _run(how, calls, sides, single)
+        run(calls, sides)
     else:
         reals, total = sides[0].rows, sides[0].rows + sides[1].rows
         for side, half in zip(sides, ((0, reals), (reals, total)), strict=True):
-            _run(how, calls.part(functools.partial(select, parts=[half]), (total,)), [side], single)
+            run(calls.part(functools.partial(select, parts=[half]), (total,)), [side])
     logits = [_unlisted(side.scores) for side in sides]
     with raised_in(op, "loss"):
         adversarial = discriminator(*logits)
@@ -171,7 +180,7 @@ class _Side:
         self.penalty: Tensor | None = None
 
 
-def _run(how: Norms, calls: Calls, sides: list[_Side], single: bool) -> None:
+def _run(how: Norms, calls: Calls, sides: list[_Side], *, single: bool, central: bool) -> None:
     """Scores and penalties of sides that are one batch."""
     size = how.groups if isinstance(how.groups, int) else 1
     parts, begin = [], 0
@@ -202,7 +211,7 @@ def _run(how: Norms, calls: Calls, sides: list[_Side], single: bool) -> None:
             points = [select(p.detach(), parts) for p in x]
             measured = how.at(calls.part(*how.cut(parts, begin)), points, single)
         else:
-            measured = how.of(scores, x, "the samples", calls, single, parts)
+            measured = how.of(scores, x, "the samples", calls, single, parts, central)
     done = 0
     for side in sides:
         if side.penalized:

@@ -14,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import gankernels
 from benchmarks.core.contest import PLAIN
-from gankernels import losses
 
 # --- critics -------------------------------------------------------------------------------------
 
@@ -138,13 +137,12 @@ def step_of(kind: str, *, compiled: bool = False, batch: int = 16) -> Callable[[
     D: Any = torch.compile(critic) if compiled else critic
 
     def loss_of() -> Tensor:
-        if kind == CENTRAL:
-            step = gankernels.critic_step(D, real, fake)
-            return step.loss + gankernels.r1_r2_penalty(D, real, fake, method=DIFFERENCE)
         if kind == PLAIN:
-            return gankernels.critic_step(D, real, fake, loss=losses.relativistic).loss
-        method: Any = {ONE_SIDED: DIFFERENCE}.get(kind, kind)
-        return gankernels.critic_step(D, real, fake, r1=10.0, r2=10.0, method=method).loss
+            return gankernels.critic_step(D, real, fake).loss
+        method: Any = DIFFERENCE if kind in (ONE_SIDED, CENTRAL) else kind
+        return gankernels.critic_step(
+            D, real, fake, r1=10.0, r2=10.0, method=method, central=kind == CENTRAL
+        ).loss
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)

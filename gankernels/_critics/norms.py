@@ -225,15 +225,7 @@ class Norms:
         norms, steps, h = self._steps(grads, count)
         if not torch.is_grad_enabled():
             return self._measured(count, norms=norms)
-        ahead, behind = (
-            sum_per_score(
-                self.op,
-                self._moved(calls, points, steps, sign, single),
-                self.groups,
-                len(points[0]),
-            )
-            for sign in (1, -1)
-        )
+        ahead, behind = (self._moved_sums(calls, points, steps, sign, single) for sign in (1, -1))
         return self._measured(count, norms=_with_slope(norms, (ahead - behind) / (2 * h)))
 
     def of(
@@ -244,9 +236,10 @@ class Norms:
         calls: Calls | None,
         single: bool,
         parts: Sequence[tuple[int, int]] | None = None,
+        central: bool = False,
     ) -> Measured:
         """With the scores of samples that require gradients; differences need one more call, of
-        ``(D(x + h d) - D(x)) / h``. Of these parts of the rows.
+        ``(D(x + h d) - D(x)) / h``, or two where they are central. Of these parts of the rows.
         """
         if parts is None and self.first is not None:
             parts = [(0, self.first)]
@@ -279,11 +272,12 @@ class Norms:
         norms, steps, h = self._steps(grads, count)
         if not torch.is_grad_enabled():
             return self._measured(count, norms=norms)
-        moved = self._moved(calls, points, steps, 1, single)
-        ahead, here = (
-            sum_per_score(self.op, x, self.groups, len(points[0])) for x in (moved, scores)
-        )
-        return self._measured(count, norms=_with_slope(norms, (ahead - here) / h))
+        ahead = self._moved_sums(calls, points, steps, 1, single)
+        if central:
+            behind, h = self._moved_sums(calls, points, steps, -1, single), 2 * h
+        else:
+            behind = sum_per_score(self.op, scores, self.groups, len(points[0]))
+        return self._measured(count, norms=_with_slope(norms, (ahead - behind) / h))
 
     def _measured(self, count: int, **found: Any) -> Measured:
         return Measured(self, count, self.sample_weight, **found)
@@ -329,6 +323,13 @@ class Norms:
                 torch.add(p, s, alpha=sign).to(p.dtype) for p, s in zip(points, steps, strict=True)
             ]
         return self._scores(calls, points, single)
+
+    def _moved_sums(
+        self, calls: Calls, points: list[Tensor], steps: list[Tensor], sign: int, single: bool
+    ) -> Tensor:
+        """The same, added up over each score's heads and maps."""
+        moved = self._moved(calls, points, steps, sign, single)
+        return sum_per_score(self.op, moved, self.groups, len(points[0]))
 
     def _noisy(
         self, calls: Calls, scores: list[Tensor], points: list[Tensor], single: bool

@@ -123,6 +123,24 @@ def test_weights_and_fractions(r1, r2, first, concatenate, method):
     torch.testing.assert_close(other.loss, step.loss.detach())
 
 
+@pytest.mark.parametrize("first", [None, 2])
+def test_central_differences(first):
+    """Those of the penalties that get the critic, whose samples it has not seen."""
+    D, labels = Critic(heads=2), torch.arange(6) % 3
+    how = {"method": "difference", "sigma": 0.05}
+    step = gk.critic_step(
+        D, REAL, FAKE, labels, r1=3.0, r2=2.0, central=True, **how,
+        fraction=1.0 if first is None else 0.45,
+    )  # fmt: skip
+    assert D.sizes == ([12, 12, 12] if first is None else [12, 4, 4])
+    loss = losses.relativistic.discriminator(D(REAL, labels), D(FAKE, labels))
+    penalties = [
+        gk.r1_penalty(D, REAL, labels, gamma=3.0, first=first, **how),
+        gk.r2_penalty(D, FAKE, labels, gamma=2.0, first=first, **how),
+    ]
+    assert_same(D, step, (loss + sum(penalties), penalties))
+
+
 def test_noise():
     """Drawn for what is one batch."""
     D = Critic()
@@ -286,6 +304,10 @@ def never(*args, **kwargs):
          lambda: gk.critic_step(never, REAL, FAKE, fraction=2)),
         (ValueError, "fraction to be finite and positive, got 0",
          lambda: gk.critic_step(never, REAL, FAKE, fraction=0)),
+        (TypeError, "central to be True or False",
+         lambda: gk.critic_step(never, REAL, FAKE, method="difference", central=1)),
+        (ValueError, 'method="difference" with central=True, got method="noise"',
+         lambda: gk.critic_step(never, REAL, FAKE, method="noise", central=True)),
         (TypeError, "concatenate to be True or False",
          lambda: gk.critic_step(never, REAL, FAKE, concatenate=1)),
         (TypeError, "groups to be a number of consecutive rows, got a tensor",
