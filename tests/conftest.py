@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import backends, devices
 
-from gankernels import _library
+from gankernels import _library, _warnings
 
 
 def pytest_sessionfinish() -> None:
@@ -43,8 +43,9 @@ def pytest_runtest_logfinish() -> None:
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """The same numbers in every run: what fails, fails every time."""
+    """The same numbers in every run, and warnings anew: what fails, fails every time."""
     torch.manual_seed(0)
+    _warnings._warned.clear()
 
 
 @pytest.fixture(params=list(backends.BACKENDS))

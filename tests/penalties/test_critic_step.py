@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.penalties import seeded
+from support.penalties import draw, seeded
 from torch import nn
 
 import gankernels as gk
-from gankernels import _warnings, losses
+from gankernels import losses
 from gankernels.augment import ADAPipe
 from gankernels.nn.utils import spectral_norm as our_hook
 from gankernels.regularizers import MinibatchStdDev
@@ -21,15 +21,6 @@ LOSSES = {
     "least_squares": losses.least_squares,
     "wasserstein": losses.wasserstein,
 }
-
-
-@pytest.fixture(autouse=True)
-def _warnings_anew():
-    _warnings._warned.clear()
-
-
-def draw(*shape, seed=1, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 REAL, FAKE = draw(6, 2, 4, 4), draw(6, 2, 4, 4, seed=2)

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from support import penalties
-from support.penalties import CALLED, grown, interpolates, noise, seeded, squares
+from support.penalties import CALLED, draw, grown, interpolates, noise, seeded, squares
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
@@ -17,15 +17,6 @@ from gankernels.nn.utils import spectral_norm as our_hook
 from gankernels.nn.utils.parametrizations import spectral_norm as our_parametrization
 
 pytestmark = pytest.mark.usefixtures("device")
-
-
-@pytest.fixture(autouse=True)
-def _warnings_anew():
-    _warnings._warned.clear()
-
-
-def draw(*shape, seed=1, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def critic(scores=1):

@@ -8,24 +8,14 @@ import numpy as np
 import pytest
 import torch
 from support import penalties
-from support.penalties import seeded
+from support.penalties import draw, seeded
 from torch import nn
 
 import gankernels as gk
-from gankernels import _warnings, regularizers
 from gankernels import nn as gnn
+from gankernels import regularizers
 from gankernels.nn.utils import spectral_norm as our_hook
 from gankernels.nn.utils.parametrizations import spectral_norm as our_parametrization
-
-
-@pytest.fixture(autouse=True)
-def _warnings_anew():
-    _warnings._warned.clear()
-
-
-def draw(*shape, seed=1, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
 
 REAL, FAKE = draw(5, 6), draw(5, 6, seed=2)
 

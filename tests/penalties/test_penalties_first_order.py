@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from support.penalties import seeded, squares
+from support.penalties import draw, seeded, squares
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,15 +17,6 @@ from gankernels.nn.utils import spectral_norm as our_hook
 pytestmark = pytest.mark.usefixtures("device")
 
 FIRST_ORDER = ("difference", "noise")
-
-
-@pytest.fixture(autouse=True)
-def _warnings_anew():
-    _warnings._warned.clear()
-
-
-def draw(*shape, seed=1, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 REAL, FAKE = draw(6, 2, 4, 4), draw(6, 2, 4, 4, seed=2)

@@ -4,17 +4,13 @@ import inspect
 
 import pytest
 import torch
-from support.penalties import PENALTIES
+from support.penalties import PENALTIES, draw
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 import gankernels as gk
 from gankernels import nn as gnn
-
-
-def draw(*shape, seed=1, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def seeded():

@@ -8,13 +8,7 @@ import torch
 from torch import nn
 
 import gankernels
-from gankernels import _warnings
 from gankernels.nn import LazyRegularizer, R1Penalty
-
-
-@pytest.fixture(autouse=True)
-def _warnings_anew():
-    _warnings._warned.clear()
 
 
 def unit_critic(shape):

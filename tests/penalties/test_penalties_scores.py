@@ -12,13 +12,8 @@ from support.penalties import seeded
 from torch import nn
 
 import gankernels as gk
-from gankernels import _warnings, augment, losses, regularizers
+from gankernels import augment, losses, regularizers
 from gankernels import nn as gnn
-
-
-@pytest.fixture(autouse=True)
-def _warnings_anew():
-    _warnings._warned.clear()
 
 
 class Critic(nn.Module):

@@ -18,6 +18,10 @@ def seeded() -> torch.Generator:
     return devices.generator(7)
 
 
+def draw(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
 def noise(x: Tensor) -> Tensor:
     """What a penalty draws of :func:`seeded`, normal."""
     return torch.randn(x.shape, generator=seeded(), dtype=x.dtype)
