@@ -6,7 +6,11 @@ and one that finds private names elsewhere in the package.
 
 from __future__ import annotations
 
+import sys
+from typing import Any, NamedTuple
+
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations
@@ -99,6 +103,57 @@ def is_fake(x: Tensor) -> bool:
 def saves_through_hooks() -> bool:
     """Whether autograd hands what it saves to hooks: non-reentrant checkpointing, offloading."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def in_backward() -> bool:
+    """Whether this runs within a backward pass: a hook, or a forward that is recomputed."""
+    return torch._C._current_graph_task_id() != -1
+
+
+class Checkpoints(NamedTuple):
+    """The regions of torch.utils.checkpoint that code runs in."""
+
+    entered: list[Any]  # those whose forward this is, innermost first
+    recomputed: Any  # the one that is computed again around them; None if none is
+    turn: Any  # which backward pass that is for
+
+
+def checkpoints() -> Checkpoints:
+    """The regions that the caller runs in, found on the stack.
+
+    Each is an object of torch's that lives as long as its graph, the same when it is recomputed.
+    """
+    reentrant = torch.utils.checkpoint.CheckpointFunction
+    file = reentrant.forward.__code__.co_filename
+    entered: list[Any] = []
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    if hooks is not None and (region := _closure(hooks[1]).get("frame")) is not None:
+        entered.append(region)  # by torch.distributed's function, which is not on the stack
+    at: Any = sys._getframe(1)
+    while at is not None:
+        code = at.f_code
+        if code.co_filename == file:
+            if code is reentrant.forward.__code__:
+                entered.append(at.f_locals["ctx"])
+            elif code is reentrant.backward.__code__:
+                return Checkpoints(entered, at.f_locals["ctx"], torch._C._current_graph_task_id())
+            elif code.co_name == "unpack_hook":
+                return Checkpoints(entered, at.f_locals["frame"], at.f_locals["gid"])
+            elif (generator := at.f_locals.get("gen")) is not None and generator.gi_frame:
+                region = generator.gi_frame.f_locals.get("new_frame")
+                if region is not None and all(region is not other for other in entered):
+                    entered.append(region)
+        at = at.f_back
+    return Checkpoints(entered, None, None)
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    return (
+        dict(zip(names, (cell.cell_contents for cell in function.__closure__ or ()), strict=True))
+        if names
+        else {}
+    )
 
 
 def is_compiled(module: torch.nn.Module) -> bool:

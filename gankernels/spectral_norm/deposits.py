@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gankernels._library import has_kernels
 from gankernels._torch import (
+    in_backward,
     in_dispatch_mode,
     in_forward_ad,
     in_functorch,
@@ -28,6 +29,7 @@ from gankernels._torch import (
 from gankernels.spectral_norm.layer import Kept, Layer, Memory, needs_grad, version_of, versions_of
 from gankernels.spectral_norm.memory import kept_of, recall
 from gankernels.spectral_norm.normalizer import group_of, normalize_group
+from gankernels.spectral_norm.recompute import in_region
 
 
 class _Open(threading.local):
@@ -97,9 +99,9 @@ class Deposit:
             return False
         if self.group is not None and not self.group.is_moved(self.index):
             return False
-        # Code that saves tensors in its own way (non-reentrant checkpointing) has to see this
-        # layer's, and the same ones when it computes it again. A remembered result saves nothing.
-        return self.kept is not None or not saves_through_hooks()
+        # A checkpointed region has to see the layer's own tensors, and the same ones when it
+        # computes it again; so have other hooks. A remembered result saves nothing.
+        return self.kept is not None or not (saves_through_hooks() or in_region(mine))
 
     def take_back(self) -> None:
         """Take the result back, as if it had never been computed."""
@@ -261,6 +263,7 @@ def can_deposit() -> bool:
     """Whether layers may be normalized ahead: not where somebody watches what each one does."""
     return not (
         saves_through_hooks()
+        or in_backward()
         or in_dispatch_mode()
         or in_functorch()
         or in_forward_ad()

@@ -316,9 +316,10 @@ def fuse_spectral_norm(
     outside ``model``'s forward, normalizes itself.
 
     Outputs, gradients, u and v are those of layer by layer, in training and in ``eval()``. A layer
-    that a forward calls twice is iterated twice, and one that it does not call is not. Where a
+    that a forward calls twice is iterated twice, and one that it does not call is not. A forward
+    that ``torch.utils.checkpoint`` computes again has the u and v of the first time. Where a
     layer cannot be normalized ahead it normalizes itself: the second call of a forward, within
-    ``torch.utils.checkpoint`` without reentrance or other hooks on saved tensors, within
+    ``torch.utils.checkpoint`` or other hooks on saved tensors, within
     ``torch.compile`` of a part, below a forward pre-hook of the user's, a later link of a chain of
     parametrizations, complex and foreign tensors. One thing is not seen: a write through ``.data``
     between the start of the model's forward and the call of the layer, by that ``forward`` itself,
@@ -330,7 +331,7 @@ def fuse_spectral_norm(
         model: the module whose forward is a pass, for instance the discriminator.
         step_scoped: move u and v once a step of the optimizer, not once a forward. D(real),
             D(fake), penalties and accumulated batches then share one W / sigma and, within one
-            ``backward()``, one pass through it; recomputing activations (checkpointing) is exact.
+            ``backward()``, one pass through it; recomputing activations is exact, whoever does it.
             A step is whatever changes W, and what is announced by ``step()`` of the handle or by
             ``optimizer``. W, u and v are compared with copies of what W / sigma was computed from,
             at every forward, so that it is never used stale. That takes memory for a copy of W,

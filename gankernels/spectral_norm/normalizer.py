@@ -22,6 +22,7 @@ from gankernels.spectral_norm.layer import (
     zeroed,
 )
 from gankernels.spectral_norm.memory import is_step_scoped, notice_capture, recall, remember
+from gankernels.spectral_norm.recompute import Regions, regions_of
 
 
 def normalize(layers: Sequence[Layer]) -> list[Tensor]:
@@ -36,6 +37,8 @@ def normalize(layers: Sequence[Layer]) -> list[Tensor]:
         outputs[i] = zeroed(layer) if is_empty(layer.weight) else None
         if outputs[i] is None and kept is not None:
             outputs[i] = kept.output(layer)
+        if outputs[i] is None and not is_step_scoped(layer) and (regions := regions_of(layer)):
+            outputs[i] = _normalize_within(regions, layer)
         if outputs[i] is None:
             groups.setdefault(group_of(layer, kept), []).append(i)
     for index in groups.values():
@@ -51,7 +54,7 @@ def normalize_one(layer: Layer) -> Tensor:
     """The same for a layer alone; the common case without what only groups need."""
     s = layer.settings
     weight = layer.weight
-    if not layer.training or s.step_scoped or is_empty(weight):
+    if not layer.training or s.step_scoped or is_empty(weight) or regions_of(layer) is not None:
         return normalize([layer])[0]
     if s.trust_versions:  # for a later evaluation
         notice_capture([layer])
@@ -66,6 +69,27 @@ def normalize_one(layer: Layer) -> Tensor:
         max_norm=s.max_norm,
     )
     return outputs[0] if s.dim == 0 else outputs[0].movedim(0, s.dim)
+
+
+def _normalize_within(regions: Regions, layer: Layer) -> Tensor:
+    """W / sigma in checkpointed regions: what autograd saves is the same in a forward as when that
+    is computed again.
+    """
+    s = layer.settings
+    weights = [rows_first(layer.weight, s.dim)]
+    vectors = regions.recall(layer)
+    if vectors is None and layer.training:
+        skipped = _counters([layer])
+        step = layer.n, layer.eps, s.order
+        vectors = ops.power_iteration_(weights, [layer.u], [layer.v], *step, skipped=skipped)
+        _count([layer], skipped)
+    elif vectors is None:
+        vectors = [x.clone() for x in _left([layer.u], s)], [layer.v.clone()], None
+    regions.note(layer, vectors)
+    outputs, _ = ops.spectral_normalize(
+        weights, *vectors, max_norm=s.max_norm, guard=layer.skipped is not None
+    )
+    return _finish([layer], outputs)[0]
 
 
 def group_of(layer: Layer, kept: Kept | None) -> tuple:

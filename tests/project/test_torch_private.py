@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from gankernels import _torch
 
@@ -183,6 +184,40 @@ def test_hooks_on_saved_tensors_are_seen():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         assert _torch.saves_through_hooks()
     assert not _torch.saves_through_hooks()
+
+
+def test_backward_passes_are_seen():
+    """If it goes: return False, and layers that other code recomputes move u and v unwarned."""
+    seen, x = [], torch.ones(2, requires_grad=True)
+    x.register_hook(lambda _: seen.append(_torch.in_backward()))
+    assert not _torch.in_backward()
+    x.sum().backward()
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_are_found(reentrant):
+    """If it goes: look for the object of torch/utils/checkpoint.py that a forward and what computes
+    it again share, and at the names of the local variables that hold it."""
+    seen, x = [], torch.ones(2, requires_grad=True)
+
+    def inner(x):
+        seen.append(_torch.checkpoints())
+        return x.sin().exp()
+
+    def outer(x):
+        return checkpoint(inner, x.exp(), use_reentrant=reentrant)
+
+    assert _torch.checkpoints() == ([], None, None)
+    checkpoint(outer, x, use_reentrant=reentrant).sum().backward()
+    inside, around = seen[0].entered
+    assert seen[0].recomputed is None
+    assert seen[0].turn is None
+    # A reentrant region is computed again with a new one within it, another kind by itself.
+    assert seen[1].recomputed is (around if reentrant else inside)
+    assert len(seen[1].entered) == reentrant
+    assert seen[1].turn is not None
+    assert _torch.checkpoints() == ([], None, None)
 
 
 def test_compiled_modules_are_seen():

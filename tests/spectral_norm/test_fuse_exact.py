@@ -15,7 +15,6 @@ from support.networks import KINDS, assert_same, loss, states
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils._pytree import tree_map
-from torch.utils.checkpoint import checkpoint
 
 from gankernels import fold_spectral_norm, fuse_spectral_norm, spectral_norms
 from gankernels.ema import AveragedModel
@@ -72,15 +71,6 @@ def heads(net, x):
     return net.a(x) + (net.b(x) if net.calls % 2 else net.c(x))
 
 
-def checkpointed(net, x):
-    return net.c(checkpoint(lambda x: net.b(torch.tanh(net.a(x))), x, use_reentrant=False))
-
-
-def reentrant(net, x):
-    x = x.clone().requires_grad_()
-    return net.c(checkpoint(lambda x: net.b(torch.tanh(net.a(x))), x, use_reentrant=True))
-
-
 def without_gradient(net, x):
     with torch.no_grad():
         y = net.a(x)
@@ -128,8 +118,6 @@ def stops(net, x):
 RUNS = [
     twice,
     heads,
-    checkpointed,
-    reentrant,
     without_gradient,
     changes_the_mode,
     writes_a_weight,
@@ -172,23 +160,6 @@ def flat(values):
 def test_in_a_forward(kind, run):
     forwards = 1 if run is writes_a_weight else 2
     assert_all_same(three(kind, run), lambda net: train(net, forwards=forwards))
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpoints_around(kind, reentrant):
-    def act(net):
-        optimizer = torch.optim.SGD(net.parameters(), 0.1)
-        history = []
-        for step in range(3):
-            optimizer.zero_grad()
-            x = x_of(step).requires_grad_()
-            out = checkpoint(net, x, use_reentrant=reentrant)
-            loss(out).backward()
-            history.append([out, x.grad, states(net)])
-            optimizer.step()
-        return history
-
-    assert_all_same(three(kind, twice), act)
 
 
 def write_by_data(module, args):
