@@ -96,7 +96,8 @@ def group_of(layer: Layer, kept: Kept | None) -> tuple:
     """The properties in which layers must agree to share a call."""
     weight, s = layer.weight, layer.settings
     iterates = layer.training and kept is None
-    same = (weight.dtype, weight.device, needs_grad(layer), s.max_norm, is_step_scoped(layer))
+    dtypes = weight.dtype, layer.u.dtype
+    same = (*dtypes, weight.device, needs_grad(layer), s.max_norm, is_step_scoped(layer))
     return (*same, iterates, layer.n, layer.eps, s.order, layer.skipped is None)
 
 

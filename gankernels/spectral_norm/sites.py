@@ -173,5 +173,7 @@ def weight_norms(model: Module) -> dict[str, Tensor]:
         # The divisor of W: torch's hook conjugates nothing, its parametrization does.
         product = torch.dot if s.order == "v_first" else torch.vdot
         with torch.autocast(u.device.type, enabled=False):
+            dtype = torch.promote_types(u.dtype, matrix.dtype)
+            u, v, matrix = u.to(dtype), v.to(dtype), matrix.to(dtype)
             norms[site.label] = product(u, matrix.reshape(matrix.shape[0], -1) @ v)
     return norms

@@ -736,3 +736,43 @@ def test_hook_weight_is_an_ordinary_tensor_to_its_users():
         torch.autograd.grad(weight.sin().sum(), ours.weight_orig),
         torch.autograd.grad(theirs.weight.sin().sum(), theirs.weight_orig),
     )
+
+
+# --- mixed precision ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("options", [{}, {"guard": True}, {"step_scoped": True}])
+def test_vectors_stay_float32_beside_half_weights(kind, dtype, fused, options):
+    """As mixed precision of FSDP leaves them, which casts parameters: the products are of the half
+    weights, u and v lose nothing."""
+    module = make(kind.ours, linear(), dtype, **options)
+    exact = make(kind.ours, linear(), torch.float32)
+    weight, u, v = kind.parts(module)
+    with torch.no_grad():
+        for mine, other in zip(kind.parts(exact), (weight, u, v), strict=True):
+            mine.copy_(other)
+    for m in module.modules():
+        for name, x in m._buffers.items():
+            m._buffers[name] = x.float() if x.is_floating_point() else x
+    if fused:
+        gankernels.fuse_spectral_norm(module, **options)
+    x = draw((4, 7), 1, dtype)
+    for _ in range(1 if "step_scoped" in options else 3):
+        out = module(x)
+        exact(x.float())
+    out.float().square().sum().backward()
+    _, u, v = kind.parts(module)
+    assert u.dtype == v.dtype == torch.float32
+    for mine, other in zip((u, v), kind.parts(exact)[1:], strict=True):
+        torch.testing.assert_close(mine, other)
+    module.eval()
+    exact.eval()
+    torch.testing.assert_close(module(x), exact(x.float()).to(dtype), rtol=2e-2, atol=2e-2)
+    found, expected = (gankernels.spectral_norms(m).product for m in (module, exact))
+    torch.testing.assert_close(found, expected)
+    folded = gankernels.fold_spectral_norm(module)
+    assert_same(folded(x), module(x))
+    assert weight.grad.dtype == dtype
+    assert torch.isfinite(weight.grad).all()

@@ -182,6 +182,32 @@ def test_vectors_of_the_weights_dtype_are_taken(backend):
     assert_near(sigma, sigma64)
 
 
+@pytest.mark.parametrize("order", ["u_first", "v_first"])
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_wider_vectors(backend, dtype, order, guarded):
+    """float32 beside half weights: what half weights that were widened give, and their dtype."""
+    weights = [drawer(0, dtype, backend)(*shape) for shape in ((16, 24), (5, 3, 2), (7,))]
+    wide = [w.float() for w in weights]
+    u, v = vectors(wide)
+    others = [x.clone() for x in u], [x.clone() for x in v]
+    how = {"skipped": torch.zeros(3, dtype=torch.int64, device=backend)} if guarded else {}
+    for w in weights:
+        w.requires_grad_()
+    out, sigma = ops.spectral_norm(weights, u, v, 2, 1e-12, order, **how)
+    expected, expected_sigma = ops.spectral_norm(wide, *others, 2, 1e-12, order, **how)
+    for mine, other in zip((*u, *v, sigma), (*others[0], *others[1], expected_sigma), strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine, other)
+    for mine, other in zip(out, expected, strict=True):
+        assert mine.dtype == dtype
+        assert_near(mine.detach(), other.double())
+    sum(x.float().sin().sum() for x in out).backward()
+    assert all(w.grad.dtype == dtype for w in weights)
+    found = ops.power_iteration_(weights, *others, 2, 1e-12, order, **how)
+    assert found.sigma.dtype == torch.float32
+
+
 # --- large weights: threads, streaming ----------------------------------------------------------
 
 

@@ -118,12 +118,13 @@ def check_iteration(weights, u, v, n, eps, order, skipped, *, op="power_iteratio
         raise ValueError(f'{op}: expected order "u_first" or "v_first", got {order!r}')
     check_steps(op, "n", n)
     check_eps(op, eps)
+    dtype = weights[0].dtype
+    wide = u[0].dtype == accumulation_dtype(dtype) != dtype
+    wanted, whose = (u[0].dtype, "as u[0] is, ") if wide else (dtype, "the weights' ")
     for name, vectors in (("u", u), ("v", v)):
         for i, x in enumerate(vectors):
-            if x.dtype != weights[0].dtype:
-                raise TypeError(
-                    f"{op}: expected {name}[{i}] of the weights' {weights[0].dtype}, got {x.dtype}"
-                )
+            if x.dtype != wanted:
+                raise TypeError(f"{op}: expected {name}[{i}] of {whose}{wanted}, got {x.dtype}")
             if not x.is_contiguous():
                 raise ValueError(f"{op}: expected {name}[{i}] contiguous, got stride {x.stride()}")
             if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
