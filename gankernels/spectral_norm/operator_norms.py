@@ -28,8 +28,8 @@ _CHUNK = 1 << 23
 @dataclasses.dataclass(frozen=True)
 class SpectralNorms:
     """The result of :func:`spectral_norms`. Norms are scalars, by name (``"conv.weight"``); of
-    the weights' dtype, or u's where that is wider, for ``of="weight"``, else float64. In a chain of parametrizations the second
-    spectral norm has its place for a suffix (``"conv.weight.1"``).
+    the weights' dtype, or u's where that is wider, for ``of="weight"``, else float64. In a chain of
+    parametrizations the second spectral norm has its place for a suffix (``"conv.weight.1"``).
 
     Attributes:
         layers: the norm of every weight *before* spectral normalization, which is what training
