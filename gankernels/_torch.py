@@ -156,6 +156,12 @@ def _closure(function: Any) -> dict[str, Any]:
     )
 
 
+def shards_parameters() -> bool:
+    """Whether fully_shard was called in this process, on any module."""
+    module = sys.modules.get("torch.distributed.fsdp._fully_shard._fully_shard")
+    return bool(getattr(module, "cls_to_fsdp_cls", False))
+
+
 def is_compiled(module: torch.nn.Module) -> bool:
     """Whether calling a module runs code of torch.compile: by ``compile()``, or as a wrapper."""
     return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"

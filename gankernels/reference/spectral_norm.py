@@ -61,8 +61,8 @@ def move_(
     with torch.no_grad(), without_autocast(weights[0]):
         for i, w in enumerate(weights):
             if skipped is not None:
-                _write(u[i], _repaired(u[i]))
-                _write(v[i], _repaired(v[i]))
+                _write(u[i], repaired(u[i]))
+                _write(v[i], repaired(v[i]))
             state = _iterate(_matrix(_constant(w)), u[i], v[i], n, eps, order)
             if skipped is not None:
                 state = _guard(state, u[i], v[i], skipped[i])
@@ -188,7 +188,7 @@ def _iterate(
     return u, v, _inner(u, w @ v) if order == "u_first" else (u * (w @ v)).sum()
 
 
-def _repaired(x: Tensor) -> Tensor:
+def repaired(x: Tensor) -> Tensor:
     # From a vector that is zero or not finite no iteration leads anywhere: start_of of
     # csrc/spectral_norm.h.
     norm = x.to(accumulation_dtype(x.dtype)).norm()

@@ -26,10 +26,17 @@ from gankernels._torch import (
     register_pytree_node,
     saves_through_hooks,
 )
+from gankernels.spectral_norm import sharded
 from gankernels.spectral_norm.layer import Kept, Layer, Memory, needs_grad, version_of, versions_of
 from gankernels.spectral_norm.memory import kept_of, recall
-from gankernels.spectral_norm.normalizer import group_of, normalize_group
-from gankernels.spectral_norm.recompute import in_region
+from gankernels.spectral_norm.normalizer import (
+    count,
+    counters,
+    group_of,
+    normalize_by,
+    normalize_group,
+)
+from gankernels.spectral_norm.recompute import Vectors, in_region, regions_of
 
 
 class _Open(threading.local):
@@ -72,18 +79,32 @@ class Group:
 
 
 class Deposit:
-    """A layer's normalized weight; without one where the layer is only watched."""
+    """A layer's normalized weight, or the u, v and sigma of one that lies in shards; without either
+    where the layer is only watched."""
 
-    __slots__ = ("group", "index", "kept", "layer", "norm", "output", "pointer", "used", "version")
+    __slots__ = (
+        *("group", "index", "kept", "layer", "norm", "output", "pointer", "used", "vectors"),
+        "version",
+    )
 
     def __init__(self, norm: Any, layer: Layer) -> None:
         self.norm, self.layer = norm, layer
         self.version, self.pointer = version_of(layer.weight), layer.weight.data_ptr()
         self.output: Tensor | None = None
+        self.vectors: Vectors | None = None
         self.kept: Kept | None = None  # where it is also remembered, and may be used again
         self.group: Group | None = None  # where u and v were moved for it
         self.index = 0
         self.used = False
+
+    @property
+    def is_unused(self) -> bool:
+        return (self.output is not None or self.vectors is not None) and not self.used
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether this is a deposit for a weight, or for the shards that it was gathered from."""
+        mine = self.layer.weight
+        return weight is mine or (self.vectors is not None and weight.shape == mine.shape)
 
     def fits(self, weight: Tensor, u: Tensor, v: Tensor, training: bool, frame: Frame) -> bool:
         """Whether the layer would compute the same result now."""
@@ -92,22 +113,24 @@ class Deposit:
             u is not mine.u
             or v is not mine.v
             or training is not mine.training
-            or version_of(weight) != self.version
-            or weight.data_ptr() != self.pointer
+            or version_of(mine.weight) != self.version
+            or mine.weight.data_ptr() != self.pointer
             or torch.is_inference_mode_enabled() is not frame.inference
         ):
             return False
         if self.group is not None and not self.group.is_moved(self.index):
             return False
+        if self.vectors is not None:
+            return True
         # A checkpointed region has to see the layer's own tensors, and the same ones when it
         # computes it again; so have other hooks. A remembered result saves nothing.
         return self.kept is not None or not (saves_through_hooks() or in_region(mine))
 
     def take_back(self) -> None:
         """Take the result back, as if it had never been computed."""
-        if self.output is None or self.used:
+        if not self.is_unused:
             return
-        self.output = None
+        self.output = self.vectors = None
         self.norm.memory.declined = True
         if self.group is not None:
             self.group.restore(self.index, self.layer)
@@ -205,7 +228,7 @@ def give_back(norm: Any) -> list[Layer]:
     layers = []
     for frame in _open.frames:
         deposit = frame.deposits.get(id(norm))
-        if deposit is not None and deposit.output is not None and not deposit.used:
+        if deposit is not None and deposit.is_unused:
             deposit.take_back()
             layers.append(deposit.layer)
     return layers
@@ -216,13 +239,18 @@ def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Ten
     frames = _open.frames
     for frame in reversed(frames) if len(frames) > 1 else frames[:]:
         deposit = frame.deposits.get(id(norm))
-        if deposit is None or deposit.layer.weight is not weight:
+        if deposit is None or not deposit.is_of(weight):
             continue
         memory: Memory = norm.memory
         if not _runs(frame, memory):
             frame.close()
             continue
         if deposit.fits(weight, u, v, training, frame):
+            if deposit.vectors is not None:
+                deposit.used = True
+                del frame.deposits[id(norm)]
+                layer = deposit.layer._replace(weight=weight)
+                return normalize_by(deposit.vectors, layer, regions_of(layer))
             if deposit.output is None:
                 memory.declined = False  # it would have been used: worth computing the next time
             else:
@@ -250,7 +278,7 @@ def is_deposited(norm: Any, weight: Tensor) -> bool:
     """Whether a model around this one has already a deposit for a layer."""
     for frame in _open.frames:
         deposit = frame.deposits.get(id(norm))
-        if deposit is not None and deposit.layer.weight is weight:
+        if deposit is not None and deposit.is_of(weight):
             return True
     return False
 
@@ -274,13 +302,21 @@ def can_deposit() -> bool:
 def deposit(frame: Frame, norms: Sequence[Any], layers: Sequence[Layer]) -> None:
     """Normalize the layers, in as few calls as can be, and deposit what comes out."""
     wanted: list[Deposit] = []
+    shards: dict[tuple, list[Deposit]] = {}
     for norm, layer in zip(norms, layers, strict=True):
-        if not has_kernels(layer.weight) or layer.weight.numel() == 0:
+        shared = sharded.group_of(layer)
+        if shared is None and (not has_kernels(layer.weight) or layer.weight.numel() == 0):
             continue
         one = Deposit(norm, layer)
         frame.deposits[id(norm)] = one
-        if not norm.memory.declined:
+        if norm.memory.declined:
+            continue
+        if shared is None:
             wanted.append(one)
+        else:
+            shards.setdefault(shared, []).append(one)
+    for members in shards.values():
+        _deposit_shards(members)
     if not wanted:
         return
     remembered = recall([one.layer for one in wanted])
@@ -308,3 +344,14 @@ def _deposit_group(members: list[Deposit], remembered: list[Kept | None]) -> Non
     for i, (one, output) in enumerate(zip(members, outputs, strict=True)):
         one.output, one.group, one.index = output, group, i
         one.kept = kept_of(one.layer)
+
+
+def _deposit_shards(members: list[Deposit]) -> None:
+    """Iterate on shards; W / sigma is for the layer's call, which has the weight gathered."""
+    layers = [one.layer for one in members]
+    group, skipped = Group(layers), counters(layers)
+    found = sharded.power_iteration_(layers, skipped)
+    count(layers, skipped)
+    group.moved(skipped)
+    for i, (one, vectors) in enumerate(zip(members, found, strict=True)):
+        one.vectors, one.group, one.index = vectors, group, i

@@ -30,6 +30,7 @@ from gankernels.spectral_norm.hook import make_copyable
 from gankernels.spectral_norm.layer import CompiledDeposit
 from gankernels.spectral_norm.normalizer import normalize
 from gankernels.spectral_norm.parametrization import SpectralNorm as Parametrization
+from gankernels.spectral_norm.sharded import is_sharded
 from gankernels.spectral_norm.sites import Site, settings_of, sites
 
 
@@ -45,9 +46,8 @@ class FusedSpectralNorm:
         self._optimizers: list[tuple[Any, Any]] = []  # with the handle of the hook
         # Modules from the model to its sites, each with the indices of the sites below it.
         self._ancestors: list[tuple[Module, list[int]]] = []
-        self._known_hooks: dict[
-            int, tuple[Any, bool]
-        ] = {}  # of a module: its hooks, any foreign ones
+        # Of a module: its hooks, and what they may do.
+        self._known_hooks: dict[int, tuple[Any, tuple[bool, bool]]] = {}
         # After the user's hooks, which may write weights; before the model's own normalization.
         own = any(isinstance(hook, TorchHook) for hook in model._forward_pre_hooks.values())
         self._handles = [
@@ -187,10 +187,11 @@ class FusedSpectralNorm:
         pairs = [(site, site.norm) for site in self.sites]
         return [pair for pair in pairs if isinstance(pair[1], (Hook, Parametrization))]
 
-    def _foreign(self, module: Module) -> bool:
+    def _hooked(self, module: Module) -> tuple[bool, bool]:
         """Whether somebody may write weights when a module on the way is called: by a hook that is
         not ours, through ``.data`` perhaps, which torch does not count; or by compiled code, which
-        normalizes for itself."""
+        normalizes for itself. And whether FSDP gathers its weights then, and frees them as soon as
+        its part of a backward pass is over."""
         hooks = module._forward_pre_hooks
         state = tuple(hooks), is_compiled(module)
         known = self._known_hooks.get(id(module))
@@ -200,20 +201,26 @@ class FusedSpectralNorm:
         if module is self.model:  # what has run before this has been seen
             mine = [i for i, (key, _) in enumerate(later) if key == self._handles[0].id]
             later = later[mine[0] + 1 :] if mine else later
-        foreign = [hook for _, hook in later if not _is_known(hook)]
+        gathers = any(_gathers(hook) for _, hook in later)
+        foreign = [hook for _, hook in later if not (_is_known(hook) or _gathers(hook))]
         if module is self.model and foreign and len(foreign) == len(later):
             hooks.move_to_end(self._handles[0].id)  # type: ignore[attr-defined]
         may_write = bool(foreign) or (state[1] and module is not self.model)
-        self._known_hooks[id(module)] = state, may_write
-        return may_write
+        self._known_hooks[id(module)] = state, (may_write, gathers)
+        return may_write, gathers
 
-    def _free(self) -> set[int]:
-        """The sites that a deposit can be made for."""
-        free = set(range(len(self.sites)))
+    def _free(self) -> tuple[set[int], set[int]]:
+        """The sites that a deposit can be made for; and those of which FSDP gathers the weight
+        later, so that it has to be of u, v and sigma."""
+        free, gathered = set(range(len(self.sites))), set[int]()
         for module, below in self._ancestors:
-            if (module._forward_pre_hooks or is_compiled(module)) and self._foreign(module):
-                free.difference_update(below)
-        return free
+            if module._forward_pre_hooks or is_compiled(module):
+                may_write, gathers = self._hooked(module)
+                if may_write:
+                    free.difference_update(below)
+                if gathers:
+                    gathered.update(below)
+        return free, gathered
 
     def _before(self, model: Module, args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -224,7 +231,7 @@ class FusedSpectralNorm:
             return None
         if not self._ancestors:  # a copy
             self._find_ancestors()
-        free = self._free()
+        free, gathered = self._free()
         if model is self.model:
             present = [
                 (site, site.norm)
@@ -238,9 +245,12 @@ class FusedSpectralNorm:
             return None
         norms, layers = [], []
         nested = is_nested()
+        own = {id(self.sites[i].norm) for i in gathered}
         for site, norm in present:
             if isinstance(norm, (Hook, Parametrization)):
                 layer = site.layer(norm)
+                if id(norm) in own and not is_sharded(layer.weight):
+                    continue  # gathered still: its gradient must be there before FSDP frees it
                 # By a model around this one?
                 if not nested or not is_deposited(norm, layer.weight):
                     norms.append(norm)
@@ -298,6 +308,10 @@ def _is_known(hook: Any) -> bool:
     )
 
 
+def _gathers(hook: Any) -> bool:
+    return type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed.fsdp.")
+
+
 def fuse_spectral_norm(
     model: Module,
     *,
@@ -324,6 +338,11 @@ def fuse_spectral_norm(
     parametrizations, complex and foreign tensors. One thing is not seen: a write through ``.data``
     between the start of the model's forward and the call of the layer, by that ``forward`` itself,
     by a part's forward hook, or by a hook on all modules.
+
+    Under FSDP2 (``fully_shard``, called before or after) weights whose shards are not gathered yet
+    when the model's forward begins are iterated on as they lie, by one all-reduce of u and v for
+    all of them, or two; their layers divide by sigma when they are called. All ranks have the same
+    u and v.
 
     Calling it again finds what was added since; where the options are others, they replace the old.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gankernels._torch import in_jit_trace
+from gankernels._torch import in_jit_trace, shards_parameters
 from gankernels.ops.spectral_norm import Order
 
 
@@ -147,7 +147,11 @@ class Kept:
 
     def matches(self, layer: Layer) -> bool:
         """Whether torch has counted no write since, to the computed result included."""
-        if self.weight is not layer.weight or self.key != _key(layer):
+        if self.copies is not None and shards_parameters():
+            # A weight that FSDP has gathered once more is in other memory: its contents will tell.
+            if self.copies[0].shape != layer.weight.shape or self.key[3:] != _key(layer)[3:]:
+                return False
+        elif self.weight is not layer.weight or self.key != _key(layer):
             return False
         outputs = self.with_grad, self.without
         return all(

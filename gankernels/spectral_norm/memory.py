@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gankernels._torch import in_functorch, in_jit_trace, is_capturing, is_fake
+from gankernels._torch import (
+    in_functorch,
+    in_jit_trace,
+    is_capturing,
+    is_fake,
+    shards_parameters,
+)
 from gankernels.spectral_norm.layer import Kept, Layer, Memory, needs_grad
 
 
@@ -99,7 +105,11 @@ def _all_equal(groups: Sequence[Iterable[tuple[Tensor, Tensor]]]) -> list[bool]:
 def remember(layers: Sequence[Layer], vectors: tuple, outputs: Sequence[Tensor]) -> None:
     for i, (layer, output) in enumerate(zip(layers, outputs, strict=True)):
         if is_step_scoped(layer):
-            values = (output, None) if needs_grad(layer) else (None, output)
+            values: tuple = (output, None) if needs_grad(layer) else (None, output)
+            if shards_parameters():
+                # FSDP reduces a gradient when the pass through a forward is over; that of an output
+                # which forwards share comes later.
+                values = None, None
             own = vectors[0][i], vectors[1][i], vectors[2][i]
             layer.memory.step = Kept(layer, own, *values)
         elif _caches_eval(layer) and not torch.is_inference_mode_enabled():

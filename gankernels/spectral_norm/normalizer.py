@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gankernels import ops
-from gankernels._torch import in_jit_trace
+from gankernels._torch import in_jit_trace, shards_parameters
 from gankernels.ops._checks.spectral_norm import check_steps
 from gankernels.ops.spectral_norm import warm_up as take_steps
 from gankernels.spectral_norm.layer import (
@@ -22,7 +22,7 @@ from gankernels.spectral_norm.layer import (
     zeroed,
 )
 from gankernels.spectral_norm.memory import is_step_scoped, notice_capture, recall, remember
-from gankernels.spectral_norm.recompute import Regions, regions_of
+from gankernels.spectral_norm.recompute import Regions, Vectors, regions_of
 
 
 def normalize(layers: Sequence[Layer]) -> list[Tensor]:
@@ -76,18 +76,28 @@ def _normalize_within(regions: Regions, layer: Layer) -> Tensor:
     is computed again.
     """
     s = layer.settings
-    weights = [rows_first(layer.weight, s.dim)]
     vectors = regions.recall(layer)
     if vectors is None and layer.training:
-        skipped = _counters([layer])
+        skipped = counters([layer])
         step = layer.n, layer.eps, s.order
+        weights = [rows_first(layer.weight, s.dim)]
         vectors = ops.power_iteration_(weights, [layer.u], [layer.v], *step, skipped=skipped)
-        _count([layer], skipped)
+        count([layer], skipped)
     elif vectors is None:
         vectors = [x.clone() for x in _left([layer.u], s)], [layer.v.clone()], None
-    regions.note(layer, vectors)
+    return normalize_by(vectors, layer, regions)
+
+
+def normalize_by(vectors: Vectors, layer: Layer, regions: Regions | None) -> Tensor:
+    """W / sigma of a layer whose u, v and sigma are known."""
+    if regions is not None:
+        regions.note(layer, vectors)
+    s = layer.settings
     outputs, _ = ops.spectral_normalize(
-        weights, *vectors, max_norm=s.max_norm, guard=layer.skipped is not None
+        [rows_first(layer.weight, s.dim)],
+        *vectors,
+        max_norm=s.max_norm,
+        guard=layer.skipped is not None,
     )
     return _finish([layer], outputs)[0]
 
@@ -113,20 +123,20 @@ def normalize_group(
     weights = [rows_first(layer.weight, layer.settings.dim) for layer in layers]
     u, v = [layer.u for layer in layers], [layer.v for layer in layers]
     grad, scoped = needs_grad(layers[0]), is_step_scoped(layers[0])
-    retain = grad and (retain or scoped)
+    retain = grad and (retain or (scoped and not shards_parameters()))
     vectors: tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]
     skipped = None
     if layers[0].training and remembered[0] is None:
-        skipped = _counters(layers)
+        skipped = counters(layers)
         step = layers[0].n, layers[0].eps, s.order
         if not scoped:
             outputs, _ = ops.spectral_norm(
                 weights, u, v, *step, skipped=skipped, max_norm=s.max_norm, retain=retain
             )
-            _count(layers, skipped)
+            count(layers, skipped)
             return _finish(layers, outputs), skipped
         vectors = ops.power_iteration_(weights, u, v, *step, skipped=skipped)
-        _count(layers, skipped)
+        count(layers, skipped)
     elif layers[0].training:  # of a step whose iteration is done
         known: list[Any] = [kept.vectors for kept in remembered if kept is not None]
         vectors = [k[0] for k in known], [k[1] for k in known], torch.stack([k[2] for k in known])
@@ -163,12 +173,14 @@ def _finish(layers: Sequence[Layer], outputs: Sequence[Tensor]) -> list[Tensor]:
 # --- guard -------------------------------------------------------------------------------------
 
 
-def _counters(layers: Sequence[Layer]) -> Tensor | None:
+def counters(layers: Sequence[Layer]) -> Tensor | None:
+    """Zeros to count in, where the layers are guarded."""
     first = layers[0].skipped
     return None if first is None else first.new_zeros(len(layers))
 
 
-def _count(layers: Sequence[Layer], skipped: Tensor | None) -> None:
+def count(layers: Sequence[Layer], skipped: Tensor | None) -> None:
+    """Add what a call has counted to the layers' own counters."""
     if skipped is not None:
         for layer, new in zip(layers, skipped.split(1), strict=True):
             assert layer.skipped is not None

@@ -220,6 +220,13 @@ def test_checkpoints_are_found(reentrant):
     assert _torch.checkpoints() == ([], None, None)
 
 
+def test_sharding_is_seen():
+    """If it goes: return whether torch.distributed.fsdp is imported, which costs only memory."""
+    from torch.distributed.fsdp._fully_shard import _fully_shard
+
+    assert _torch.shards_parameters() is bool(_fully_shard.cls_to_fsdp_cls)
+
+
 def test_compiled_modules_are_seen():
     """If it goes: look at what Module.compile() sets, and at the class that torch.compile returns
     for a module."""
