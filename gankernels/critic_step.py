@@ -17,7 +17,8 @@ from gankernels._critics.gradients import check_counts
 from gankernels._critics.norms import COMMON, Method, Norms, Weight, check_weight, select
 from gankernels._critics.samples import Samples, listed, outside_inference, paired, usable
 from gankernels._critics.scores import Pick
-from gankernels._critics.states import couples_samples, warn_of_coupled
+from gankernels._critics.states import couples_samples, graph_nodes, is_coupling, warn_of_coupled
+from gankernels._warnings import is_turn, warn_once
 
 __all__ = ["CriticStep", "critic_step"]
 
@@ -86,7 +87,9 @@ def critic_step(
         real, fake: (B, ...) and (B', ...), of one shape but for the batch, or lists of these. Both
             are detached.
         *args, **kwargs: passed to ``D``. Tensors with a first dimension of B = B', such as labels,
-            are repeated for the second half; tensors of B + B' are taken as they are.
+            are repeated for the second half; tensors of B + B' are taken as they are. What samples
+            share, and may have as many rows, belongs into the critic:
+            ``functools.partial(D, table=table)``.
         loss: a pair of :mod:`gankernels.losses`, or a function of real and of generated logits that
             gives a scalar.
         r1, r2: gamma of the penalties; 0 is none.
@@ -126,6 +129,12 @@ def critic_step(
     if central and method != "difference":
         raise ValueError(
             f'{op}: expected method="difference" with central=True, got method="{method}"'
+        )
+    if method != "double_backward" and not any(isinstance(w, Tensor) or w for w in (r1, r2)):
+        warn_once(
+            "no penalty",
+            f'{op}: method="{method}" has nothing to find: r1 and r2, the weights of the '
+            "penalties, are 0.",
         )
     if groups is not None and isinstance(groups, Tensor):
         raise TypeError(f"{op}: expected groups to be a number of consecutive rows, got a tensor")
@@ -205,6 +214,8 @@ def _run(how: Norms, calls: Calls, sides: list[_Side], *, single: bool, central:
         scores = calls.scores(x[0] if single else x)
         count = check_counts(how.op, scores, how.groups, begin)
     _refuse_scalars(how.op, scores, count)
+    if len(sides) > 1:
+        _warn_of_statistics(how.op, calls.D, scores)
     if parts:
         warn_of_coupled(how.op, calls.D)
         if apart:
@@ -224,6 +235,18 @@ def _run(how: Norms, calls: Calls, sides: list[_Side], *, single: bool, central:
     for side in sides:
         side.scores = [y[begin // size : (begin + side.rows) // size] for y in scores]
         begin += side.rows
+
+
+def _warn_of_statistics(op: str, D: Critic, scores: list[Tensor]) -> None:
+    # Of layers that are no modules; for modules the batches are not concatenated.
+    if torch.compiler.is_compiling() or not is_turn("statistics", D):
+        return
+    if any(is_coupling(node) for node in graph_nodes(scores)):
+        warn_once(
+            "statistics",
+            f"{op}: the critic normalizes by statistics of the batch, here of real and generated "
+            "samples together; concatenate=False gives both a pass of their own.",
+        )
 
 
 def _refuse_scalars(op: str, scores: list[Tensor], count: int) -> None:

@@ -46,6 +46,7 @@ def seed() -> None:
     """The same numbers in every run, and warnings anew: what fails, fails every time."""
     torch.manual_seed(0)
     _warnings._warned.clear()
+    _warnings._calls.clear()
 
 
 @pytest.fixture(params=list(backends.BACKENDS))

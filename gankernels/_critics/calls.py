@@ -25,6 +25,7 @@ from gankernels._critics.scores import (
     check_pick,
     listed_scores,
     pick_scores,
+    picks,
 )
 from gankernels._critics.states import Held
 
@@ -129,8 +130,9 @@ class Calls:
 
     def scores(self, x: Samples) -> list[Tensor]:
         """The scores of these samples, as a list."""
-        cure = 'say which are the scores: scores=0, scores="logits" or a function'
-        return read_scores(self.op, self(x), self.pick, cure)
+        outputs = self(x)
+        cure = f"say which are the scores: {picks(outputs)}"
+        return read_scores(self.op, outputs, self.pick, cure)
 
     def _explain_type(self, error: TypeError) -> None:
         """Raise in words where D does not take what the penalty has passed on."""
@@ -139,7 +141,7 @@ class Calls:
         if keyword and keyword[1] in self.kwargs:
             raise TypeError(
                 f"{self.op}: expected only keywords that {self.what} takes, which get passed on to "
-                f"it, got {keyword[1]}={_did_you_mean(keyword[1], self.own)} ({message})"
+                f"it, got {keyword[1]}={did_you_mean(keyword[1], self.own)} ({message})"
             ) from error
         if self.args and re.search(r"positional arguments? but \d+ (was|were) given", message):
             raise TypeError(
@@ -168,7 +170,7 @@ def read_scores(op: str, outputs: Any, pick: Pick, cure: str) -> list[Tensor]:
         empty="the critic to return scores",
     )
     check_floating_scores(op, "the critic's scores", scores)
-    if pick is None:
+    if not callable(pick):  # who has written a function has looked
         check_alike(op, "the critic's scores", scores, cure)
     return scores
 
@@ -223,7 +225,7 @@ def _refuse_hyperparameters(
         if (near or name in _SETTINGS) and name not in _parameters(D):
             raise TypeError(
                 f"{op}: expected {name}= to be a keyword of {op}, or one that {what} names, got "
-                f"neither{_did_you_mean(name, own)}. To have it passed on to {what}: "
+                f"neither{did_you_mean(name, own)} To have it passed on to {what}: "
                 f"functools.partial({what}, {name}=...)"
             )
     for value in args:
@@ -244,11 +246,12 @@ def _refuse_hyperparameters(
             )
 
 
-def _did_you_mean(name: str, own: Sequence[str]) -> str:
+def did_you_mean(name: str, own: Sequence[str]) -> str:
+    """The end of a sentence about a keyword that is none."""
     alike = [x for x in own if x in _SETTINGS.get(name, ())]
     if not alike:
         alike = difflib.get_close_matches(name.lower(), own, 1)
-    return f"; did you mean {alike[0]}=?" if alike else f" (its own are {', '.join(own)})"
+    return f"; did you mean {alike[0]}=?" if alike else f" (its own are {', '.join(own)})."
 
 
 def _parameters(D: Any) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from gankernels._checks import (
 from gankernels._critics.calls import Calls
 from gankernels._critics.groups import Groups, check_groups, score_count
 from gankernels._critics.samples import inference_mode, outside_inference, usable
-from gankernels._critics.states import warn_of_coupled
+from gankernels._critics.states import graph_nodes, warn_of_coupled
 from gankernels._dtypes import accumulation_dtype
 from gankernels._torch import traces_autograd_ops
 from gankernels._warnings import warn_once
@@ -141,19 +140,6 @@ def _check_twice(op: str, scores: list[Tensor], grads: list[Tensor]) -> None:
             f"has no second derivative. {_WITHOUT}; or call the critic within "
             "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)."
         )
-
-
-def graph_nodes(tensors: list[Tensor]) -> Iterator[Any]:
-    """The nodes of graphs."""
-    nodes = [x.grad_fn for x in tensors]
-    seen = set(nodes)
-    while nodes:
-        node = nodes.pop()
-        if node is not None:
-            yield node
-            new = [n for n, _ in node.next_functions if n not in seen]
-            seen.update(new)
-            nodes += new
 
 
 def check_inv_scale(op: str, inv_scale: Tensor | None, device: torch.device) -> None:

@@ -31,8 +31,10 @@ from gankernels._critics.gradients import (
 from gankernels._critics.groups import Groups, check_groups
 from gankernels._critics.samples import draw_like
 from gankernels._critics.scores import Pick
-from gankernels._critics.states import warn_of_coupled
+from gankernels._critics.states import warn_of_coupled, warn_of_coupled_graph
 from gankernels._dtypes import accumulation_dtype
+from gankernels._torch import is_capturing
+from gankernels._warnings import is_turn, warn_once
 
 Method = Literal["double_backward", "difference", "noise"]
 Heads = Literal["sum", "mean"]
@@ -40,6 +42,10 @@ Reduction = Literal["mean", "none"]
 Weight = float | Tensor
 Result = Any  # a tensor, or two of them with return_raw
 
+#: Relative, of differences along the gradient that are taken for its norm.
+_LARGEST_ERROR = 0.3
+#: Of steps, relative to the standard deviation of samples.
+_LARGEST_STEP = 0.2
 METHODS = ("double_backward", "difference", "noise")
 #: The keywords of a penalty that calls a critic, besides its hyper-parameters.
 COMMON = (
@@ -211,14 +217,8 @@ class Norms:
             warn_of_coupled(self.op, calls.D)
             scores = self._scores(calls, points, single)
             return self._noisy(calls, scores, points, single)
-        grads, count = critic_gradients(
-            calls,
-            points,
-            single,
-            self.inv_scale,
-            self.groups,
-            twice=self.method == "double_backward",
-            allow_unused=self.allow_unused,
+        grads, count = self._direction(
+            calls, points, single, twice=self.method == "double_backward"
         )
         if self.method == "double_backward":
             return self._measured(count, grads=grads)
@@ -226,7 +226,20 @@ class Norms:
         if not torch.is_grad_enabled():
             return self._measured(count, norms=norms)
         ahead, behind = (self._moved_sums(calls, points, steps, sign, single) for sign in (1, -1))
-        return self._measured(count, norms=_with_slope(norms, (ahead - behind) / (2 * h)))
+        return self._with_slope(calls.D, points, norms, (ahead - behind) / (2 * h))
+
+    def _direction(
+        self, calls: Calls, points: list[Tensor], single: bool, *, twice: bool
+    ) -> tuple[list[Tensor], int]:
+        return critic_gradients(
+            calls,
+            points,
+            single,
+            self.inv_scale,
+            self.groups,
+            twice=twice,
+            allow_unused=self.allow_unused,
+        )
 
     def of(
         self,
@@ -244,19 +257,28 @@ class Norms:
         if parts is None and self.first is not None:
             parts = [(0, self.first)]
         count = check_counts(self.op, scores, self.groups, len(samples[0]))
+        warn_of_coupled_graph(self.op, scores)
         points = [p.detach() for p in samples]
         grads: list[Tensor] = []
+        apart = False
         if self.method != "noise":
-            grads = gradients(
-                self.op,
-                scores,
-                samples,
-                name,
-                self.inv_scale,
-                torch.is_grad_enabled() and self.method == "double_backward",
-                allow_unused=self.allow_unused,
-                retain=True,
-            )
+            try:
+                grads = gradients(
+                    self.op,
+                    scores,
+                    samples,
+                    name,
+                    self.inv_scale,
+                    torch.is_grad_enabled() and self.method == "double_backward",
+                    allow_unused=self.allow_unused,
+                    retain=True,
+                )
+            except RuntimeError as error:
+                # A compiled critic may free what it has saved in its backward pass: it refuses to
+                # be gone through twice, before it frees anything.
+                if self.method != "difference" or "donated buffer" not in str(error):
+                    raise
+                apart = True
         if parts is not None:
             size = self._rows_a_score()
             count = sum(end - begin for begin, end in parts) // size
@@ -264,6 +286,9 @@ class Norms:
                 calls = calls.part(*self.cut(parts, len(points[0])))
             grads, points = ([select(x, parts) for x in xs] for xs in (grads, points))
             scores = [select(x, parts, size) if x.dim() > 0 else x for x in scores]
+        if apart:
+            assert calls is not None
+            grads, _ = self._direction(calls, points, single, twice=False)
         if self.method == "double_backward":
             return self._measured(count, grads=grads)
         assert calls is not None
@@ -277,7 +302,7 @@ class Norms:
             behind, h = self._moved_sums(calls, points, steps, -1, single), 2 * h
         else:
             behind = sum_per_score(self.op, scores, self.groups, len(points[0]))
-        return self._measured(count, norms=_with_slope(norms, (ahead - behind) / h))
+        return self._with_slope(calls.D, points, norms, (ahead - behind) / h)
 
     def _measured(self, count: int, **found: Any) -> Measured:
         return Measured(self, count, self.sample_weight, **found)
@@ -331,6 +356,37 @@ class Norms:
         moved = self._moved(calls, points, steps, sign, single)
         return sum_per_score(self.op, moved, self.groups, len(points[0]))
 
+    def _with_slope(self, D: Any, points: list[Tensor], norms: Tensor, found: Tensor) -> Measured:
+        """Norms, whose derivative is that of the differences which approximate them."""
+        if not torch.compiler.is_compiling() and is_turn("slope", D) and not is_capturing():
+            self._compare(points, norms, found.detach())
+        return self._measured(len(norms), norms=norms + (found - found.detach()))
+
+    def _compare(self, points: list[Tensor], norms: Tensor, found: Tensor) -> None:
+        """Warn where differences are not the norms that they are to approximate: their value is not
+        used, but the gradient of the penalty is theirs.
+        """
+        error = ((found - norms).abs().sum() / norms.sum()).item()
+        spreads = [p.detach().to(torch.float32).std().item() for p in points]
+        least = min((x for x in spreads if x > 0), default=math.inf)
+        if self.sigma > _LARGEST_STEP * least:
+            warn_once(
+                "sigma",
+                f"{self.op}: sigma={self.sigma:g} is how far samples are moved, whose standard "
+                f"deviation is {least:.2g}: too far for differences to be derivatives. Take a "
+                f"hundredth of that, sigma={least / 100:.1g}; scale several inputs to one size.",
+            )
+        elif error > _LARGEST_ERROR:  # and not NaN, of gradients that are zero
+            warn_once(
+                "slope",
+                f"{self.op}: differences of the critic along its gradient are off the gradient's "
+                f"norm by {error:.0%}; the gradient of the penalty is as wrong. Either the passes "
+                "are of different functions: logits that D does not give for these samples, random "
+                f"numbers that are not torch's, a state that moves. Or sigma={self.sigma:g} does "
+                "not suit: bfloat16 needs 0.02 or more, and for critics with kinks, as of ReLU, "
+                'none is good. method="double_backward" has neither fault.',
+            )
+
     def _noisy(
         self, calls: Calls, scores: list[Tensor], points: list[Tensor], single: bool
     ) -> Measured:
@@ -368,11 +424,6 @@ class Norms:
                 norms = norms * self.inv_scale.detach().reshape(()).to(norms)
             by = _groups.spread(length, self.groups, rows)[:, None]
             return norms, [(g * by).view(p.shape) for g, p in zip(flat, grads, strict=True)], h
-
-
-def _with_slope(norms: Tensor, found: Tensor) -> Tensor:
-    """Norms, whose derivative is that of the differences which approximate them."""
-    return norms + (found - found.detach())
 
 
 @dataclass

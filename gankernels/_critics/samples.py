@@ -23,6 +23,8 @@ Samples = Tensor | Sequence[Tensor]
 def listed(op: str, name: str, x: Samples) -> list[Tensor]:
     if not isinstance(x, Tensor) and not (isinstance(x, (list, tuple)) and x):
         cure = f"; pass list({name})" if is_lazy_iterable(x) and not isinstance(x, list) else ""
+        if hasattr(x, "__array__"):
+            cure = f"; pass torch.from_numpy({name})"
         raise TypeError(
             f"{op}: expected {name} to be a tensor or a list of tensors, got {kind(x)}{cure}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gankernels._checks import check_callable, check_floats, is_lazy_iterable, kind, raised_in
@@ -62,6 +63,33 @@ def pick_scores(op: str, outputs: Any, pick: Pick) -> Any:
         return pick(outputs)
 
 
+def picks(outputs: Any) -> str:
+    """An example of ``scores``: what has the fewest numbers, as scores have fewer than features."""
+    if isinstance(outputs, Tensor) or torch.compiler.is_compiling():
+        return 'scores=0, scores="logits" or a function'
+    named = isinstance(outputs, Mapping)
+    found = outputs.items() if named else enumerate(outputs) if _is_list(outputs) else ()
+    sizes = {key: sum(x.numel() for x in _tensors(value)) for key, value in found}
+    sizes = {key: n for key, n in sizes.items() if n}
+    if len(sizes) < 2:
+        return 'scores=0, scores="logits" or a function'
+    key = min(sizes, key=lambda k: sizes[k])
+    shapes = ", ".join(str(tuple(x.shape)) for x in _tensors(outputs[key]))
+    shown = f'"{key}"' if named else key
+    return f"scores={shown} if they are what has the shape {shapes}, or a function"
+
+
+def _is_list(x: Any) -> bool:
+    return isinstance(x, (list, tuple))
+
+
+def _tensors(x: Any) -> list[Tensor]:
+    if isinstance(x, Tensor):
+        return [x]
+    parts = x.values() if isinstance(x, Mapping) else x if _is_list(x) else ()
+    return [t for part in parts for t in _tensors(part)]
+
+
 def listed_scores(
     op: str, expected: str, value: Any, cure: str, *, empty: str | None = None
 ) -> list[Tensor]:
@@ -84,7 +112,8 @@ def listed_scores(
         raise ValueError(f"{op}: expected {empty or expected}, got an empty list")
     for x in value:
         if not isinstance(x, Tensor):
-            raise TypeError(f"{op}: expected {expected}, got a list with {kind(x)}; {cure}")
+            got = f"a {kind(value)} with {kind(x)}"
+            raise TypeError(f"{op}: expected {expected}, got {got}; {cure}")
     return list(value)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from gankernels._critics.samples import is_inference
 from gankernels._torch import is_capturing
-from gankernels._warnings import _warned, warn_once
+from gankernels._warnings import _warned, is_turn, warn_once
 
 
 def modules_of(D: Any) -> list[nn.Module]:
@@ -59,23 +58,51 @@ def _mentions(x: Any, seen: set[int]) -> Iterable[Any]:
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 #: With statistics of what they have seen, which a pass in training mode does not use.
 _RUNNING = (*_BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def warn_of_coupled(op: str, D: Any) -> None:
     """Warn of batch normalization in training mode, once, looking at each critic once."""
     if torch.compiler.is_compiling() or "batch norm" in _warned:
         return
-    if not isinstance(D, nn.Module) or D in _checked or not D.training:
+    if not is_turn("batch norm", D):
         return
-    _checked.add(D)
-    if any(isinstance(m, _BATCH_NORMS) and m.training for m in D.modules()):
-        warn_once(
-            "batch norm",
-            f"{op}: the critic has batch normalization in training mode, by which the score of a "
-            "sample depends on other samples of the batch; penalties are then wrong. Put layer, "
-            "instance or group normalization in its place, or use none.",
-        )
+    if any(isinstance(m, _BATCH_NORMS) and m.training for m in modules_of(D)):
+        _warn_of_batch_norm(op)
+
+
+def warn_of_coupled_graph(op: str, scores: Sequence[Tensor]) -> None:
+    """The same of scores, whose critic is not known."""
+    if torch.compiler.is_compiling() or "batch norm" in _warned or not is_turn("batch norm", op):
+        return
+    if any(is_coupling(node) for node in graph_nodes(scores)):
+        _warn_of_batch_norm(op)
+
+
+def is_coupling(node: Any) -> bool:
+    """Whether a node of a graph is of batch normalization by the statistics of its batch."""
+    return "BatchNorm" in node.name() and bool(getattr(node, "_saved_training", True))
+
+
+def _warn_of_batch_norm(op: str) -> None:
+    warn_once(
+        "batch norm",
+        f"{op}: the critic has batch normalization in training mode, by which the score of a "
+        "sample depends on other samples of the batch; penalties are then wrong. Put layer, "
+        "instance or group normalization in its place, or use none.",
+    )
+
+
+def graph_nodes(tensors: Sequence[Tensor]) -> Iterator[Any]:
+    """The nodes of graphs."""
+    nodes = [x.grad_fn for x in tensors]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            yield node
+            new = [n for n, _ in node.next_functions if n not in seen]
+            seen.update(new)
+            nodes += new
 
 
 def couples_samples(D: Any) -> bool:
@@ -118,11 +145,10 @@ def _address(x: Tensor) -> int:
 
 
 def states_of(D: Any, moving: bool) -> list[_State]:
-    """The state that a critic's passes write: its buffers, or only those that every pass moves.
+    """The state that a critic's passes write: its buffers, or only those that passes read as well.
 
-    Those are neither counters, which are integers, nor the running statistics of normalization.
-    Vectors that are parameters without a gradient belong to them: older spectral norms keep u and v
-    so.
+    Those are not the running statistics of normalization. Vectors that are parameters without a
+    gradient belong to them: older spectral norms keep u and v so.
     """
     entries: dict[int, tuple[dict[str, Any], str]] = {}
     for m in modules_of(D):
@@ -134,14 +160,11 @@ def states_of(D: Any, moving: bool) -> list[_State]:
             for name, x in names.items():
                 if x is None or (not compiling and is_lazy(x)) or not _writable(x):
                     continue
-                real = x.is_floating_point() or x.is_complex()
                 if names is m._parameters:
                     vector = x.numel() == max(x.shape, default=1) and type(x) is nn.Parameter
-                    wanted = vector and not x.requires_grad
-                else:
-                    wanted = real or not moving
-                if wanted:
-                    entries.setdefault(id(x), (names, name))
+                    if not vector or x.requires_grad:
+                        continue
+                entries.setdefault(id(x), (names, name))
     return [_State(*entry) for entry in entries.values()]
 
 
@@ -167,9 +190,9 @@ class Held:
         self.versions = [_version(state.tensor) for state in self.before]
 
     def __exit__(self, *_: Any) -> None:
-        self.random.end()
+        drawn = self.random.end()
         if self.seen:
-            self._warn_of_changes()
+            self._warn_of_changes(drawn)
         if self.after is None:
             self.after = (
                 self.before
@@ -185,31 +208,21 @@ class Held:
         for state in self.after:
             state.restore()
 
-    def _warn_of_changes(self) -> None:
+    def _warn_of_changes(self, drawn: bool) -> None:
         moved = any(
             state.names.get(state.name) is not state.tensor or _version(state.tensor) != version
             for state, version in zip(self.before, self.versions, strict=True)
         )
-        if moved or any(_is_random(m) for m in modules_of(self.D)):
-            what = "moves its buffers, as spectral normalization does" if moved else "has dropout"
+        if moved or drawn:
+            what = "moves its buffers, as spectral normalization does"
+            if not moved:
+                what = "draws random numbers, as dropout does"
             warn_once(
                 "seen",
                 f"{self.op}: the critic {what}, so that the pass of the logits and this one are of "
                 "different functions, whose difference is measured, too. Give the critic in the "
                 "place of the logits, or take gankernels.critic_step, which calls it in one state.",
             )
-
-
-_DROPOUTS = (
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
-)
-
-
-def _is_random(m: nn.Module) -> bool:
-    if isinstance(m, _DROPOUTS):
-        return m.training and m.p > 0
-    return isinstance(m, nn.MultiheadAttention) and m.training and m.dropout > 0
 
 
 def _version(x: Tensor) -> int:
@@ -236,9 +249,15 @@ class _Random:
             self.current = _random_states()
             _set_random_states(*self.first)
 
-    def end(self) -> None:
+    def end(self) -> bool:
+        """Whether this pass has drawn any."""
+        if torch.compiler.is_compiling():
+            return False
+        begun, now = self.first, _random_states()
         if self.current is not None:
             _set_random_states(*self.current)
+        pairs = zip(begun, now, strict=True) if begun is not None else ()
+        return any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs)
 
 
 def _random_states() -> tuple[Tensor, Tensor | None]:

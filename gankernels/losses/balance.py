@@ -7,9 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gankernels._checks import check_floats, check_number, check_process_group, describe, kind
-from gankernels._critics.gradients import check_inv_scale, check_static_graph, graph_nodes
+from gankernels._critics.gradients import check_inv_scale, check_static_graph
 from gankernels._critics.norms import Weight, check_weight
 from gankernels._critics.samples import inference_mode, outside_inference, usable
+from gankernels._critics.states import graph_nodes
 from gankernels._dtypes import accumulation_dtype
 from gankernels.losses._logits import weighted
 

@@ -33,8 +33,9 @@ All results are scalars, float32 (float64 for float64 gradients), differentiable
 critic's parameters (once by methods without second derivatives, below, which hold directions
 constant), and deterministic for given random numbers. Under ``torch.no_grad()`` and
 ``torch.inference_mode()`` the same number comes without a graph. Samples made here are detached: no
-gradient reaches a generator. Nothing but :func:`check_independent_samples` synchronizes with a
-device.
+gradient reaches a generator. Nothing synchronizes with a device but
+:func:`check_independent_samples`, and differences, at the first, second, fourth, eighth ... call of
+a critic, to warn where they are not the gradient's norm.
 
 ``method`` says how norms are found. By ``"double_backward"``, the default, the penalty is exact,
 and its gradient takes a second derivative of the critic. Fused attention
@@ -47,15 +48,18 @@ the other two methods need first derivatives only, and have the same weights and
   (finite differences along the gradient: Finlay & Oberman 2019, arXiv 1905.11468). Three passes of
   the critic, two of them with a graph. Where logits are given, ``(D(x + h d) - D(x)) / h``, one
   pass more, up to O(h). Piecewise linear critics (ReLU, LeakyReLU) have kinks between the points,
-  which are in the difference and not in the second derivative; prefer the exact form there.
+  which are in the difference and not in the second derivative; prefer the exact form there. So is
+  what ``detach`` and ``no_grad`` within the critic hide from gradients.
 - ``"noise"``: ``(D(x + sigma n) - D(x)) / sigma`` with n ~ N(0, I), whose square is ||g||^2 in the
   mean (Lin et al. 2025, arXiv 2501.08316). Right in the mean only: the gradient of one batch is
   mostly noise. With a center c, ``q^2 - 2 c sqrt(pi / 2) |q| + c^2`` for that q, which may be
   negative. The cheapest: two passes.
 
 ``sigma`` is by how much an element of a sample changes, in the root mean square, by both: ``h =
-sigma sqrt(n)`` for samples of n elements. 0.01 suits float32; where scores are bfloat16, under
-autocast too, 0.03 is better. The points are computed in float32 and have the dtype of the samples.
+sigma sqrt(n)`` for samples of n elements. 0.01 suits float32 and samples whose standard deviation
+is about 1, as of images in [-1, 1]; for others take a hundredth of theirs. Where scores are
+bfloat16, under autocast too, 0.03 is better. The points are computed in float32 and have the dtype
+of the samples.
 
 ``heads="mean"``, by noise, takes the mean over all scores of a sample of the penalty of each, in
 place of the penalty of their sum. ``first`` is how many samples get the penalty, the first ones,
@@ -66,22 +70,28 @@ may be tensors of one element, on the device. Inputs that the critic ignores are
 ``allow_unused=True``, have the gradient 0.
 
 Penalties that call ``D`` several times compare the same function at several points: u and v of
-spectral normalization in training mode, torch's, ours or your own (all floating-point buffers but
-the running statistics of batch and instance normalization, and parameters without a gradient that
-are vectors), move once, in the first pass. They are found where ``D`` is a module, or a lambda,
+spectral normalization in training mode, torch's, ours or your own (all buffers but the running
+statistics of batch and instance normalization, and parameters without a gradient that are vectors),
+move once, in the first pass. They are found where ``D`` is a module, or a lambda,
 partial or method that mentions it. Torch's own random numbers, of dropout for instance, are the
 same in all passes; within a CUDA graph they are drawn anew. Where logits are given, the first pass
-was the caller's, which no other can repeat: a critic that moves is warned of.
+was the caller's, which no other can repeat: a critic that moves or draws is warned of. Other
+state, such as attributes that are no buffers and generators of your own, is not seen, but by what
+it does to differences.
 
 Compiled, a penalty needs ``torch._dynamo.config.trace_autograd_ops = True``, the gradients of the
 loss taken in the same compiled function by ``torch.autograd.grad``, and ``generator=None``, since
 torch traces no generator; otherwise it runs eagerly, or raises. A critic that is compiled by
-itself, which torch differentiates once, goes only with ``method="difference"`` or ``"noise"``.
+itself, which torch differentiates once, goes only with ``method="difference"`` or ``"noise"``;
+beside its logits differences may take one pass more, as torch frees what its backward pass has
+used (unless ``torch._functorch.config.donated_buffer`` was False when it was compiled).
 
 With ``DistributedDataParallel``, call the wrapped critic and go backward once from loss + penalty.
 A penalty alone leaves some parameters without a gradient, the last bias for one, which the next
 forward pass refuses; where it has to go backward alone, add ``0 * logits.sum()``.
-``static_graph=True`` is refused in the first pass, where it would leave gradients unreduced.
+``static_graph=True`` is refused in the first pass, where it would leave gradients unreduced. Under
+FSDP2 take ``method="difference"`` or ``"noise"``; the exact form needs weights that stay gathered,
+``D.set_reshard_after_backward(False)``.
 """
 
 from gankernels.penalties.approximate import approx_r1_penalty, approx_r2_penalty

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankernels._checks import check_floats, check_number, is_choice, kind
 from gankernels._critics import groups as _groups
-from gankernels._critics.calls import Calls, Critic, Scores, read_scores
+from gankernels._critics.calls import Calls, Critic, Scores, did_you_mean, read_scores
 from gankernels._critics.gradients import check_counts, gradients
 from gankernels._critics.groups import Groups, check_groups
 from gankernels._critics.norms import (
@@ -158,10 +158,12 @@ def _at_samples(
             "logits alone"
         )
     elif args or kwargs:
-        got = f"{len(args)} more" if args else f"{next(iter(kwargs))}="
+        got = f"{len(args)} more; its settings are keywords"
+        if not args:
+            keyword = next(iter(kwargs))
+            got = f"{keyword}={did_you_mean(keyword, _AT_SAMPLES)}"
         raise TypeError(
-            f"{op}: expected logits and {name} alone where no critic is called, got {got}; its "
-            "settings are keywords"
+            f"{op}: expected logits and {name} alone where no critic is called, got {got}"
         )
     samples = inputs_of(op, name, x)
     how.check_samples(name, samples)

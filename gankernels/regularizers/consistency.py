@@ -26,7 +26,7 @@ from torch import Tensor
 from gankernels._checks import check_callable, check_floats, check_number, raised_in
 from gankernels._critics.calls import Calls, Critic, copied
 from gankernels._critics.samples import Samples, draw_like, listed
-from gankernels._critics.scores import Pick, check_alike, listed_scores, pick_scores
+from gankernels._critics.scores import Pick, check_alike, listed_scores, pick_scores, picks
 from gankernels._dtypes import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
 
@@ -218,7 +218,7 @@ def _distance(
 def _outputs(calls: Calls, outputs: Any) -> list[Tensor]:
     """The scores that a critic returned, or the samples that a generator did."""
     op, network = calls.op, calls.what
-    cure = 'say which are the scores: scores=0, scores="logits" or a function'
+    cure = f"say which are the scores: {picks(outputs)}"
     if network == "G":
         cure = "wrap it, to return the samples alone"
     tensors = listed_scores(
@@ -229,6 +229,6 @@ def _outputs(calls: Calls, outputs: Any) -> list[Tensor]:
     )
     for x in tensors:
         check_floats(op, f"the output of {network}", x)
-    if network == "D" and calls.pick is None:
+    if network == "D" and not callable(calls.pick):
         check_alike(op, "the critic's scores", tensors, cure)
     return tensors

@@ -91,6 +91,26 @@ TRAINERS = [
         "loss = gk.critic_step(D, real, fake, loss=losses.relativistic, r1=1.0, r2=1.0).loss",
     ),
     Trainer(
+        "APT, Self-Forcing",
+        "a step: relativistic pairs, R1 and R2 of noise with lambda 100 and sigma 0.01",
+        "x = torch.cat((real, fake.detach()))\n"
+        "(a, b), (p, q) = D(x).chunk(2), D(x + 0.01 * torch.randn_like(x)).chunk(2)\n"
+        "loss = F.softplus(b - a).mean()\n"
+        "loss = loss + 100 * (a - p).square().mean() + 100 * (b - q).square().mean()",
+        'gamma = 2 * 100 * 0.01**2  # with method="difference" as well, without the noise\n'
+        'how = {"method": "noise", "sigma": 0.01}\n'
+        "loss = gk.critic_step(D, real, fake, r1=gamma, r2=gamma, **how).loss",
+    ),
+    Trainer(
+        "HiFi-GAN's and VITS's critics, and others that return logits and features",
+        "R1 of the logits",
+        "x = real.detach().requires_grad_()\n"
+        "logits, _ = features(x)\n"
+        "(g,) = torch.autograd.grad(logits.sum(), x, create_graph=True)\n"
+        "loss = 5 * g.square().flatten(1).sum(1).mean()",
+        "loss = gk.r1_penalty(features, real, gamma=10.0, scores=0)",
+    ),
+    Trainer(
         "rosinality's, caogang's and most others' WGAN-GP",
         "between real and generated samples, two-sided",
         _INTERPOLATES

@@ -268,6 +268,45 @@ def test_scaled():
     torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_statistics_of_both_batches_are_warned_of(method):
+    """Of no module, so that nothing tells before the pass."""
+
+    layer = nn.Linear(32, 4).double()
+
+    def normalized(x):
+        h = layer(x.flatten(1))
+        return nn.functional.batch_norm(h, None, None, training=True).sin().sum(1)
+
+    with pytest.warns(UserWarning, match="concatenate=False gives both a pass of their own"):
+        gk.critic_step(normalized, REAL, FAKE, r1=1.0, r2=1.0, method=method)
+
+
+def test_a_method_without_a_penalty_is_warned_of():
+    with pytest.warns(UserWarning, match='method="difference" has nothing to find: r1 and r2'):
+        gk.critic_step(Critic(), REAL, FAKE, method="difference")
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_compiled(central):
+    """Whose graph frees what it has saved, and cannot be gone through twice."""
+    D = Critic()
+    D.body[2] = nn.ReLU()
+    compiled = torch.compile(D, backend="aot_eager")
+    how = {"r1": 3.0, "r2": 2.0, "method": "difference", "central": central}
+    step, expected = (gk.critic_step(f, REAL, FAKE, **how) for f in (compiled, D))
+    parameters = list(D.parameters())
+    for a, b in zip(
+        *(torch.autograd.grad(x.loss, parameters, allow_unused=True) for x in (step, expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+    x = REAL.clone().requires_grad_()
+    penalty = gk.r1_penalty(compiled(x), x, D=compiled, method="difference")
+    torch.testing.assert_close(penalty, gk.r1_penalty(D, REAL, method="difference"))
+    penalty.backward()
+
+
 def test_generated_samples_get_no_gradient():
     fake = FAKE.clone().requires_grad_()
     gk.critic_step(Critic(), REAL, fake * 1, r1=1.0).loss.backward()
@@ -310,7 +349,7 @@ def never(*args, **kwargs):
          lambda: gk.critic_step(never, REAL, FAKE[..., :2])),
         (ValueError, "first dimension is the batch, 6, got a scalar",
          lambda: gk.critic_step(lambda x: x.sum(), REAL, FAKE, r1=1.0)),
-        (TypeError, "the critic's scores to be a tensor or a list of them, got a list with list",
+        (TypeError, "the critic's scores to be a tensor or a list of them, got a tuple with list",
          lambda: gk.critic_step(lambda x: (x.flatten(1).sum(1), [x]), REAL, FAKE)),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@ one function, inference mode, and what is no critic at all."""
 
 import functools
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from support.penalties import draw, seeded
 from torch import nn
 
 import gankernels as gk
+from gankernels import _warnings, regularizers
 from gankernels import nn as gnn
-from gankernels import regularizers
 from gankernels.nn.utils import spectral_norm as our_hook
 from gankernels.nn.utils.parametrizations import spectral_norm as our_parametrization
 
@@ -594,3 +595,39 @@ WEIGHTS = [torch.ones(5, 6)], [torch.ones(5)], [torch.ones(6)]
 def test_refused_by_name(error, message, call):
     with pytest.raises(error, match=re.compile(message)):
         call()
+
+
+def by_statistics():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        lambda D, x: gk.r1_penalty(lambda z: D(z), x),
+        lambda D, x: gk.r1_penalty(functools.partial(D), x, method="difference"),
+        lambda D, x: gk.r1_penalty(D(x), x),
+        lambda D, x: gk.r1_penalty(D(x), x, D=D, method="difference"),
+        lambda D, x: gk.wgan_gp_penalty(lambda z: D(z), x, FAKE),
+    ],
+)
+def test_batch_normalization_is_found_behind_functions_and_in_graphs(penalty):
+    x = REAL.clone().requires_grad_()
+    with pytest.warns(UserWarning, match="batch normalization in training mode"):
+        penalty(by_statistics(), x)
+    _warnings._warned.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        penalty(by_statistics().eval(), x)
+
+
+def test_words_of_mistakes():
+    x = REAL.clone().requires_grad_()
+    scores = x.sum(1)
+    with pytest.raises(TypeError, match=r"got weight=; did you mean gamma=\?$"):
+        gk.r1_penalty(scores, x, weight=5.0)
+    with pytest.raises(TypeError, match=r"got ndarray; pass torch\.from_numpy\(real\)"):
+        gk.r1_penalty(lambda z: z.sum(1), REAL.numpy())
+    with pytest.raises(TypeError, match=r"did you mean gamma=\? To have it passed on to D"):
+        gk.r1_penalty(lambda z: z.sum(1), REAL, gama=1.0)

