@@ -13,7 +13,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 #: A block in which operators called from an autograd formula skip autograd, for its time.
 below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -24,6 +24,11 @@ TorchParametrization = parametrizations._SpectralNorm
 FakeTensor = torch._subclasses.FakeTensor
 foreach_clamp_max_ = torch._foreach_clamp_max_
 foreach_clamp_min_ = torch._foreach_clamp_min_
+#: Whether there are hooks on the calls of all modules.
+has_global_hooks = torch.nn.modules.module._has_any_global_hook
+#: What autograd hands the tensors to that it saves; and the backward pass that runs, or -1.
+_top_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+_graph_task = torch._C._current_graph_task_id
 #: Tells tree_map and the like that a class is a container; those of subclasses of tuple are not.
 register_pytree_node = torch.utils._pytree.register_pytree_node
 
@@ -102,12 +107,12 @@ def is_fake(x: Tensor) -> bool:
 
 def saves_through_hooks() -> bool:
     """Whether autograd hands what it saves to hooks: non-reentrant checkpointing, offloading."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    return _top_hooks(False) is not None
 
 
 def in_backward() -> bool:
     """Whether this runs within a backward pass: a hook, or a forward that is recomputed."""
-    return torch._C._current_graph_task_id() != -1
+    return _graph_task() != -1
 
 
 class Checkpoints(NamedTuple):
@@ -126,7 +131,7 @@ def checkpoints() -> Checkpoints:
     reentrant = torch.utils.checkpoint.CheckpointFunction
     file = reentrant.forward.__code__.co_filename
     entered: list[Any] = []
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    hooks = _top_hooks(False)
     if hooks is not None and (region := _closure(hooks[1]).get("frame")) is not None:
         entered.append(region)  # by torch.distributed's function, which is not on the stack
     at: Any = sys._getframe(1)
@@ -136,7 +141,7 @@ def checkpoints() -> Checkpoints:
             if code is reentrant.forward.__code__:
                 entered.append(at.f_locals["ctx"])
             elif code is reentrant.backward.__code__:
-                return Checkpoints(entered, at.f_locals["ctx"], torch._C._current_graph_task_id())
+                return Checkpoints(entered, at.f_locals["ctx"], _graph_task())
             elif code.co_name == "unpack_hook":
                 return Checkpoints(entered, at.f_locals["frame"], at.f_locals["gid"])
             elif (generator := at.f_locals.get("gen")) is not None and generator.gi_frame:
@@ -160,6 +165,11 @@ def shards_parameters() -> bool:
     """Whether fully_shard was called in this process, on any module."""
     module = sys.modules.get("torch.distributed.fsdp._fully_shard._fully_shard")
     return bool(getattr(module, "cls_to_fsdp_cls", False))
+
+
+def caches_parametrizations() -> bool:
+    """Whether parametrized tensors are read within ``parametrize.cached()``."""
+    return bool(parametrize._cache_enabled)
 
 
 def is_compiled(module: torch.nn.Module) -> bool:

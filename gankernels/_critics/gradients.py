@@ -125,13 +125,23 @@ def check_static_graph(op: str, what: str, node: Any) -> None:
         )
 
 
+#: The nodes that make DTensors of plain tensors, and these of them.
+_TENSOR_PARALLEL = ("_FromTorchTensorBackward", "_ToTorchTensorBackward")
+
+
 def _check_twice(op: str, scores: list[Tensor], grads: list[Tensor]) -> None:
     """Refuse operators that torch can differentiate once: the fused attentions. The backward pass
     of the loss would raise otherwise.
     """
     if torch.compiler.is_compiling():
         return
-    names = (node.name() for node in graph_nodes(scores))
+    names = [node.name() for node in graph_nodes(scores)]
+    if any(name.startswith(_TENSOR_PARALLEL) for name in names):
+        raise RuntimeError(
+            f"{op}: expected a critic that torch can differentiate twice, got one with DTensors "
+            "between plain tensors, as tensor parallelism has them, where torch loses the second "
+            f"derivative without a word. {_WITHOUT}."
+        )
     attention = next((name for name in names if name.startswith("ScaledDot")), None)
     if attention and any("NotImplemented" in node.name() for node in graph_nodes(grads)):
         raise RuntimeError(

@@ -199,8 +199,10 @@ class _Held(NamedTuple):
     @staticmethod
     def of(tensor: Tensor) -> _Held:
         base = tensor._base
+        if base is None:
+            return _Held(tensor, tensor._version, None, tensor.requires_grad)
         alone = tensor.requires_grad and _leaf_of(tensor) is not base
-        if base is None or alone or _interpretation(tensor) != _interpretation(base):
+        if alone or _interpretation(tensor) != _interpretation(base):
             return _Held(tensor, tensor._version, None, tensor.requires_grad)
         view = tensor.shape, tensor.stride(), tensor.storage_offset()
         return _Held(base, tensor._version, view, tensor.requires_grad)

@@ -265,6 +265,16 @@ def spectral_norm(
     return outputs, sigma
 
 
+def spectral_norm_again(weights: Sequence[Tensor], step: tuple) -> Sequence[Tensor]:
+    """The outputs of :func:`spectral_norm` with ``retain=True``, of plain weights that all require
+    gradients, where it has served the same call before; ``step`` is what follows the weights in
+    the schema of ``spectral_norm_``. Nothing is checked but by the kernel.
+    """
+    _, *outputs = SpectralNorm.apply(step, True, *weights)
+    increment_version((*step[0], *step[1]))
+    return outputs
+
+
 def _needs_checks(op: str, weights: Sequence[Tensor]) -> bool:
     # The call goes to the reference, or is refused: the kernel would not find the words.
     if not isinstance(weights, (list, tuple)) or not weights or not isinstance(weights[0], Tensor):

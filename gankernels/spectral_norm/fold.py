@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._checks import check_bool, check_module
-from gankernels.spectral_norm.deposits import close_interrupted
+from gankernels.spectral_norm._fused.deposits import close_interrupted
 from gankernels.spectral_norm.fuse import handle_of
 from gankernels.spectral_norm.hook import remove_spectral_norm
 from gankernels.spectral_norm.sites import NORMS, evaluated, normalized_by

@@ -13,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._checks import check_bool, check_module
 from gankernels._torch import is_capturing, is_compiled
-from gankernels.spectral_norm.deposits import (
+from gankernels.spectral_norm._fused.deposits import (
     Arguments,
     Frame,
     Token,
@@ -23,8 +23,10 @@ from gankernels.spectral_norm.deposits import (
     close_interrupted,
     deposit,
     is_deposited,
-    is_nested,
+    is_open,
 )
+from gankernels.spectral_norm._fused.plan import Plan, plan_of
+from gankernels.spectral_norm._fused.reading import read_as_torch, read_deposits_first
 from gankernels.spectral_norm.hook import SpectralNorm as Hook
 from gankernels.spectral_norm.hook import make_copyable
 from gankernels.spectral_norm.layer import CompiledDeposit
@@ -41,6 +43,7 @@ class FusedSpectralNorm:
         self.model = model
         self.options = options
         self.sites: list[Site] = []
+        self._plan: Plan | None = None
         self._swaps: list[tuple[Any, Any]] = []  # a site's norm as it was, and ours
         self._state_hooks: list[Any] = []  # handles, one a site
         self._optimizers: list[tuple[Any, Any]] = []  # with the handle of the hook
@@ -59,7 +62,13 @@ class FusedSpectralNorm:
     def __getstate__(self) -> dict[str, Any]:
         close_all_of(self.model)  # a copy that is made within a forward has the u and v of today
         # A copy or pickle of the model does not take the optimizer, of other parameters, along.
-        return {**vars(self), "_optimizers": [], "_ancestors": [], "_known_hooks": {}}
+        none: dict[str, Any] = {
+            "_optimizers": [],
+            "_ancestors": [],
+            "_known_hooks": {},
+            "_plan": None,
+        }
+        return {**vars(self), **none}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -115,6 +124,8 @@ class FusedSpectralNorm:
                 continue
             ours = self._ours(site, original)
             site.replace(ours)
+            if site.chain is not None:
+                read_deposits_first(site.module, site.name)
             self.sites.append(site)
             self._swaps.append((original, ours))
             hook = site.module.register_state_dict_pre_hook(ours.before_state_dict)
@@ -125,7 +136,7 @@ class FusedSpectralNorm:
         places: dict[int, list[int]] = {}
         for i, site in enumerate(self.sites):
             places.setdefault(id(site.module), []).append(i)
-        self._ancestors, self._known_hooks = [], {}
+        self._ancestors, self._known_hooks, self._plan = [], {}, None
         for module in self.model.modules():
             below = [i for part in module.modules() for i in places.get(id(part), ())]
             if below:
@@ -144,6 +155,7 @@ class FusedSpectralNorm:
             original.n_power_iterations, original.eps = ours.n_power_iterations, ours.eps
             if site.chain is not None:
                 original.training = ours.training
+                read_as_torch(site.module, site.name)
             elif hasattr(site.module, ours.deposit):
                 delattr(site.module, ours.deposit)
             if ours.guard and not getattr(original, "guard", False):
@@ -232,6 +244,14 @@ class FusedSpectralNorm:
         if not self._ancestors:  # a copy
             self._find_ancestors()
         free, gathered = self._free()
+        usual = model is self.model and len(free) == len(self.sites) and not gathered
+        usual = usual and not is_open()
+        if usual and self._plan is not None and self._plan.is_current():
+            frame = Frame(model, sys._getframe(1))
+            if not self._plan.deposit(frame):
+                deposit(frame, self._plan.norms, self._plan.layers)
+            return _with_token(model, args, frame)
+        self._plan = None
         if model is self.model:
             present = [
                 (site, site.norm)
@@ -244,7 +264,7 @@ class FusedSpectralNorm:
         else:
             return None
         norms, layers = [], []
-        nested = is_nested()
+        nested = is_open()
         own = {id(self.sites[i].norm) for i in gathered}
         for site, norm in present:
             if isinstance(norm, (Hook, Parametrization)):
@@ -257,11 +277,9 @@ class FusedSpectralNorm:
                     layers.append(layer)
         frame = Frame(model, sys._getframe(1))
         deposit(frame, norms, layers)
-        if model._backward_hooks or model._backward_pre_hooks:
-            return None  # they replace the arguments
-        arguments = Arguments(args)
-        arguments.token = Token(frame)
-        return arguments
+        if usual:
+            self._plan = plan_of(self.sites, norms, layers)
+        return _with_token(model, args, frame)
 
     def _after(self, model: Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
@@ -300,6 +318,14 @@ class FusedSpectralNorm:
                 layer.v.copy_(deposit.v)
                 site.deposit_compiled(norm, None)
         model._gankernels_deposits = []  # type: ignore[assignment]
+
+
+def _with_token(model: Module, args: Any, frame: Frame) -> Arguments | None:
+    if model._backward_hooks or model._backward_pre_hooks:
+        return None  # they replace the arguments
+    arguments = Arguments(args)
+    arguments.token = Token(frame)
+    return arguments
 
 
 def _is_known(hook: Any) -> bool:

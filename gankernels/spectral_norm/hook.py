@@ -19,9 +19,10 @@ from gankernels._checks import check_bool, kind
 from gankernels._torch import disabled_torch_function, in_dispatch_mode, in_jit_trace
 from gankernels.ops._checks.spectral_norm import check_eps, check_steps, check_weight, is_integer
 from gankernels.reference.spectral_norm import unit_vector
-from gankernels.spectral_norm.deposits import give_back, take
+from gankernels.spectral_norm._fused.deposits import give_back, take
 from gankernels.spectral_norm.layer import CompiledDeposit, Layer, Memory, Settings, counter_of
 from gankernels.spectral_norm.normalizer import checked_init_iterations, normalize_one, warm_up
+from gankernels.spectral_norm.sharded import is_sharded, share_, vector_of
 
 M = TypeVar("M", bound=Module)
 
@@ -169,6 +170,17 @@ def check_arguments(
         check_bool(op, flag, value)
 
 
+def check_shards(name: str, weight: Tensor, **memories: bool) -> None:
+    """Refuse a weight that nothing is computed of; split over ranks, what compares its contents."""
+    check_weight("spectral_norm", name, weight, shards=True)
+    wanted = [option for option, value in memories.items() if value]
+    if is_sharded(weight) and wanted:
+        raise TypeError(
+            f"spectral_norm: expected {name} to be whole on every rank with {wanted[0]}=True, got "
+            f"a DTensor of placements {tuple(weight.placements)}; leave that option out"  # type: ignore[attr-defined]
+        )
+
+
 def spectral_norm(
     module: M,
     name: str = "weight",
@@ -261,11 +273,12 @@ def _install(
             "The module passed to `SpectralNorm` can't have uninitialized parameters. "
             "Make sure to run the dummy forward before applying spectral normalization"
         )
-    check_weight("spectral_norm", name, weight)
+    s = fn.settings
+    check_shards(name, weight, step_scoped=s.step_scoped, cache_eval=s.cache_eval)
     with torch.no_grad():
         rows, cols = fn.reshape_weight_to_matrix(weight).size()
-        u = unit_vector(weight.new_empty(rows).normal_(0, 1), eps)
-        v = unit_vector(weight.new_empty(cols).normal_(0, 1), eps)
+        u, v = (share_(weight, vector_of(weight, n).normal_(0, 1)) for n in (rows, cols))
+        u, v = unit_vector(u, eps), unit_vector(v, eps)
     delattr(module, name)
     module.register_parameter(name + "_orig", weight)
     # The name must go on to exist, and as a plain tensor: as a parameter it would be one more.

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gankernels import ops
 from gankernels._torch import in_jit_trace, shards_parameters
-from gankernels.ops._checks.spectral_norm import check_steps
+from gankernels.ops._checks.spectral_norm import check_steps, check_weight
 from gankernels.ops.spectral_norm import warm_up as take_steps
+from gankernels.spectral_norm import sharded
 from gankernels.spectral_norm.layer import (
     Kept,
     Layer,
@@ -23,6 +24,7 @@ from gankernels.spectral_norm.layer import (
 )
 from gankernels.spectral_norm.memory import is_step_scoped, notice_capture, recall, remember
 from gankernels.spectral_norm.recompute import Regions, Vectors, regions_of
+from gankernels.spectral_norm.sharded import can_iterate, is_sharded
 
 
 def normalize(layers: Sequence[Layer]) -> list[Tensor]:
@@ -54,6 +56,8 @@ def normalize_one(layer: Layer) -> Tensor:
     """The same for a layer alone; the common case without what only groups need."""
     s = layer.settings
     weight = layer.weight
+    if is_sharded(weight):
+        return _normalize_shards(layer)
     if not layer.training or s.step_scoped or is_empty(weight) or regions_of(layer) is not None:
         return normalize([layer])[0]
     if s.trust_versions:  # for a later evaluation
@@ -88,10 +92,28 @@ def _normalize_within(regions: Regions, layer: Layer) -> Tensor:
     return normalize_by(vectors, layer, regions)
 
 
+def _normalize_shards(layer: Layer) -> Tensor:
+    """W / sigma of a weight that stays in shards."""
+    if not can_iterate(layer):
+        check_weight("spectral_norm", "the weight", layer.weight)  # says what to do
+    regions = regions_of(layer)
+    vectors = None if regions is None else regions.recall(layer)
+    if vectors is None and layer.training:
+        skipped = counters([layer])
+        (vectors,) = sharded.power_iteration_([layer], skipped)
+        count([layer], skipped)
+    elif vectors is None:
+        u, v = sharded.vectors_of(layer)
+        vectors = [u.clone()], [v.clone()], None
+    return normalize_by(vectors, layer, regions)
+
+
 def normalize_by(vectors: Vectors, layer: Layer, regions: Regions | None) -> Tensor:
     """W / sigma of a layer whose u, v and sigma are known."""
     if regions is not None:
         regions.note(layer, vectors)
+    if is_sharded(layer.weight):
+        return sharded.normalize(layer, vectors)
     s = layer.settings
     outputs, _ = ops.spectral_normalize(
         [rows_first(layer.weight, s.dim)],
@@ -199,7 +221,10 @@ def checked_init_iterations(n: int) -> int:
 
 def warm_up(layer: Layer, n: int) -> None:
     """Move u and v by n iterations, whatever the mode."""
-    if is_empty(layer.weight):
+    if is_sharded(layer.weight):
+        if n > 0:
+            sharded.power_iteration_([layer._replace(n=n)], counters([layer]))
+    elif is_empty(layer.weight):
         zeroed(layer._replace(training=n > 0))
     elif n > 0:
         s = layer.settings

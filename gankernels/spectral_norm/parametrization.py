@@ -11,12 +11,12 @@ from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from gankernels.ops._checks.spectral_norm import check_weight
 from gankernels.reference.spectral_norm import unit_vector
-from gankernels.spectral_norm.deposits import give_back, take
-from gankernels.spectral_norm.hook import check_arguments, default_dim
+from gankernels.spectral_norm._fused.deposits import give_back, take
+from gankernels.spectral_norm.hook import check_arguments, check_shards, default_dim
 from gankernels.spectral_norm.layer import CompiledDeposit, Layer, Memory, Settings, counter_of
 from gankernels.spectral_norm.normalizer import checked_init_iterations, normalize_one, warm_up
+from gankernels.spectral_norm.sharded import share_, vector_of
 
 M = TypeVar("M", bound=Module)
 
@@ -55,8 +55,8 @@ class SpectralNorm(Module):
             return self
         weight = weight.detach()
         shape = list(weight.shape)
-        u = weight.new_empty(shape.pop(settings.dim)).normal_(0, 1)
-        v = weight.new_empty(math.prod(shape)).normal_(0, 1)
+        u = share_(weight, vector_of(weight, shape.pop(settings.dim)).normal_(0, 1))
+        v = share_(weight, vector_of(weight, math.prod(shape)).normal_(0, 1))
         self.register_buffer("_u", unit_vector(u, eps))
         self.register_buffer("_v", unit_vector(v, eps))
         if guard:
@@ -199,7 +199,7 @@ def spectral_norm(
             f"got n_power_iterations={n_power_iterations}"
         )
     if not isinstance(weight, UninitializedParameter):
-        check_weight("spectral_norm", name, weight)
+        check_shards(name, weight, step_scoped=step_scoped, cache_eval=cache_eval)
     settings = Settings(dim % ndim, "u_first", max_norm, cache_eval, step_scoped, trust_versions)
     first = checked_init_iterations(init_iterations)
     spectral = SpectralNorm.of(

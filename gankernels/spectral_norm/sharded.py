@@ -25,11 +25,17 @@ from torch import distributed as dist
 from gankernels._dtypes import accumulation_dtype
 from gankernels.reference.spectral_norm import repaired
 from gankernels.spectral_norm.layer import Layer, rows_first
+from gankernels.spectral_norm.recompute import Vectors
 
 
 def is_sharded(weight: Tensor) -> bool:
-    """Whether a tensor is a DTensor, which is told without importing torch.distributed.tensor."""
-    return getattr(weight, "placements", None) is not None
+    """Whether a tensor is a DTensor that ranks have parts of; told without importing its module.
+    Others take the reference, as foreign tensors do.
+    """
+    if type(weight) is torch.nn.Parameter or type(weight) is Tensor:  # tells them fast
+        return False
+    placements = getattr(weight, "placements", None)
+    return placements is not None and not all(p.is_replicate() for p in placements)
 
 
 class _Cut(NamedTuple):
@@ -61,7 +67,8 @@ class _Block:
             sides.reverse()
         (self.first_shape, self.first_cuts), (self.second_shape, self.second_cuts) = sides
         self.sizes = math.prod(self.first_shape), math.prod(self.second_shape)
-        self.second = (layer.v if s.order == "u_first" else layer.u).to(acc)
+        u, v = vectors_of(layer)
+        self.second = (v if s.order == "u_first" else u).to(acc)
         self.first = self.second.new_zeros(0)
         self.sigma = self.second.new_zeros(())
 
@@ -104,20 +111,24 @@ def _block(layer: Layer) -> _Block | None:
 
 
 def group_of(layer: Layer) -> tuple | None:
-    """The properties in which sharded layers must agree to share a call; None of those that cannot
-    be iterated in shards."""
+    """The properties in which sharded layers must agree to share a call; None of those that do not
+    move, or cannot be iterated in shards."""
     weight: Any = layer.weight
-    moves = layer.training and not layer.settings.step_scoped
-    if not (moves and is_sharded(weight)) or weight.is_complex() or _block(layer) is None:
+    if not is_sharded(weight) or not layer.training or layer.settings.step_scoped:
+        return None
+    if not can_iterate(layer):
         return None
     same = weight.device_mesh, weight.placements, weight.dtype, layer.u.device
     return *same, layer.n, layer.eps, layer.skipped is None
 
 
+def can_iterate(layer: Layer) -> bool:
+    """Whether a weight is laid out as :func:`power_iteration_` can read it."""
+    return not layer.weight.is_complex() and _block(layer) is not None
+
+
 @torch.no_grad()
-def power_iteration_(
-    layers: Sequence[Layer], skipped: Tensor | None
-) -> list[tuple[list[Tensor], list[Tensor], Tensor]]:
+def power_iteration_(layers: Sequence[Layer], skipped: Tensor | None) -> list[Vectors]:
     """Move u and v of layers that agree in :func:`group_of`; the new u, v and sigma of each.
 
     A collective call: all ranks make it for the same layers, in the same order. ``skipped`` is that
@@ -129,22 +140,77 @@ def power_iteration_(
             block.second = repaired(block.second)
     for _ in range(layers[0].n):
         _step(blocks, layers[0].eps)
-    found = []
+    found: list[Vectors] = []
     for i, block in enumerate(blocks):
-        layer, sigma = block.layer, block.sigma
+        before, sigma = vectors_of(block.layer), block.sigma
         u, v = block.first, block.second
-        if layer.settings.order == "v_first":
+        if block.layer.settings.order == "v_first":
             u, v = v, u
         if skipped is not None:
             good = torch.isfinite(sigma) & (sigma > 0)
             skipped[i] += ~good
-            u = torch.where(good, u, repaired(layer.u.to(u.dtype)))
-            v = torch.where(good, v, repaired(layer.v.to(v.dtype)))
+            u = torch.where(good, u, repaired(before[0].to(u.dtype)))
+            v = torch.where(good, v, repaired(before[1].to(v.dtype)))
             sigma = torch.where(good, sigma, 1)
-        layer.u.copy_(u)
-        layer.v.copy_(v)
+        before[0].copy_(u)
+        before[1].copy_(v)
         found.append(([u], [v], sigma[None]))
     return found
+
+
+def normalize(layer: Layer, vectors: Vectors) -> Tensor:
+    """W / sigma of a weight that stays in shards (tensor parallelism), in the same shards.
+
+    In the operations of DTensors, which bring the collectives: differentiable to any order.
+    """
+    from torch.distributed.tensor import DTensor, Replicate  # who has shards has imported it
+
+    weight: Any = layer.weight
+    block, mesh = _block(layer), weight.device_mesh
+    assert block is not None
+    (u,), (v,), sigma = vectors
+    s, dim, dtype = layer.settings, layer.settings.dim, accumulation_dtype(weight.dtype)
+    if s.order == "v_first":
+        u, v = v, u
+    outer = torch.outer(block.of_first(u).reshape(-1), block.of_second(v).reshape(-1))
+    outer = outer if s.order == "u_first" else outer.t()
+    local = rows_first(weight.to_local(), dim)
+    outer = outer.reshape(local.shape).movedim(0, dim).to(dtype)
+    layout = {"run_check": False, "shape": weight.shape, "stride": weight.stride()}
+    shards = DTensor.from_local(outer.contiguous(), mesh, weight.placements, **layout)
+    wide = weight.to(dtype)
+    found = (wide * shards).sum().redistribute(mesh, [Replicate()] * mesh.ndim)  # u . (W v)
+    if sigma is not None:  # the value that the iteration found, with that gradient
+        known = DTensor.from_local(sigma[0], mesh, [Replicate()] * mesh.ndim, run_check=False)
+        found = known + (found - found.detach())
+    elif layer.skipped is not None:
+        good = torch.isfinite(found) & (found != 0)
+        found = torch.where(good, found, torch.ones_like(found))
+    if s.max_norm is not None:
+        found = torch.where(found <= s.max_norm, torch.ones_like(found), found / s.max_norm)
+    return (wide / found).to(weight.dtype)
+
+
+def vectors_of(layer: Layer) -> tuple[Tensor, Tensor]:
+    """u and v, which are whole on every rank, also where a module was distributed with them."""
+    vectors: Any = layer.u, layer.v
+    return tuple(x if getattr(x, "placements", None) is None else x.to_local() for x in vectors)  # type: ignore[return-value]
+
+
+def vector_of(weight: Any, size: int) -> Tensor:
+    """An uninitialized vector beside a weight: u and v are whole on every rank."""
+    like = weight.to_local() if is_sharded(weight) else weight
+    return like.new_empty(size)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def share_(weight: Any, x: Tensor) -> Tensor:
+    """Make a vector that ranks have drawn for themselves that of the first of them."""
+    if is_sharded(weight):
+        for i in range(weight.device_mesh.ndim):
+            group = weight.device_mesh.get_group(i)
+            dist.broadcast(x, dist.get_global_rank(group, 0), group=group)
+    return x
 
 
 def _step(blocks: Sequence[_Block], eps: float) -> None:
@@ -196,4 +262,7 @@ def _sum(buffer: Tensor, blocks: Sequence[_Block]) -> None:
         dist.all_reduce(buffer, group=group)
 
 
-__all__ = ["group_of", "is_sharded", "power_iteration_"]
+__all__ = [
+    *("can_iterate", "group_of", "is_sharded", "normalize", "power_iteration_", "share_"),
+    *("vector_of", "vectors_of"),
+]

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._torch import TorchParametrization
-from gankernels.spectral_norm.deposits import close_interrupted
+from gankernels.spectral_norm._fused.deposits import close_interrupted
 from gankernels.spectral_norm.hook import SpectralNorm as Hook
 from gankernels.spectral_norm.layer import CompiledDeposit, Layer, Settings, rows_first
 from gankernels.spectral_norm.parametrization import SpectralNorm as Parametrization

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from gankernels import fold_spectral_norm, fuse_spectral_norm, spectral_norms
 from gankernels.ema import AveragedModel
-from gankernels.spectral_norm import deposits
+from gankernels.spectral_norm._fused import deposits
 
 D = torch.float64
 
@@ -145,7 +145,7 @@ def assert_all_same(nets, act, bitwise=True):
         assert all(torch.equal(a, b) for a, b in zip(flat(fused), flat(ours), strict=True)), (
             "rounded differently from layer by layer"
         )
-    assert not deposits._open.frames
+    assert not deposits.open_frames.frames
 
 
 def flat(values):
@@ -729,4 +729,4 @@ def test_memory_is_freed(kind):
     if kind is KINDS["hook"]:
         vars(net.a)["weight"] = vars(net.b)["weight"] = vars(net.c)["weight"] = weight.detach()
     assert all(ref() is None for ref in seen)
-    assert not deposits._open.frames
+    assert not deposits.open_frames.frames

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gankernels
 from gankernels import fuse_spectral_norm, ops
-from gankernels.spectral_norm import deposits
+from gankernels.spectral_norm._fused import deposits
 from gankernels.spectral_norm.fuse import FusedSpectralNorm, sites
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -72,7 +72,7 @@ def norms(model):
 
 
 def nothing_deposited():
-    assert not deposits._open.frames
+    assert not deposits.open_frames.frames
 
 
 # --- the same as layer by layer ----------------------------------------------------------------

@@ -397,11 +397,14 @@ def mesh():
 
 
 def distribute(module, mesh, placement):
+    """The matrices so; vectors are whole."""
     for m in list(module.modules()):
         for name, p in list(m._parameters.items()):
-            m._parameters[name] = nn.Parameter(distribute_tensor(p.detach(), mesh, [placement]))
+            where = placement if p.dim() > 1 else Replicate()
+            m._parameters[name] = nn.Parameter(distribute_tensor(p.detach(), mesh, [where]))
         for name, b in list(m._buffers.items()):
             m._buffers[name] = distribute_tensor(b, mesh, [Replicate()])
+    return module
 
 
 @pytest.mark.parametrize(
@@ -437,21 +440,24 @@ def test_replicated_weights(kind, mesh, options, first):
     assert_same([x.full_tensor() for x in kind.parts(module)], kind.parts(expected))
 
 
+@pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("first", [True, False])
-def test_split_weights_are_refused(kind, mesh, first):
-    words = r"spectral_norm: expected weight.* to be whole on every rank, .*Shard\(dim=0\)"
+def test_split_weights(kind, mesh, first, dim):
+    """Normalized after they were split, or before; tests/distributed has more ranks than one."""
+    expected = make(kind.ours, linear)
+    torch.manual_seed(0)
     module = linear()
     if first:
-        distribute(module, mesh, Shard(0))
-        names = dict(module.named_parameters()).keys()
-        with pytest.raises(TypeError, match=words):
-            kind.ours(module)
-        assert dict(module.named_parameters()).keys() == names
-        assert not module._forward_pre_hooks
-        return
-    distribute(kind.ours(module), mesh, Shard(0))
-    with pytest.raises(TypeError, match=words):
-        module(distribute_tensor(draw((4, 7)), mesh, [Replicate()]))
+        kind.ours(distribute(module, mesh, Shard(dim)))
+    else:
+        distribute(kind.ours(module), mesh, Shard(dim))
+    x = draw((4, 7))
+    whole = distribute_tensor(x, mesh, [Replicate()])
+    for _ in range(2):
+        assert_same(module(whole).full_tensor(), expected(x))
+    assert_same(module.eval()(whole).full_tensor(), expected.eval()(x))
+    with pytest.raises(TypeError, match=r"whole on every rank with cache_eval=True, .*Shard"):
+        kind.ours(distribute(linear(), mesh, Shard(dim)), cache_eval=True)
 
 
 def test_wrapper_subclasses(kind):

@@ -140,7 +140,21 @@ CALLS: dict[str, Callable[[], Call]] = {
     "maps_from_theta": lambda: (gk.maps_from_theta, {"theta": maps(), "size": (8, 8)}),
     **{name: of_penalty(name) for name in penalties.CALLED},
     "critic_step": lambda: (gk.critic_step, critic_and("real", "fake")),
+    "apply_spectral_norm": lambda: (gk.apply_spectral_norm, {"model": Critic()}),
+    "clip_spectral_norm_": lambda: (
+        gk.clip_spectral_norm_,
+        {"parameters": list(Critic().parameters())},
+    ),
     "clip_weights_": lambda: (gk.clip_weights_, {"parameters": list(Critic().parameters())}),
+    "SpectralNormClip": lambda: (
+        gk.SpectralNormClip,
+        {"parameters": list(Critic().parameters())},
+    ),
+    "SpectralNormClip.load_state_dict": lambda: (
+        gk.SpectralNormClip([torch.ones(2, 2)]).load_state_dict,
+        {"state": {"steps": 1, "v": [torch.ones(2)]}},
+    ),
+    "original_weights": lambda: (gk.original_weights, {"model": normalized()}),
     "consensus_penalty": lambda: consensus(),
     "r1_penalty": lambda: (gk.r1_penalty, with_logits("real")),
     "r2_penalty": lambda: (gk.r2_penalty, with_logits("fake")),

@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gankernels.ops import _operator
-from gankernels.spectral_norm import deposits, hook
+from gankernels.spectral_norm import hook
+from gankernels.spectral_norm._fused import deposits
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 #: By address of the storage: those on the GPU. A storage that is referred to keeps its address.

@@ -21,8 +21,9 @@ MAX_STEPS = 1_000_000
 _COMPLEX_DTYPES = frozenset({torch.complex64, torch.complex128})
 
 
-def check_weight(op: str, name: str, w: Tensor) -> None:
-    """Refuse tensors without strides, split ones, and dtypes that nothing is computed in."""
+def check_weight(op: str, name: str, w: Tensor, *, shards: bool = False) -> None:
+    """Refuse tensors without strides, dtypes that nothing is computed in, and, unless ``shards``,
+    split tensors."""
     if w.is_nested or w.layout is not torch.strided:
         layout = "a nested tensor" if w.is_nested else str(w.layout)
         cure = "make a call for each part" if w.is_nested else f"pass {name}.to_dense()"
@@ -33,7 +34,7 @@ def check_weight(op: str, name: str, w: Tensor) -> None:
             f"got {w.dtype}; convert it first"
         )
     placements = getattr(w, "placements", None)  # of a DTensor
-    if placements is not None and not all(p.is_replicate() for p in placements):
+    if placements is not None and not (shards or all(p.is_replicate() for p in placements)):
         raise TypeError(
             f"{op}: expected {name} to be whole on every rank, got a DTensor of placements "
             f"{tuple(placements)}; pass {name}.full_tensor(), or redistribute it to Replicate()"

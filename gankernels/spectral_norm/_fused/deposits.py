@@ -46,15 +46,16 @@ class _Open(threading.local):
         self.frames: list[Frame] = []
 
 
-_open = _Open()
+#: Of this thread; empty outside of the forwards of fused models.
+open_frames = _Open()
 
 
 class Group:
     """The vectors that one call has moved, u and v as they were, in case they are wanted back."""
 
-    def __init__(self, layers: list[Layer]) -> None:
-        self.vectors = [x for layer in layers for x in (layer.u, layer.v)]
-        self.before = torch.cat(self.vectors)
+    def __init__(self, vectors: list[Tensor]) -> None:
+        self.vectors = vectors  # u and v of every layer
+        self.before = torch.cat(vectors)
         self.skipped: Tensor | None = None  # what the guard counted in this call
         self.versions: list[int] = []
 
@@ -64,7 +65,9 @@ class Group:
 
     def is_moved(self, i: int) -> bool:
         """Whether u and v are as this call left them."""
-        return versions_of(self.vectors[2 * i : 2 * i + 2]) == self.versions[2 * i : 2 * i + 2]
+        u, v = self.vectors[2 * i], self.vectors[2 * i + 1]
+        known = self.versions
+        return version_of(u) == known[2 * i] and version_of(v) == known[2 * i + 1]
 
     def restore(self, i: int, layer: Layer) -> None:
         """Put u and v of a layer back, unless somebody has written them since."""
@@ -83,19 +86,30 @@ class Deposit:
     where the layer is only watched."""
 
     __slots__ = (
-        *("group", "index", "kept", "layer", "norm", "output", "pointer", "used", "vectors"),
-        "version",
+        *("group", "index", "is_plain", "kept", "layer", "norm", "output", "pointer", "u", "used"),
+        *("v", "vectors", "version", "versions", "weight"),
     )
 
     def __init__(self, norm: Any, layer: Layer) -> None:
-        self.norm, self.layer = norm, layer
-        self.version, self.pointer = version_of(layer.weight), layer.weight.data_ptr()
+        weight = layer.weight
+        self.norm, self.layer, self.weight = norm, layer, weight
+        self.u, self.v = layer.u, layer.v
+        self.version, self.pointer = version_of(weight), weight.data_ptr()
         self.output: Tensor | None = None
         self.vectors: Vectors | None = None
         self.kept: Kept | None = None  # where it is also remembered, and may be used again
         self.group: Group | None = None  # where u and v were moved for it
         self.index = 0
         self.used = False
+        self.is_plain = False  # as most are: for a training step, in which u and v were moved
+        self.versions = 0, 0  # of u and v, then
+
+    def fill(self, output: Tensor, group: Group | None, index: int) -> None:
+        """With W / sigma, the ``index``-th of a group."""
+        self.output, self.group, self.index = output, group, index
+        if group is not None and self.kept is None and output.requires_grad:
+            self.is_plain = True
+            self.versions = group.versions[2 * index], group.versions[2 * index + 1]
 
     @property
     def is_unused(self) -> bool:
@@ -103,28 +117,27 @@ class Deposit:
 
     def is_of(self, weight: Tensor) -> bool:
         """Whether this is a deposit for a weight, or for the shards that it was gathered from."""
-        mine = self.layer.weight
+        mine = self.weight
         return weight is mine or (self.vectors is not None and weight.shape == mine.shape)
 
-    def fits(self, weight: Tensor, u: Tensor, v: Tensor, training: bool, frame: Frame) -> bool:
+    def fits(self, u: Tensor, v: Tensor, training: bool, frame: Frame) -> bool:
         """Whether the layer would compute the same result now."""
-        mine = self.layer
+        mine, weight, group = self.layer, self.weight, self.group
         if (
             u is not mine.u
             or v is not mine.v
             or training is not mine.training
-            or version_of(mine.weight) != self.version
-            or mine.weight.data_ptr() != self.pointer
+            or version_of(weight) != self.version
+            or weight.data_ptr() != self.pointer
             or torch.is_inference_mode_enabled() is not frame.inference
+            or (group is not None and not group.is_moved(self.index))
         ):
             return False
-        if self.group is not None and not self.group.is_moved(self.index):
-            return False
-        if self.vectors is not None:
+        if self.vectors is not None or self.kept is not None:
             return True
         # A checkpointed region has to see the layer's own tensors, and the same ones when it
         # computes it again; so have other hooks. A remembered result saves nothing.
-        return self.kept is not None or not (saves_through_hooks() or in_region(mine))
+        return not (saves_through_hooks() or in_region(mine))
 
     def take_back(self) -> None:
         """Take the result back, as if it had never been computed."""
@@ -146,7 +159,7 @@ class Frame:
         self.caller = id(caller)  # the Python frame that calls the model's forward
         self.inference = torch.is_inference_mode_enabled()
         self.deposits: dict[int, Deposit] = {}  # by id(norm), which the deposit keeps alive
-        self.owner = _open.frames  # another thread may collect the token
+        self.owner = open_frames.frames  # another thread may collect the token
         self.owner.append(self)
 
     def close(self) -> None:
@@ -202,23 +215,23 @@ def _runs(frame: Frame, memory: Memory) -> bool:
 
 def close_interrupted() -> None:
     """Close the frames of this thread whose forward has been interrupted."""
-    for frame in reversed(_open.frames[:]):
+    for frame in reversed(open_frames.frames[:]):
         if not _runs(frame, Memory()):
             frame.close()
 
 
 def close_innermost_of(model: Any) -> None:
     """Close the innermost frame of a model, whose forward ends, and the frames left within it."""
-    for i in reversed(range(len(_open.frames))):
-        if _open.frames[i].model is model:
-            for frame in reversed(_open.frames[i:]):
+    for i in reversed(range(len(open_frames.frames))):
+        if open_frames.frames[i].model is model:
+            for frame in reversed(open_frames.frames[i:]):
                 frame.close()
             return
 
 
 def close_all_of(model: Any) -> None:
     """Close this thread's frames of a model; layers that are still to come normalize themselves."""
-    for frame in reversed(_open.frames[:]):
+    for frame in reversed(open_frames.frames[:]):
         if frame.model is model:
             frame.close()
 
@@ -226,7 +239,7 @@ def close_all_of(model: Any) -> None:
 def give_back(norm: Any) -> list[Layer]:
     """Undo the unused deposits for a norm, for a reader of u and v within a forward."""
     layers = []
-    for frame in _open.frames:
+    for frame in open_frames.frames:
         deposit = frame.deposits.get(id(norm))
         if deposit is not None and deposit.is_unused:
             deposit.take_back()
@@ -236,7 +249,31 @@ def give_back(norm: Any) -> list[Layer]:
 
 def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:
     """The deposit of a running forward for a layer as it is now, or None."""
-    frames = _open.frames
+    frames = open_frames.frames
+    if len(frames) == 1:
+        frame = frames[0]
+        one = frame.deposits.get(id(norm))
+        if one is None:
+            return None
+        # What fits() asks, of a plain one.
+        if (
+            one.is_plain
+            and one.weight is weight
+            and one.u is u
+            and one.v is v
+            and training
+            and weight._version == one.version
+            and (u._version, v._version) == one.versions
+            and weight.data_ptr() == one.pointer
+            and torch.is_grad_enabled()
+            and not torch.is_inference_mode_enabled()
+            and _runs(frame, norm.memory)
+            and not saves_through_hooks()
+            and not in_backward()
+        ):
+            one.used = True
+            del frame.deposits[id(norm)]
+            return one.output
     for frame in reversed(frames) if len(frames) > 1 else frames[:]:
         deposit = frame.deposits.get(id(norm))
         if deposit is None or not deposit.is_of(weight):
@@ -245,7 +282,7 @@ def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Ten
         if not _runs(frame, memory):
             frame.close()
             continue
-        if deposit.fits(weight, u, v, training, frame):
+        if deposit.fits(u, v, training, frame):
             if deposit.vectors is not None:
                 deposit.used = True
                 del frame.deposits[id(norm)]
@@ -276,15 +313,16 @@ def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Ten
 
 def is_deposited(norm: Any, weight: Tensor) -> bool:
     """Whether a model around this one has already a deposit for a layer."""
-    for frame in _open.frames:
+    for frame in open_frames.frames:
         deposit = frame.deposits.get(id(norm))
         if deposit is not None and deposit.is_of(weight):
             return True
     return False
 
 
-def is_nested() -> bool:
-    return bool(_open.frames)
+def is_open() -> bool:
+    """Whether the forward of a fused model runs in this thread."""
+    return bool(open_frames.frames)
 
 
 def can_deposit() -> bool:
@@ -331,25 +369,29 @@ def deposit(frame: Frame, norms: Sequence[Any], layers: Sequence[Layer]) -> None
         _deposit_group([wanted[i] for i in index], [remembered[i] for i in index])
 
 
+def _vectors(layers: list[Layer]) -> list[Tensor]:
+    return [x for layer in layers for x in (layer.u, layer.v)]
+
+
 def _deposit_group(members: list[Deposit], remembered: list[Kept | None]) -> None:
     layers = [one.layer for one in members]
     moves = layers[0].training and remembered[0] is None
     try:
-        group = Group(layers) if moves else None
+        group = Group(_vectors(layers)) if moves else None
         outputs, skipped = normalize_group(layers, remembered, retain=True)
     except (RuntimeError, TypeError, ValueError):
         return  # nothing has moved, and the layer that is at fault will say so when it is called
     if group is not None:
         group.moved(skipped)
     for i, (one, output) in enumerate(zip(members, outputs, strict=True)):
-        one.output, one.group, one.index = output, group, i
         one.kept = kept_of(one.layer)
+        one.fill(output, group, i)
 
 
 def _deposit_shards(members: list[Deposit]) -> None:
     """Iterate on shards; W / sigma is for the layer's call, which has the weight gathered."""
     layers = [one.layer for one in members]
-    group, skipped = Group(layers), counters(layers)
+    group, skipped = Group(_vectors(layers)), counters(layers)
     found = sharded.power_iteration_(layers, skipped)
     count(layers, skipped)
     group.moved(skipped)
