@@ -1,0 +1,241 @@
+"""A fused model's second forward and all later ones: what is remembered of the first is checked,
+and weights are read by a way of our own. Changes in between act as they do layer by layer."""
+
+import copy
+
+import pytest
+import torch
+from support.networks import KINDS, assert_same, states
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrize
+
+import gankernels as gk
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request):
+    return KINDS[request.param]
+
+
+class Net(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (norm(nn.Linear(6, 6, dtype=torch.float64)) for _ in range(3))
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x).tanh()).tanh())
+
+
+def draw(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(4, 6, dtype=torch.float64, generator=generator)
+
+
+def settings_of(net, kind):
+    """What n_power_iterations and eps of the second layer are attributes of."""
+    if hasattr(net.b, "parametrizations"):
+        return net.b.parametrizations.weight[0]
+    return next(iter(net.b._forward_pre_hooks.values()))
+
+
+def assign(net, kind):
+    state = {k: v.clone() * 1.5 if v.dim() > 1 else v.clone() for k, v in net.state_dict().items()}
+    net.load_state_dict(state, assign=True)
+
+
+def replace_parameter(net, kind):
+    weight, _, _ = kind.parts(net.b)
+    owner = net.b.parametrizations.weight if hasattr(net.b, "parametrizations") else net.b
+    name = "original" if owner is not net.b else "weight_orig"
+    setattr(owner, name, nn.Parameter(2 * weight.detach()))
+
+
+def replace_buffers(net, kind):
+    for module in net.b.modules():
+        for name, x in module._buffers.items():
+            module._buffers[name] = x.flip(0).contiguous()
+
+
+def write_by_data(net, kind):
+    kind.parts(net.b)[0].data.mul_(1.5)
+
+
+def write(net, kind):
+    with torch.no_grad():
+        kind.parts(net.b)[0].mul_(1.5)
+
+
+def other_memory(net, kind):
+    weight = kind.parts(net.b)[0]
+    weight.data = weight.data.t().contiguous().t() * 1.5
+
+
+def more_steps(net, kind):
+    settings_of(net, kind).n_power_iterations = 3
+
+
+def larger_eps(net, kind):
+    settings_of(net, kind).eps = 0.7
+
+
+def evaluate_one(net, kind):
+    net.b.eval()
+
+
+def freeze_one(net, kind):
+    for p in net.b.parameters():
+        p.requires_grad_(False)
+
+
+def remove_one(net, kind):
+    if hasattr(net.b, "parametrizations"):
+        parametrize.remove_parametrizations(net.b, "weight")
+    else:
+        nn.utils.remove_spectral_norm(net.b)
+
+
+def add_one(net, kind):
+    torch.manual_seed(6)
+    net.d = kind.ours(nn.Linear(6, 6, dtype=torch.float64))
+
+
+def replace_layer(net, kind):
+    torch.manual_seed(5)
+    net.b = kind.ours(nn.Linear(6, 6, dtype=torch.float64))
+
+
+def write_in_a_hook(net, kind):
+    net.b.register_forward_pre_hook(lambda module, _: write_by_data(net, kind), prepend=True)
+
+
+def normalize_twice(net, kind):
+    if not hasattr(net.b, "parametrizations"):
+        pytest.skip("a hook is one")
+    parametrize.register_parametrization(net.b, "weight", nn.Tanh())
+
+
+CHANGES = [
+    *(assign, replace_parameter, replace_buffers, write_by_data, write, other_memory, more_steps),
+    *(larger_eps, evaluate_one, freeze_one, remove_one, add_one, replace_layer, write_in_a_hook),
+    normalize_twice,
+]
+
+
+def run(net, change, kind):
+    history = []
+    for step in range(6):
+        if step == 3:
+            change(net, kind)
+        for p in net.parameters():
+            p.grad = None
+        out = net(draw(step))
+        out.sin().sum().backward()
+        history += [out.detach(), *(p.grad for p in net.parameters()), states(net)]
+        with torch.no_grad():
+            for p in net.parameters():
+                if p.grad is not None:
+                    p -= 0.1 * p.grad
+    with torch.no_grad():
+        history += [net(draw(9)), states(net)]
+    return history
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_changes(kind, change):
+    plain, fused = Net(kind.ours), Net(kind.ours)
+    gk.fuse_spectral_norm(fused)
+    assert_same(run(fused, change, kind), run(plain, change, kind))
+
+
+def test_there_is_a_plan(kind):
+    """Or the tests above would say nothing."""
+    net = Net(kind.ours)
+    handle = gk.fuse_spectral_norm(net)
+    net(draw(0))
+    plan = handle._plan
+    assert plan is not None
+    net(draw(1))
+    assert handle._plan is plan
+    net.b.eval()
+    net(draw(2))
+    assert handle._plan is None
+    net.b.train()
+    for seed in (3, 4):
+        net(draw(seed))
+    assert handle._plan is not None
+    assert copy.deepcopy(net)(draw(5)).shape == (4, 6)
+    with gk.backend("reference"):
+        net(draw(6))
+    net(draw(7))
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+PARAMETRIZATION = KINDS["parametrization"]
+
+
+def property_of(module):
+    return vars(type(module))["weight"]
+
+
+def test_unfusing_gives_the_property_back():
+    net = Net(PARAMETRIZATION.ours)
+    torchs = property_of(net.a)
+    handle = gk.fuse_spectral_norm(net)
+    assert property_of(net.a) is not torchs
+    twin = copy.deepcopy(net)  # of the same classes
+    net(draw(0))
+    handle.unfuse()
+    assert property_of(net.a) is torchs
+    assert_same(twin(draw(0)), Net(PARAMETRIZATION.ours)(draw(0)))
+    net(draw(1))
+
+
+def test_hooks_on_what_torch_calls_are_called():
+    seen = []
+    net = Net(PARAMETRIZATION.ours)
+    gk.fuse_spectral_norm(net)
+    net(draw(0))
+    handles = [
+        net.a.parametrizations.weight.register_forward_hook(lambda *_: seen.append("chain")),
+        net.a.parametrizations.weight[0].register_forward_hook(lambda *_: seen.append("link")),
+        net.b.parametrizations.weight[0].register_forward_pre_hook(lambda *_: seen.append("b")),
+    ]
+    net(draw(1))
+    assert seen == ["link", "chain", "b"]
+    for handle in handles:
+        handle.remove()
+    called = []
+    handle = register_module_forward_hook(lambda module, *_: called.append(type(module).__name__))
+    try:
+        net(draw(2))
+    finally:
+        handle.remove()
+    assert called.count("SpectralNorm") == called.count("ParametrizationList") == 3
+
+
+def test_within_a_cache():
+    found = []
+    for fused in (False, True):
+        net = Net(PARAMETRIZATION.ours)
+        if fused:
+            gk.fuse_spectral_norm(net)
+        net(draw(0))
+        with parametrize.cached():
+            out = net(draw(1)) + net(draw(2))
+        found.append([out.detach(), states(net)])
+    assert_same(*found)
+
+
+def test_weights_are_set_as_before():
+    found = []
+    for fused in (False, True):
+        net = Net(PARAMETRIZATION.ours)
+        if fused:
+            gk.fuse_spectral_norm(net)
+        net(draw(0))
+        net.a.weight = torch.eye(6, dtype=torch.float64)
+        found.append([net(draw(1)).detach(), states(net)])
+    assert_same(*found)
