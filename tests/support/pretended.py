@@ -323,6 +323,8 @@ def install() -> None:
     torch.accelerator.current_stream = lambda *args: _Nothing()
     cuda.stream = lambda *args: contextlib.nullcontext()
     cuda.manual_seed = cuda.manual_seed_all = _seed
+    # What is drawn there is drawn on the CPU, whose state is set besides.
+    cuda.get_rng_state, cuda.set_rng_state = torch.get_rng_state, lambda *args: None
     torch.Generator = _AnyGenerator  # type: ignore[misc]
     torch.compile = torch.library.opcheck = _skip  # type: ignore[assignment]
     _operator.in_dispatch_mode = hook.in_dispatch_mode = deposits.in_dispatch_mode = _no_mode
