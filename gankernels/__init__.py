@@ -10,19 +10,25 @@ from gankernels.ops.affine_resample import maps_from_theta
 from gankernels.penalties import *  # noqa: F403
 from gankernels.spectral_norm.fold import fold_spectral_norm
 from gankernels.spectral_norm.fuse import FusedSpectralNorm, fuse_spectral_norm
+from gankernels.spectral_norm.models.apply import apply_spectral_norm
+from gankernels.spectral_norm.models.clip import SpectralNormClip, clip_spectral_norm_
+from gankernels.spectral_norm.models.originals import original_weights
 from gankernels.spectral_norm.operator_norms import SpectralNorms, spectral_norms
 
 __all__ = [
     *penalties.__all__,
     "CriticStep",
     "FusedSpectralNorm",
+    "SpectralNormClip",
     "SpectralNorms",
     "__version__",
     "affine_resample",
     "affine_resample_transpose",
+    "apply_spectral_norm",
     "augment",
     "backend",
     "maps_from_theta",
+    "clip_spectral_norm_",
     "clip_weights_",
     "critic_step",
     "ema",
@@ -33,6 +39,7 @@ __all__ = [
     "losses",
     "nn",
     "ops",
+    "original_weights",
     "penalties",
     "regularizers",
     "spectral_norms",

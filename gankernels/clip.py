@@ -16,8 +16,8 @@ def clip_weights_(parameters: Tensor | Iterable[Tensor], c: float = 0.01) -> Non
     """Clamp every weight to ``[-c, c]``, in place: after each of the critic's steps.
 
     A network takes two calls for each device and dtype among its weights, however many there are.
-    NaN stays NaN. As with every write in place, a graph that was made before needs to be made anew:
-    its ``backward()`` raises.
+    Shards of FSDP2, and other DTensors, are clamped where they lie. NaN stays NaN. As with every
+    write in place, a graph that was made before needs to be made anew: its ``backward()`` raises.
 
     Args:
         parameters: a tensor or an iterable of tensors, of any floating-point dtype, such as
@@ -39,7 +39,7 @@ def clip_weights_(parameters: Tensor | Iterable[Tensor], c: float = 0.01) -> Non
             f"{kind(parameters)}; pass critic.parameters()"
         )
     check_number("clip_weights_", "c", c, positive=True)
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    groups: dict[tuple, list[Tensor]] = {}
     for parameter in parameters:
         if not isinstance(parameter, Tensor):
             raise TypeError(
@@ -47,7 +47,8 @@ def clip_weights_(parameters: Tensor | Iterable[Tensor], c: float = 0.01) -> Non
                 f"{kind(parameter)}; pass critic.parameters()"
             )
         check_floats("clip_weights_", "weights", parameter)
-        groups.setdefault((parameter.device, parameter.dtype), []).append(parameter)
+        mesh = getattr(parameter, "device_mesh", None)  # a list of DTensors has one, and no others
+        groups.setdefault((parameter.device, parameter.dtype, mesh), []).append(parameter)
     if not groups:
         raise ValueError(
             "clip_weights_: expected at least one tensor, got none; an iterator such as "

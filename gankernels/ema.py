@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel as TorchAveragedModel
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
@@ -19,7 +20,11 @@ from gankernels._checks import (
     device_of,
     kind,
 )
+from gankernels._dtypes import accumulation_dtype
+from gankernels._torch import shards_parameters
 from gankernels.spectral_norm.fold import fold_spectral_norm, folded_tensors
+from gankernels.spectral_norm.layer import rows_first
+from gankernels.spectral_norm.sites import Site, settings_of, sites
 
 
 class AveragedModel(TorchAveragedModel):
@@ -35,6 +40,17 @@ class AveragedModel(TorchAveragedModel):
     normalized by torch's or our ``spectral_norm``, fused or not, as ``eval()`` would, and leaves u,
     v and the mode as they are. The first call copies, each later one averages; buffers, such as
     BatchNorm's statistics, are copied at each call.
+
+    Of shards (FSDP2, tensor parallelism) it averages shards. Under FSDP2 make the average of the
+    whole network, and shard both alike. sigma takes one ``all_reduce`` of a number for each of the
+    weights, so that every rank has to call ``update_parameters``; for an average that is left whole
+    the weights are gathered. ::
+
+        average = AveragedModel(generator, decay=0.999)
+        for network in (generator, average.module):
+            for block in network.blocks:
+                fully_shard(block)
+            fully_shard(network)
 
     Args:
         model: the network in training, itself and not a wrapper of it (``DistributedDataParallel``,
@@ -69,7 +85,8 @@ class AveragedModel(TorchAveragedModel):
         TypeError: if ``model`` is not a module, or a number not one.
         ValueError: for a decay outside [0, 1], ``half_life`` without ``batch`` or with ``decay``,
             ``rampup`` without either, or one of these with ``avg_fn`` or ``multi_avg_fn``; by
-            ``update_parameters`` for a model without one of the weights, or of another shape.
+            ``update_parameters`` for a model without one of the weights, or of another shape; for a
+            model that FSDP2 has sharded already, which torch does not copy.
 
     Not differentiated. Deterministic. Moving averages of generators: Yazici et al. 2018 (arXiv
     1806.04498); Karras et al. 2017 (arXiv 1710.10196), appendix A.
@@ -104,6 +121,11 @@ class AveragedModel(TorchAveragedModel):
                     "averages, got both; leave one of them out"
                 )
             multi_avg_fn = schedule
+        if _fsdp_modules(model):
+            raise ValueError(
+                f"AveragedModel: expected a model before fully_shard, got {kind(model)}, which "
+                "cannot be copied; make the average first, and shard its .module as the model"
+            )
         super().__init__(fold_spectral_norm(model), device, avg_fn, multi_avg_fn, use_buffers)
         # torch reads it at every update, which on a GPU would wait.
         self.n_averaged = torch.zeros_like(self.n_averaged, device="cpu")
@@ -111,8 +133,11 @@ class AveragedModel(TorchAveragedModel):
     def update_parameters(self, model: Module) -> None:
         """Average the weights of ``model`` in."""
         check_module("AveragedModel", model)
-        tensors = folded_tensors(model)
-        for name, average in [*self.module.named_parameters(), *self.module.named_buffers()]:
+        for module in [*_fsdp_modules(self.module), *_fsdp_modules(model)]:
+            module.reshard()  # a forward may have left gathered copies, which are thrown away
+        tensors = _folded_tensors(model)
+        named = [*self.module.named_parameters(), *self.module.named_buffers()]
+        for name, average in named:
             if name not in tensors:
                 raise ValueError(
                     f"AveragedModel: expected the model that is averaged, got {kind(model)} "
@@ -123,14 +148,16 @@ class AveragedModel(TorchAveragedModel):
                     f"AveragedModel: expected {name} of shape {tuple(average.shape)}, got "
                     f"{tuple(tensors[name].shape)}; pass the model that is averaged"
                 )
-        # By name: torch goes by the order of the parameters, which folding changes.
-        folded = SimpleNamespace(
-            parameters=lambda: [tensors[name] for name, _ in self.module.named_parameters()],
-            buffers=lambda: [tensors[name] for name, _ in self.module.named_buffers()],
-        )
+        # In the order of the names: torch goes by that of the parameters, which folding changes.
+        pairs = [_alike(average.detach(), tensors[name].detach()) for name, average in named]
+        averages, values = ([pair[i] for pair in pairs] for i in range(2))
+        count = len(list(self.module.parameters()))
         if isinstance(self.multi_avg_fn, _Schedule):
             self.multi_avg_fn.updates = int(self.n_averaged)
-        super().update_parameters(folded)  # type: ignore[arg-type]
+        mine = _listed(averages, count)
+        settings = ("n_averaged", "use_buffers", "avg_fn", "multi_avg_fn")
+        vars(mine).update({name: getattr(self, name) for name in settings}, module=mine)
+        TorchAveragedModel.update_parameters(mine, _listed(values, count))
 
 
 class _Schedule:
@@ -221,6 +248,130 @@ def decay_for_half_life(half_life_images: float, batch: float) -> float:
     check_number("decay_for_half_life", "half_life_images", half_life_images, positive=True)
     check_number("decay_for_half_life", "batch", batch, positive=True)
     return 0.5 ** (batch / half_life_images)
+
+
+def _listed(tensors: list[Tensor], count: int) -> Any:
+    """What torch reads of a module: ``count`` parameters, then the buffers."""
+    return SimpleNamespace(parameters=lambda: tensors[:count], buffers=lambda: tensors[count:])
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+def _fsdp_modules(model: Module) -> list[Any]:
+    if not shards_parameters():
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def _layout(x: Any) -> tuple | None:
+    """Where a DTensor lies; None of any other tensor."""
+    mesh = getattr(x, "device_mesh", None)
+    return None if mesh is None else (mesh, x.placements)
+
+
+def _alike(average: Any, value: Any) -> tuple[Tensor, Tensor]:
+    """Both as tensors of this rank, laid out as the average is: torch averages lists of tensors,
+    and in one there are either DTensors or others."""
+    own, other = _layout(average), _layout(value)
+    if other is not None and other != own:
+        value, other = value.full_tensor(), None
+    if own is None:
+        return average, value
+    if other is None:
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value, *own, src_data_rank=None)
+    return average.to_local(), value.to_local()
+
+
+@torch.no_grad()
+def _folded_tensors(model: Module) -> dict[str, Tensor]:
+    """:func:`folded_tensors`; of weights in shards, the shards of W / sigma."""
+    sharded = [site for site in sites(model) if _is_in_shards(site)]
+    norms = [site.norm for site in sharded]
+    try:
+        for site in sharded:
+            site.replace(None)  # by itself each would take collectives
+        tensors = folded_tensors(model)
+    finally:
+        for site, norm in zip(sharded, norms, strict=True):
+            site.replace(norm)
+    if sharded:
+        labels = [site.label for site in sharded]
+        tensors.update(zip(labels, _normalized_shards(sharded), strict=True))
+    return tensors
+
+
+def _is_in_shards(site: Site) -> bool:
+    """Whether this weight is stored as shards, and nothing else is made of it."""
+    if not site.is_stored or (site.chain is not None and len(site.chain) > 1):
+        return False
+    weight: Any = site.input()
+    if _layout(weight) is None or weight.is_complex():
+        return False
+    return all(type(p).__name__ in ("Shard", "Replicate") for p in weight.placements)
+
+
+def _normalized_shards(sharded: list[Site]) -> list[Tensor]:
+    """W / sigma of each, from one all-reduce for all that are cut over the same ranks."""
+    from torch.distributed.tensor import DTensor
+
+    parts = [_part_of_sigma(site) for site in sharded]
+    groups: dict[tuple, list[int]] = {}
+    for i, part in enumerate(parts):
+        groups.setdefault((part.device_mesh, part.placements, part.dtype), []).append(i)
+    outputs: list[Any] = [None] * len(sharded)
+    for (mesh, placements, _), index in groups.items():
+        stack = torch.stack([parts[i].to_local() for i in index])
+        sigmas = DTensor.from_local(stack, mesh, placements).full_tensor()
+        for i, sigma in zip(index, sigmas, strict=True):
+            outputs[i] = _divided(sharded[i], sigma)
+    return outputs
+
+
+def _part_of_sigma(site: Site) -> Any:
+    """What this rank's shard adds to ``u . (W v)``: a DTensor that is summed over the ranks."""
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+    weight: Any = site.input()
+    mesh, placements = weight.device_mesh, weight.placements
+    acc = accumulation_dtype(weight.dtype)
+
+    def cut(x: Tensor, dims: list[int]) -> Tensor:
+        """A tensor of these dimensions of the weight, cut as that is."""
+        own = [
+            Shard(dims.index(p.dim)) if isinstance(p, Shard) and p.dim in dims else Replicate()
+            for p in placements
+        ]
+        shape = [weight.shape[d] for d in dims]
+        part = distribute_tensor(x.to(acc).view(shape), mesh, own, src_data_rank=None)
+        return part.to_local().flatten()
+
+    dim = settings_of(site.norm).dim
+    u, v = site.vectors()
+    matrix = rows_first(weight.to_local(), dim).to(acc).flatten(1)
+    part = cut(u, [dim]) @ (matrix @ cut(v, [d for d in range(weight.dim()) if d != dim]))
+    over = [Partial() if isinstance(p, Shard) else Replicate() for p in placements]
+    return DTensor.from_local(part, mesh, over)
+
+
+def _divided(site: Site, sigma: Tensor) -> Tensor:
+    """W / sigma, with the options of the normalization."""
+    from torch.distributed.tensor import DTensor
+
+    weight: Any = site.input()
+    if getattr(site.norm, "guard", False):
+        sigma = torch.where(sigma.isfinite() & (sigma != 0), sigma, 1)
+    bound = settings_of(site.norm).max_norm
+    if bound is not None:
+        sigma = torch.where(sigma.abs() <= bound, 1, sigma / bound)
+    local = (weight.to_local().to(sigma.dtype) / sigma).to(weight.dtype)
+    layout = weight.device_mesh, weight.placements
+    shape, stride = weight.shape, weight.stride()
+    return DTensor.from_local(local, *layout, run_check=False, shape=shape, stride=stride)
 
 
 __all__ = ["AveragedModel", "decay_for_half_life"]

@@ -17,7 +17,7 @@ from gankernels._critics.groups import Groups, check_groups, score_count
 from gankernels._critics.samples import inference_mode, outside_inference, usable
 from gankernels._critics.states import graph_nodes, warn_of_coupled
 from gankernels._dtypes import accumulation_dtype
-from gankernels._torch import traces_autograd_ops
+from gankernels._torch import shards_parameters, traces_autograd_ops
 from gankernels._warnings import warn_once
 
 
@@ -129,6 +129,22 @@ def check_static_graph(op: str, what: str, node: Any) -> None:
 _TENSOR_PARALLEL = ("_FromTorchTensorBackward", "_ToTorchTensorBackward")
 
 
+def check_gathered(op: str, what: str, outputs: list[Tensor]) -> None:
+    """Refuse a graph through FSDP2 that frees the weights which second derivatives read: torch
+    would fail in the backward pass, or read freed memory.
+    """
+    if not shards_parameters() or torch.compiler.is_compiling():
+        return
+    for node in graph_nodes(outputs):
+        if getattr(getattr(node, "param_group", None), "reshard_after_backward", False):
+            raise RuntimeError(
+                f"{op}: expected a {what} under fully_shard whose weights stay gathered for second "
+                f"derivatives; call {what}.set_reshard_after_backward(False) before, and after the "
+                f"step of the optimizer reshard() on each of its FSDP modules; or take "
+                'method="difference", which needs neither'
+            )
+
+
 def _check_twice(op: str, scores: list[Tensor], grads: list[Tensor]) -> None:
     """Refuse operators that torch can differentiate once: the fused attentions. The backward pass
     of the loss would raise otherwise.
@@ -196,6 +212,8 @@ def gradients(
                 f"a mean is {batch} times too small for every sample; pass the scores themselves "
                 "(a sum of them is fine).",
             )
+    if create_graph:
+        check_gathered(op, "critic", scores)
     with outside_inference():
         if inv_scale is None:
             seeds = [torch.ones_like(score) for score in scores]

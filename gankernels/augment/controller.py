@@ -209,10 +209,10 @@ class ADAController(_Controller):
     A pipe is a submodule: :meth:`to` moves both, and p, the sums and the number of updates are in
     the state_dict. With torch.distributed initialized, the sums are those of all processes, by one
     ``all_reduce`` in each step of p, so that p is the same everywhere; every process has to call
-    :meth:`update` as often. Nothing waits for the device. Where a score is NaN or infinite, the
-    metric is NaN, and that step leaves p as it is. A warning says once when p is above 0.8. The
-    state_dict of anything else is refused, and nothing changes; of keys that are missing or too
-    many, torch decides.
+    :meth:`update` as often. In a state_dict between two steps the sums are the process's own.
+    Nothing waits for the device. Where a score is NaN or infinite, the metric is NaN, and that step
+    leaves p as it is. A warning says once when p is above 0.8. The state_dict of anything else is
+    refused, and nothing changes; of keys that are missing or too many, torch decides.
     """
 
     def __init__(

@@ -137,10 +137,17 @@ def _gradient(
     seed = None if inverse is None else inverse.reciprocal().to(loss)
     (grad,) = torch.autograd.grad(loss, last_layer, seed, retain_graph=True, allow_unused=True)
     if grad is None:
+        cure = (
+            "do not detach the generated samples, and pass the very parameter that made them (of a "
+            "parametrized layer its original)"
+        )
+        if getattr(last_layer, "placements", None) is not None:
+            cure = (
+                "under FSDP2 leave the layer to the root, or shard it with "
+                "reshard_after_forward=False, and read its .weight after the forward"
+            )
         raise ValueError(
-            f"{op}: expected {name} to depend on last_layer, got one that does not; do not detach "
-            "the generated samples, and pass the very parameter that made them (of a parametrized "
-            "layer its original)"
+            f"{op}: expected {name} to depend on last_layer, got one that does not; {cure}"
         )
     vector = grad.detach().reshape(-1).to(accumulation_dtype(grad.dtype))
     return vector if inverse is None else vector * inverse.to(vector.dtype)

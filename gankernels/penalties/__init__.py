@@ -90,8 +90,10 @@ With ``DistributedDataParallel``, call the wrapped critic and go backward once f
 A penalty alone leaves some parameters without a gradient, the last bias for one, which the next
 forward pass refuses; where it has to go backward alone, add ``0 * logits.sum()``.
 ``static_graph=True`` is refused in the first pass, where it would leave gradients unreduced. Under
-FSDP2 take ``method="difference"`` or ``"noise"``; the exact form needs weights that stay gathered,
-``D.set_reshard_after_backward(False)``.
+FSDP2 take ``method="difference"`` or ``"noise"``. The exact form needs weights that stay gathered,
+and is refused otherwise: ``D.set_reshard_after_backward(False)``, and after the optimizer's step
+``module.reshard()`` of every FSDP module of D, or its next forward has the old weights. Under
+tensor parallelism the exact form is refused, as torch loses second derivatives there.
 """
 
 from gankernels.penalties.approximate import approx_r1_penalty, approx_r2_penalty

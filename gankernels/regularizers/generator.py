@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gankernels._checks import check_generator, check_number, check_process_group
-from gankernels._critics.gradients import check_inv_scale, check_static_graph
+from gankernels._critics.gradients import check_gathered, check_inv_scale, check_static_graph
 from gankernels._critics.samples import inference_mode
 from gankernels._dtypes import accumulation_dtype
 from gankernels.regularizers._arguments import check_samples
@@ -95,7 +95,9 @@ class PathLength(KeepsAverages):
             A scalar, float32 (float64 for float64 latents), differentiable as often as the
             generator is, less one; lengths are computed in float32 at least, and one of 0 has the
             gradient 0. Deterministic for given random numbers. The generator cannot be one that is
-            compiled by itself, which torch differentiates once.
+            compiled by itself, which torch differentiates once. Under FSDP2 its weights have to
+            stay gathered: ``G.set_reshard_after_backward(False)``, and ``reshard()`` of each of its
+            parts after the step of the optimizer, without which the next forward has the old ones.
 
         Raises:
             TypeError, ValueError: if an argument has an unsupported type or value, or ``images`` do
@@ -141,6 +143,8 @@ class PathLength(KeepsAverages):
                 )
         if not torch.compiler.is_compiling():  # grad_fn cannot be traced
             check_static_graph(op, "generator", images.grad_fn)
+        if torch.is_grad_enabled():
+            check_gathered(op, "generator", [images])
         y = torch.randn(
             images.shape,
             generator=generator,

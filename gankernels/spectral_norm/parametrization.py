@@ -15,6 +15,7 @@ from gankernels.reference.spectral_norm import unit_vector
 from gankernels.spectral_norm._fused.deposits import give_back, take
 from gankernels.spectral_norm.hook import check_arguments, check_shards, default_dim
 from gankernels.spectral_norm.layer import CompiledDeposit, Layer, Memory, Settings, counter_of
+from gankernels.spectral_norm.models.first_reads import FirstReads
 from gankernels.spectral_norm.normalizer import checked_init_iterations, normalize_one, warm_up
 from gankernels.spectral_norm.sharded import share_, vector_of
 
@@ -37,6 +38,7 @@ class SpectralNorm(Module):
         self.settings = settings
         self.guard = guard
         self.memory = Memory()
+        self._first_reads: FirstReads | None = FirstReads()  # until the module is called
 
     @classmethod
     def of(
@@ -90,8 +92,12 @@ class SpectralNorm(Module):
                 return deposit.output
             return normalize_one(self.layer(weight))
         buffers: Any = self._buffers
-        fused = take(self, weight, buffers["_u"], buffers["_v"], self.training)
-        return normalize_one(self.layer(weight)) if fused is None else fused
+        output = take(self, weight, buffers["_u"], buffers["_v"], self.training)
+        if output is None:
+            output = normalize_one(self.layer(weight))
+        if self._first_reads is not None and not self._first_reads.notice(output):
+            self._first_reads = None
+        return output
 
     def __getstate__(self) -> dict[str, Any]:
         give_back(self)  # a copy that is made within a forward has the u and v of today

@@ -161,13 +161,14 @@ def normalized_by(hook: TorchHook, module: Module) -> Tensor:
 def weight_norms(model: Module) -> dict[str, Tensor]:
     """``u . (W v)`` of every spectrally normalized weight of ``model``, by name.
 
-    In a chain of parametrizations each spectral norm counts, with what the links before it make of
+    Weights in shards are gathered, so that all ranks have to call this. In a chain of
+    parametrizations each spectral norm counts, with what the links before it make of
     the weight; a second one of a chain has its place for a suffix (``"conv1.weight.1"``).
     """
     close_interrupted()
     norms = {}
     for site in sites(model):
-        weight, (u, v) = site.input(), site.vectors()
+        weight, u, v = (_whole(x) for x in (site.input(), *site.vectors()))
         s = settings_of(site.norm)
         matrix = rows_first(weight, s.dim)
         # The divisor of W: torch's hook conjugates nothing, its parametrization does.
@@ -177,3 +178,7 @@ def weight_norms(model: Module) -> dict[str, Tensor]:
             u, v, matrix = u.to(dtype), v.to(dtype), matrix.to(dtype)
             norms[site.label] = product(u, matrix.reshape(matrix.shape[0], -1) @ v)
     return norms
+
+
+def _whole(x: Any) -> Tensor:
+    return x if getattr(x, "placements", None) is None else x.full_tensor()  # type: ignore[no-any-return]

@@ -98,6 +98,10 @@ def all_cases():
     with pytest.raises(RuntimeError, match="torch loses the second derivative") as error:
         gk.r1_penalty(build("hook", False, "", False, mesh), x)
     found["twice"] = str(error.value)
+    model = build("hook", False, "", False, mesh)
+    with pytest.raises(ValueError, match="got DTensors in shards") as error:
+        gk.fold_spectral_norm(model)
+    found["logged"] = gk.spectral_norms(model).layers, str(error.value)
     return found
 
 
@@ -163,3 +167,12 @@ def test_layouts(found):
             torch.testing.assert_close(u, vectors[0])
         for option, text in words.items():
             assert f"weight to be whole on every rank with {option}=True" in text
+
+
+def test_norms_and_folds(found):
+    for rank in found:
+        norms, words = rank["logged"]
+        whole = gk.spectral_norms(build("hook", False, "", False)).layers
+        for name, x in whole.items():
+            torch.testing.assert_close(norms[name], x)
+        assert "full_state_dict=True" in words

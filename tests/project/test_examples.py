@@ -107,3 +107,42 @@ def test_ada_mnist(tmp_path):
         )
         assert done.returncode == 2
         assert message in done.stderr
+
+
+DISTRIBUTED = {
+    "accelerate": [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("{script}", "--cpu"),
+    ],
+    "lightning": ["{script}"],  # starts its other process by itself
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", DISTRIBUTED)
+def test_distributed(package):
+    for needed in ("sklearn", package):
+        pytest.importorskip(needed)
+    script = str(EXAMPLES / f"distributed_{package}.py")
+    arguments = [x.format(script=script) for x in DISTRIBUTED[package]]
+    done = subprocess.run(
+        [sys.executable, *arguments, "--epochs", "2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    number = r"-?\d+\.\d{4}"
+    line = rf"^epoch (\d): critic {number}, generator {number}, R1 {number}$"
+    assert re.findall(line, done.stdout, re.M) == ["1", "2"]
+    assert "2 processes, largest difference between them 0.0e+00\n" in done.stdout
+    done = subprocess.run(
+        [sys.executable, script, "--epochs", "0"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "expected --epochs of at least 1, got 0" in done.stderr

@@ -39,6 +39,7 @@ def read_deposits_first(module: Module, name: str) -> None:
         # One link, which nobody sees called, nor changes what it is called with.
         if (
             type(norm) is SpectralNorm
+            and norm._first_reads is None
             and len(links) == 1
             and "original" in parameters
             and not (chain._forward_pre_hooks or chain._forward_hooks)
