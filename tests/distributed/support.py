@@ -1,0 +1,120 @@
+"""What is tested of spectral normalization and the rest in training at scale.
+
+``python tests/distributed/support.py --write`` writes the table of docs/at-scale.md from here;
+test_support.py looks whether each test that a cell names exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "at-scale.md"
+BEGIN = "<!-- from tests/distributed/support.py: --write -->\n"
+COLUMNS = ("DDP", "FSDP2", "tensor parallel", "checkpoint", "compile", "CUDA graph", "AMP, half")
+
+_NN = "spectral_norm/test_nn_spectral_norm.py::"
+_FSDP = "distributed/test_fsdp.py::test_sharded"
+_HALF = _NN + "test_vectors_stay_float32_beside_half_weights"
+_PARALLEL = "distributed/test_tensor_parallel.py::test_shards"
+_AGAIN = "spectral_norm/test_recompute.py::test_inside"
+_COMPILED = "spectral_norm/test_spectral_norm_compile.py::test_compiled_training"
+_CAPTURE = "spectral_norm/test_spectral_norm_capture.py::test_training_between_replays"
+_PENALTIES = "penalties/test_penalties_training.py::"
+_STEP = _PENALTIES + "test_a_compiled_step_equals_eager"
+_MIXED = _PENALTIES + "test_mixed_precision_equals_float32"
+_TWO = _PENALTIES + "test_two_processes_equal_one"
+_FSDP_PENALTIES = "distributed/test_fsdp_penalties.py::test_penalties"
+_STATES = "distributed/test_shared_states.py::"
+_ADA = "augment/test_augment_controller.py::"
+
+#: By operator and column the test in tests/, with a remark after "; "; what is not there is not
+#: tested.
+ROWS: dict[str, dict[str, str]] = {
+    "spectral norm, hook or parametrization": {
+        "DDP": _NN + "test_distributed_data_parallel",
+        "FSDP2": _FSDP,
+        "tensor parallel": _PARALLEL,
+        "checkpoint": _AGAIN,
+        "compile": _COMPILED,
+        "CUDA graph": _CAPTURE,
+        "AMP, half": _HALF,
+    },
+    "`fuse_spectral_norm`": {
+        "DDP": "distributed/test_fsdp.py::test_hybrid; the replicas of shards",
+        "FSDP2": _FSDP + "; one all-reduce, or two",
+        "tensor parallel": _PARALLEL,
+        "checkpoint": _AGAIN,
+        "compile": "spectral_norm/test_fuse_spectral_norm.py::test_compiles_in_one_graph; fuse first",
+        "CUDA graph": _CAPTURE,
+        "AMP, half": _HALF,
+    },
+    "penalties, exact": {
+        "DDP": _TWO,
+        "FSDP2": _FSDP_PENALTIES + "; weights that stay gathered, refused otherwise",
+        "tensor parallel": "distributed/test_tensor_parallel.py::"
+        "test_second_derivatives_are_refused; refused: torch loses second derivatives",
+        "checkpoint": _AGAIN + "; non-reentrant",
+        "compile": _STEP + "; the whole step",
+        "AMP, half": _MIXED,
+    },
+    'penalties, `"difference"` and `"noise"`': {
+        "DDP": _TWO,
+        "FSDP2": _FSDP_PENALTIES,
+        "tensor parallel": _PARALLEL,
+        "checkpoint": _PARALLEL,
+        "compile": "penalties/test_critic_step.py::test_compiled; the critic by itself",
+        "AMP, half": _MIXED,
+    },
+    "`critic_step`": {
+        "DDP": _TWO,
+        "FSDP2": _FSDP_PENALTIES,
+        "compile": _STEP,
+        "AMP, half": _MIXED,
+    },
+    "`ema.AveragedModel`": {
+        "FSDP2": "distributed/test_shards.py::test_averages",
+        "tensor parallel": "distributed/test_shards.py::test_tensor_parallel_averages",
+        "CUDA graph": "spectral_norm/test_spectral_norm_capture.py::test_averages_between_replays",
+        "AMP, half": "training/test_ema.py::test_autocast_changes_nothing",
+    },
+    "`ADAController`": {
+        "DDP": _ADA + "test_two_processes_agree_with_one",
+        "FSDP2": _STATES + "test_controller",
+        "CUDA graph": _ADA + "test_a_captured_update_moves_p_in_every_interval_th_replay",
+    },
+    "`LeCam`, `PathLength`, `adaptive_weight`": {
+        "DDP": _STATES + "test_training",
+        "FSDP2": _STATES + "test_training",
+    },
+    "`clip_weights_`": {"FSDP2": "distributed/test_shards.py::test_clipped"},
+}
+
+
+def table() -> str:
+    lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    notes: list[str] = []
+    for name, cells in ROWS.items():
+        shown = []
+        for column in COLUMNS:
+            test, _, remark = cells.get(column, "").partition("; ")
+            if remark and remark not in notes:
+                notes.append(remark)
+            number = f" [{notes.index(remark) + 1}]" if remark else ""
+            word = "refused" if remark.startswith("refused") else "tested"
+            shown.append(f"{word}{number}" if test else "")
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    remarks = [f"[{i}] {text}." for i, text in enumerate(notes, 1)]
+    return "\n".join([*lines, "", "  \n".join(remarks), ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", required=True)
+    parser.parse_args()
+    head, _, tail = DOCS.read_text().partition(BEGIN)
+    DOCS.write_text(head + BEGIN + "\n" + table() + tail[tail.index("\n## ") :])
+
+
+if __name__ == "__main__":
+    main()
