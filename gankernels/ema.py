@@ -21,9 +21,9 @@ from gankernels._checks import (
     kind,
 )
 from gankernels._dtypes import accumulation_dtype
-from gankernels._torch import shards_parameters
 from gankernels.spectral_norm.fold import fold_spectral_norm, folded_tensors
 from gankernels.spectral_norm.layer import rows_first
+from gankernels.spectral_norm.sharded import fsdp_modules
 from gankernels.spectral_norm.sites import Site, settings_of, sites
 
 
@@ -121,7 +121,7 @@ class AveragedModel(TorchAveragedModel):
                     "averages, got both; leave one of them out"
                 )
             multi_avg_fn = schedule
-        if _fsdp_modules(model):
+        if fsdp_modules(model):
             raise ValueError(
                 f"AveragedModel: expected a model before fully_shard, got {kind(model)}, which "
                 "cannot be copied; make the average first, and shard its .module as the model"
@@ -133,7 +133,7 @@ class AveragedModel(TorchAveragedModel):
     def update_parameters(self, model: Module) -> None:
         """Average the weights of ``model`` in."""
         check_module("AveragedModel", model)
-        for module in [*_fsdp_modules(self.module), *_fsdp_modules(model)]:
+        for module in [*fsdp_modules(self.module), *fsdp_modules(model)]:
             module.reshard()  # a forward may have left gathered copies, which are thrown away
         tensors = _folded_tensors(model)
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
@@ -256,14 +256,6 @@ def _listed(tensors: list[Tensor], count: int) -> Any:
 
 
 # --- shards --------------------------------------------------------------------------------------
-
-
-def _fsdp_modules(model: Module) -> list[Any]:
-    if not shards_parameters():
-        return []
-    from torch.distributed.fsdp import FSDPModule
-
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def _layout(x: Any) -> tuple | None:

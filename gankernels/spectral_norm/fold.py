@@ -15,7 +15,7 @@ from gankernels._checks import check_bool, check_module
 from gankernels.spectral_norm._fused.deposits import close_interrupted
 from gankernels.spectral_norm.fuse import handle_of
 from gankernels.spectral_norm.hook import remove_spectral_norm
-from gankernels.spectral_norm.sharded import is_sharded
+from gankernels.spectral_norm.sharded import fsdp_modules
 from gankernels.spectral_norm.sites import NORMS, evaluated, normalized_by
 
 M = TypeVar("M", bound=Module)
@@ -35,15 +35,15 @@ def fold_spectral_norm(model: M, *, inplace: bool = False) -> M:
 
     Raises:
         TypeError: if ``model`` is not a module, or ``inplace`` not True or False.
-        ValueError: for weights in shards, of FSDP2 or tensor parallelism.
+        ValueError: for a model that FSDP2 has sharded.
     """
     check_module("fold_spectral_norm", model)
     check_bool("fold_spectral_norm", "inplace", inplace)
-    if any(is_sharded(p) for p in model.parameters()):
+    if fsdp_modules(model):
         raise ValueError(
-            "fold_spectral_norm: expected a model with whole weights, got DTensors in shards; load "
-            "its whole state_dict (torch.distributed.checkpoint.state_dict, full_state_dict=True) "
-            "into a model that is not sharded, and fold that"
+            "fold_spectral_norm: expected a model without fully_shard, which torch does not copy; "
+            "load its whole state_dict (torch.distributed.checkpoint.state_dict, "
+            "full_state_dict=True) into a model that is not sharded, and fold that"
         )
     if not inplace:
         model = copy.deepcopy(model, _copies_of_computed(model))

@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.nn import Module
 
 from gankernels._dtypes import accumulation_dtype
+from gankernels._torch import shards_parameters
 from gankernels.reference.spectral_norm import repaired
 from gankernels.spectral_norm.layer import Layer, rows_first
 from gankernels.spectral_norm.recompute import Vectors
@@ -36,6 +38,15 @@ def is_sharded(weight: Tensor) -> bool:
         return False
     placements = getattr(weight, "placements", None)
     return placements is not None and not all(p.is_replicate() for p in placements)
+
+
+def fsdp_modules(model: Module) -> list[Any]:
+    """The parts of a model that fully_shard was called on."""
+    if not shards_parameters():
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 class _Cut(NamedTuple):
@@ -263,6 +274,14 @@ def _sum(buffer: Tensor, blocks: Sequence[_Block]) -> None:
 
 
 __all__ = [
-    *("can_iterate", "group_of", "is_sharded", "normalize", "power_iteration_", "share_"),
+    *(
+        "can_iterate",
+        "fsdp_modules",
+        "group_of",
+        "is_sharded",
+        "normalize",
+        "power_iteration_",
+        "share_",
+    ),
     *("vector_of", "vectors_of"),
 ]

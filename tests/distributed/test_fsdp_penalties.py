@@ -137,6 +137,16 @@ def expected(kind, way):
     return {**states(model), "losses": torch.stack(values)}
 
 
+def refused(way, mesh):
+    """What is said where weights are freed that second derivatives would read."""
+    model = shard(Critic(KINDS["hook"].ours), "all", mesh)
+    try:
+        WAYS[way](model, *batch(0, dist.get_rank(), dist.get_world_size()))
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
 def all_cases():
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     found = {}
@@ -145,6 +155,7 @@ def all_cases():
             found[case] = train(*case, mesh)
         except Exception:
             found[case] = traceback.format_exc()
+    found["words"] = {way: refused(way, mesh) for way in EXACT}
     return found
 
 
@@ -163,3 +174,9 @@ def test_penalties(found, case):
         for name, x in wanted.items():
             torch.testing.assert_close(got[name], x, rtol=1e-10, atol=1e-10)
             assert torch.equal(got[name], found[0][case][name]), f"{name} differs between ranks"
+
+
+@pytest.mark.parametrize("way", EXACT)
+def test_freed_weights_are_refused(found, way):
+    for rank in found:
+        assert "call critic.set_reshard_after_backward(False) before" in rank["words"][way]

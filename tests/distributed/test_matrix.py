@@ -4,17 +4,17 @@ import ast
 from pathlib import Path
 
 import pytest
-from distributed import support
+from distributed import matrix
 
 TESTS = Path(__file__).resolve().parents[1]
 CELLS = [
-    (row, column, cell) for row, cells in support.ROWS.items() for column, cell in cells.items()
+    (row, column, cell) for row, cells in matrix.ROWS.items() for column, cell in cells.items()
 ]
 
 
 @pytest.mark.parametrize("row, column, cell", CELLS)
 def test_each_cell_is_tested(row, column, cell):
-    assert column in support.COLUMNS
+    assert column in matrix.COLUMNS
     path, _, name = cell.partition("; ")[0].partition("::")
     names = {
         node.name
@@ -25,4 +25,4 @@ def test_each_cell_is_tested(row, column, cell):
 
 
 def test_the_page_has_the_table():
-    assert support.table() in support.DOCS.read_text(), "run tests/distributed/support.py --write"
+    assert matrix.table() in matrix.DOCS.read_text(), "run tests/distributed/matrix.py --write"

@@ -1,7 +1,7 @@
 """What is tested of spectral normalization and the rest in training at scale.
 
-``python tests/distributed/support.py --write`` writes the table of docs/at-scale.md from here;
-test_support.py looks whether each test that a cell names exists.
+``python tests/distributed/matrix.py --write`` writes the table of docs/at-scale.md from here;
+test_matrix.py looks whether each test that a cell names exists.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import argparse
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "at-scale.md"
-BEGIN = "<!-- from tests/distributed/support.py: --write -->\n"
+BEGIN = "<!-- from tests/distributed/matrix.py: --write -->\n"
 COLUMNS = ("DDP", "FSDP2", "tensor parallel", "checkpoint", "compile", "CUDA graph", "AMP, half")
 
 _NN = "spectral_norm/test_nn_spectral_norm.py::"
+_FUSE = "spectral_norm/test_fuse_spectral_norm.py::"
 _FSDP = "distributed/test_fsdp.py::test_sharded"
 _HALF = _NN + "test_vectors_stay_float32_beside_half_weights"
 _PARALLEL = "distributed/test_tensor_parallel.py::test_shards"
@@ -45,7 +46,7 @@ ROWS: dict[str, dict[str, str]] = {
         "FSDP2": _FSDP + "; one all-reduce, or two",
         "tensor parallel": _PARALLEL,
         "checkpoint": _AGAIN,
-        "compile": "spectral_norm/test_fuse_spectral_norm.py::test_compiles_in_one_graph; fuse first",
+        "compile": _FUSE + "test_compiles_in_one_graph; fuse first",
         "CUDA graph": _CAPTURE,
         "AMP, half": _HALF,
     },
