@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from distributed import ranks
-from distributed.test_fsdp import Critic, D, shard, states
+from distributed.networks import Critic, D, shard, states
 from support.networks import KINDS
 from torch import distributed as dist
 from torch import nn

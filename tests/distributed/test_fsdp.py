@@ -1,64 +1,24 @@
 """Spectral norm under FSDP2, in two and four processes, against one with the joined batch."""
 
-import functools
 import itertools
 import traceback
 
 import pytest
 import torch
 from distributed import ranks
+from distributed.networks import Critic, D, shard, states
 from support.networks import KINDS
 from torch import distributed as dist
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
 import gankernels as gk
 from gankernels import losses
 
 pytestmark = pytest.mark.slow
 
-D = torch.float64
 BATCH = 8
-
-
-class Critic(nn.Module):
-    """Rows that no number of ranks divides, a layer of one row, a transposed convolution, a layer
-    that is called twice, and a part that can be checkpointed."""
-
-    def __init__(self, norm, checkpointed=False, dtype=D, **options):
-        super().__init__()
-        torch.manual_seed(0)
-        norm = functools.partial(norm, **options)
-        self.first = norm(nn.Linear(6, 12, dtype=dtype))
-        self.up = norm(nn.ConvTranspose1d(3, 5, 2, dtype=dtype))
-        self.part = nn.Sequential(
-            norm(nn.Linear(25, 7, dtype=dtype)),
-            nn.Tanh(),
-            norm(nn.Linear(7, 7, dtype=dtype)),
-            nn.Tanh(),
-        )
-        self.last = norm(nn.Linear(7, 1, dtype=dtype))
-        self.checkpointed = checkpointed
-
-    def forward(self, x):
-        x = self.up(self.first(x).tanh().view(-1, 3, 4)).flatten(1).tanh()
-        x = checkpoint(self.part, x, use_reentrant=False) if self.checkpointed else self.part(x)
-        return self.last(self.part[2](x).tanh())
-
-
-def shard(model, where, mesh, **policy):
-    """By blocks, of which one is within another, or as a whole."""
-    if where != "root":
-        fully_shard(model.part[2], mesh=mesh, **policy)
-        fully_shard(model.part, mesh=mesh, **policy)
-        fully_shard(model.first, mesh=mesh, **policy)
-        fully_shard(model.up, mesh=mesh, **policy)
-    if where != "blocks":
-        fully_shard(model, mesh=mesh, **policy)
-    return model
 
 
 def train(model, rank=0, world=1, steps=3, dtype=D):
@@ -79,11 +39,6 @@ def train(model, rank=0, world=1, steps=3, dtype=D):
                 p.grad /= world
         optimizer.step()
     return states(model)
-
-
-def states(model):
-    found = {**model.state_dict(), **dict(model.named_buffers())}
-    return {k: x.full_tensor() if isinstance(x, DTensor) else x.clone() for k, x in found.items()}
 
 
 OPTIONS = {
@@ -184,24 +139,14 @@ def found(request, tmp_path_factory):
 def test_sharded(found, case):
     kind, _, fused, option, _ = case
     wanted = expected(kind, option, fused)
-    for rank in found:
-        got = rank[case]
-        assert not isinstance(got, str), got
-        assert got.keys() == wanted.keys()
-        for name, x in wanted.items():
-            torch.testing.assert_close(got[name], x, rtol=1e-10, atol=1e-10)
-            assert torch.equal(got[name], found[0][case][name]), f"{name} differs between ranks"
+    ranks.assert_same(found, case, wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hybrid(found, kind):
     if len(found) != 4:
         pytest.skip("replicas of shards take four processes")
-    wanted = expected(kind, "")
-    for rank in found:
-        for name, x in wanted.items():
-            torch.testing.assert_close(rank[kind, "hybrid"][name], x, rtol=1e-10, atol=1e-10)
-            assert torch.equal(rank[kind, "hybrid"][name], found[0][kind, "hybrid"][name])
+    ranks.assert_same(found, (kind, "hybrid"), expected(kind, ""))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import traceback
 import pytest
 import torch
 from distributed import ranks
-from distributed.test_fsdp import Critic, D, shard, states
+from distributed.networks import Critic, D, shard, states
 from support.networks import KINDS
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -167,13 +167,7 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_penalties(found, case):
     wanted = expected(*case)
-    for rank in found:
-        got = rank[case]
-        assert not isinstance(got, str), got
-        assert got.keys() == wanted.keys()
-        for name, x in wanted.items():
-            torch.testing.assert_close(got[name], x, rtol=1e-10, atol=1e-10)
-            assert torch.equal(got[name], found[0][case][name]), f"{name} differs between ranks"
+    ranks.assert_same(found, case, wanted)
 
 
 @pytest.mark.parametrize("way", EXACT)

@@ -8,7 +8,7 @@ import traceback
 import pytest
 import torch
 from distributed import ranks
-from distributed.test_fsdp import Critic, D, shard, states
+from distributed.networks import Critic, D, shard, states
 from support.networks import KINDS
 from torch import distributed as dist
 from torch import nn
@@ -210,13 +210,7 @@ def found(tmp_path_factory):
 def test_averages(found, case):
     kind, _, _, way, option = case
     wanted = expected(kind, way, option)
-    for rank in found:
-        got = rank[case]
-        assert not isinstance(got, str), got
-        assert got.keys() == wanted.keys()
-        for name, x in wanted.items():
-            torch.testing.assert_close(got[name], x, rtol=1e-10, atol=1e-10)
-            assert torch.equal(got[name], found[0][case][name]), f"{name} differs between ranks"
+    ranks.assert_same(found, case, wanted)
 
 
 @pytest.mark.parametrize("kind, is_fused", PARALLEL)

@@ -145,13 +145,7 @@ def found(request, tmp_path_factory):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_shards(found, case):
     wanted = expected(case)
-    for rank in found:
-        got = rank[case]
-        assert not isinstance(got, str), got
-        assert got.keys() == wanted.keys()
-        for name, x in wanted.items():
-            torch.testing.assert_close(got[name], x, rtol=1e-10, atol=1e-10)
-            assert torch.equal(got[name], found[0][case][name]), f"{name} differs between ranks"
+    ranks.assert_same(found, case, wanted)
 
 
 def test_second_derivatives_are_refused(found):
