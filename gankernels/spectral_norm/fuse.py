@@ -246,10 +246,11 @@ class FusedSpectralNorm:
         free, gathered = self._free()
         usual = model is self.model and len(free) == len(self.sites) and not gathered
         usual = usual and not is_open()
-        if usual and self._plan is not None and self._plan.is_current():
+        plan = self._plan  # which another thread may replace
+        if usual and plan is not None and plan.is_current():
             frame = Frame(model, sys._getframe(1))
-            if not self._plan.deposit(frame):
-                deposit(frame, self._plan.norms, self._plan.layers)
+            if not plan.deposit(frame):
+                deposit(frame, plan.norms, plan.layers)
             return _with_token(model, args, frame)
         self._plan = None
         if model is self.model:
