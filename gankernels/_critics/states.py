@@ -190,9 +190,9 @@ class Held:
         self.versions = [_version(state.tensor) for state in self.before]
 
     def __exit__(self, *_: Any) -> None:
-        drawn = self.random.end()
         if self.seen:
-            self._warn_of_changes(drawn)
+            self._warn_of_changes(self.random.was_drawn())
+        self.random.end()
         if self.after is None:
             self.after = (
                 self.before
@@ -249,15 +249,16 @@ class _Random:
             self.current = _random_states()
             _set_random_states(*self.first)
 
-    def end(self) -> bool:
-        """Whether this pass has drawn any."""
-        if torch.compiler.is_compiling():
+    def was_drawn(self) -> bool:
+        """Whether the pass that runs has drawn any."""
+        if self.first is None or torch.compiler.is_compiling():
             return False
-        begun, now = self.first, _random_states()
+        pairs = zip(self.first, _random_states(), strict=True)
+        return any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs)
+
+    def end(self) -> None:
         if self.current is not None:
             _set_random_states(*self.current)
-        pairs = zip(begun, now, strict=True) if begun is not None else ()
-        return any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs)
 
 
 def _random_states() -> tuple[Tensor, Tensor | None]:

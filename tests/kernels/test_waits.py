@@ -90,6 +90,12 @@ def averaging(**options):
     return average.update_parameters, {"model": model}
 
 
+def clipping():
+    clip = gankernels.SpectralNormClip(nn.Conv2d(3, 4, 3).parameters())
+    clip.step()  # where v comes from the host
+    return clip.step, {}
+
+
 #: Calls beyond those with every argument: settings that take other paths.
 MORE = {
     **{
@@ -172,6 +178,7 @@ MORE = {
         fuse_spectral_norm(normalized(), step_scoped=True).step,
         {},
     ),
+    "SpectralNormClip.step": clipping,
     **{
         f"gradient_penalty {name}": lambda options=options: (
             gankernels.gradient_penalty,
@@ -202,6 +209,7 @@ MORE = {
 READ = {
     "spectral_norms of operators": "norms as numbers of Python, to print",
     "check_independent_samples": "a check, to be made once",
+    "clip_spectral_norm_": "sigma, for the tolerance that it has by default",
 }
 
 
