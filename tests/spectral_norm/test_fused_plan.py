@@ -9,6 +9,7 @@ from support.networks import KINDS, assert_same, states
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 import gankernels as gk
 
@@ -238,4 +239,102 @@ def test_weights_are_set_as_before():
         net(draw(0))
         net.a.weight = torch.eye(6, dtype=torch.float64)
         found.append([net(draw(1)).detach(), states(net)])
+    assert_same(*found)
+
+
+# --- within a forward, after weights were normalized ahead ---------------------------------------
+
+
+class Runs(Net):
+    """What its forward does is given; it is called as in the second of two steps, with a plan."""
+
+    def __init__(self, norm, run):
+        super().__init__(norm)
+        self.run, self.kind = run, None
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def plainly(net, x):
+    return Net.forward(net, x)
+
+
+def writes_vectors(net, x):
+    h = net.a(x).tanh()
+    _, u, v = net.kind.parts(net.b)
+    for vector in (u, v):
+        vector.copy_(torch.arange(1.0, 7.0) / 10)
+    return net.c(net.b(h).tanh())
+
+
+def replaces_memory(net, x):
+    h = net.a(x).tanh()
+    weight = net.kind.parts(net.b)[0]
+    weight.data = 1.5 * weight.data + torch.eye(6, dtype=weight.dtype)
+    return net.c(net.b(h).tanh())
+
+
+def reads_without_a_gradient(net, x):
+    with torch.no_grad():
+        net.a(x)
+        weight = net.a.weight
+    assert not weight.requires_grad
+    return net.c(net.b(x @ weight.t()).tanh())
+
+
+def differentiates_a_recomputed_part(net, x):
+    y = x.detach().requires_grad_()
+    out = checkpoint(lambda y: net.b(net.a(y).tanh()), y, use_reentrant=False).sin().sum()
+    (gradient,) = torch.autograd.grad(out, y, create_graph=True)
+    return net.c(gradient)
+
+
+RUNS = [
+    *(writes_vectors, replaces_memory, reads_without_a_gradient),
+    differentiates_a_recomputed_part,
+]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda f: f.__name__)
+def test_in_a_forward(kind, run):
+    found = []
+    for fused in (False, True):
+        net = Runs(kind.ours, plainly)
+        net.kind = kind
+        if fused:
+            gk.fuse_spectral_norm(net)
+        net(draw(0))
+        net(draw(1))
+        net.run = run
+        out = net(draw(2))
+        out.sin().sum().backward()
+        found.append([out.detach(), *(p.grad for p in net.parameters()), states(net)])
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_an_earlier_forward_is_recomputed_in_a_later_one(kind, reentrant):
+    """While the later one's weights wait for their layers, which are others."""
+    found = []
+    for fused in (False, True):
+        net = Runs(kind.ours, plainly)
+        if fused:
+            gk.fuse_spectral_norm(net)
+        y = draw(0).requires_grad_()
+        early = []
+
+        def keeps(net, x, y=y, early=early):
+            early.append(checkpoint(lambda y: net.b(net.a(y).tanh()), y, use_reentrant=reentrant))
+            return plainly(net, x)
+
+        def goes_back(net, x, y=y, early=early):
+            early[0].sin().sum().backward()
+            return plainly(net, x + y.grad)
+
+        for seed, run in enumerate((keeps, plainly, plainly, goes_back)):
+            net.run = run
+            out = net(draw(seed))
+        out.sin().sum().backward()
+        found.append([out.detach(), *(p.grad for p in net.parameters()), states(net)])
     assert_same(*found)
