@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._checks import check_bool, check_module
-from gankernels.spectral_norm._fused.deposits import close_interrupted
+from gankernels.spectral_norm._fused.deposits import open_frames
 from gankernels.spectral_norm.fuse import handle_of
 from gankernels.spectral_norm.hook import remove_spectral_norm
 from gankernels.spectral_norm.sharded import fsdp_modules
@@ -46,7 +46,7 @@ def fold_spectral_norm(model: M, *, inplace: bool = False) -> M:
             "full_state_dict=True) into a model that is not sharded, and fold that"
         )
     if not inplace:
-        model = copy.deepcopy(model, _copies_of_computed(model))
+        model = copy.deepcopy(model, copies_of_computed(model))
     for module in model.modules():
         handle = handle_of(module)
         if handle is not None:
@@ -59,11 +59,11 @@ def fold_spectral_norm(model: M, *, inplace: bool = False) -> M:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 chain = module.parametrizations[name]  # type: ignore[index]
                 if any(isinstance(link, NORMS) for link in chain):
-                    _bake(module, name)
+                    bake(module, name)
     return model
 
 
-def _copies_of_computed(model: Module) -> dict[int, Any]:
+def copies_of_computed(model: Module) -> dict[int, Any]:
     """For deepcopy: what hooks have stored, of weight_norm for instance, as plain tensors, also in
     the lists of recurrent layers. Autograd refuses to copy tensors with a history."""
     values: list[Any] = []
@@ -77,13 +77,13 @@ def _copies_of_computed(model: Module) -> dict[int, Any]:
 def _fold_hook(module: Module, hook: TorchHook) -> None:
     original = f"{hook.name}_orig"
     if parametrize.is_parametrized(module, original):
-        _bake(module, original)
+        bake(module, original)
     wanted = getattr(module, original).requires_grad
     remove_spectral_norm(module, hook.name)
     getattr(module, hook.name).requires_grad_(wanted)
 
 
-def _bake(module: Module, name: str) -> None:
+def bake(module: Module, name: str) -> None:
     """Make a parametrized tensor a plain one of its own, with its value of ``eval()``."""
     chain: Any = module.parametrizations[name]  # type: ignore[index]
     value = evaluated(chain).detach().clone()
@@ -115,7 +115,7 @@ def _own_class(module: Module) -> None:
 @torch.no_grad()
 def folded_tensors(model: Module) -> dict[str, Tensor]:
     """The parameters and buffers of the folded model by name, and those that folding takes away."""
-    close_interrupted()
+    open_frames.close_interrupted()
     tensors: dict[str, Tensor] = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),

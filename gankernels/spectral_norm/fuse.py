@@ -12,23 +12,19 @@ from torch.nn import Module
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._checks import check_bool, check_module
-from gankernels._torch import is_capturing, is_compiled
+from gankernels._fused.ancestors import Ancestors
+from gankernels._fused.computed import make_copyable
+from gankernels._fused.frames import can_deposit, with_token
+from gankernels._torch import is_capturing
 from gankernels.spectral_norm._fused.deposits import (
-    Arguments,
-    Frame,
-    Token,
-    can_deposit,
-    close_all_of,
-    close_innermost_of,
-    close_interrupted,
     deposit,
     is_deposited,
     is_open,
+    open_frames,
 )
 from gankernels.spectral_norm._fused.plan import Plan, plan_of
 from gankernels.spectral_norm._fused.reading import read_as_torch, read_deposits_first
 from gankernels.spectral_norm.hook import SpectralNorm as Hook
-from gankernels.spectral_norm.hook import make_copyable
 from gankernels.spectral_norm.layer import CompiledDeposit
 from gankernels.spectral_norm.normalizer import normalize
 from gankernels.spectral_norm.parametrization import SpectralNorm as Parametrization
@@ -47,10 +43,7 @@ class FusedSpectralNorm:
         self._swaps: list[tuple[Any, Any]] = []  # a site's norm as it was, and ours
         self._state_hooks: list[Any] = []  # handles, one a site
         self._optimizers: list[tuple[Any, Any]] = []  # with the handle of the hook
-        # Modules from the model to its sites, each with the indices of the sites below it.
-        self._ancestors: list[tuple[Module, list[int]]] = []
-        # Of a module: its hooks, and what they may do.
-        self._known_hooks: dict[int, tuple[Any, tuple[bool, bool]]] = {}
+        self._ancestors: Ancestors | None = None
         # After the user's hooks, which may write weights; before the model's own normalization.
         own = any(isinstance(hook, TorchHook) for hook in model._forward_pre_hooks.values())
         self._handles = [
@@ -60,12 +53,13 @@ class FusedSpectralNorm:
         ]
 
     def __getstate__(self) -> dict[str, Any]:
-        close_all_of(self.model)  # a copy that is made within a forward has the u and v of today
+        open_frames.close_all_of(
+            self.model
+        )  # a copy that is made within a forward has the u and v of today
         # A copy or pickle of the model does not take the optimizer, of other parameters, along.
         none: dict[str, Any] = {
             "_optimizers": [],
-            "_ancestors": [],
-            "_known_hooks": {},
+            "_ancestors": None,
             "_plan": None,
         }
         return {**vars(self), **none}
@@ -132,15 +126,11 @@ class FusedSpectralNorm:
             self._state_hooks.append(hook)
         self._find_ancestors()
 
-    def _find_ancestors(self) -> None:
-        places: dict[int, list[int]] = {}
-        for i, site in enumerate(self.sites):
-            places.setdefault(id(site.module), []).append(i)
-        self._ancestors, self._known_hooks, self._plan = [], {}, None
-        for module in self.model.modules():
-            below = [i for part in module.modules() for i in places.get(id(part), ())]
-            if below:
-                self._ancestors.append((module, below))
+    def _find_ancestors(self) -> Ancestors:
+        self._plan = None
+        holders = [site.module for site in self.sites]
+        self._ancestors = Ancestors(self.model, holders, self._handles[0].id, _is_known)
+        return self._ancestors
 
     def _restore(self) -> None:
         for site, (original, ours) in zip(self.sites, self._swaps, strict=True):
@@ -199,59 +189,23 @@ class FusedSpectralNorm:
         pairs = [(site, site.norm) for site in self.sites]
         return [pair for pair in pairs if isinstance(pair[1], (Hook, Parametrization))]
 
-    def _hooked(self, module: Module) -> tuple[bool, bool]:
-        """Whether somebody may write weights when a module on the way is called: by a hook that is
-        not ours, through ``.data`` perhaps, which torch does not count; or by compiled code, which
-        normalizes for itself. And whether FSDP gathers its weights then, and frees them as soon as
-        its part of a backward pass is over."""
-        hooks = module._forward_pre_hooks
-        state = tuple(hooks), is_compiled(module)
-        known = self._known_hooks.get(id(module))
-        if known is not None and known[0] == state:
-            return known[1]
-        later = list(hooks.items())
-        if module is self.model:  # what has run before this has been seen
-            mine = [i for i, (key, _) in enumerate(later) if key == self._handles[0].id]
-            later = later[mine[0] + 1 :] if mine else later
-        gathers = any(_gathers(hook) for _, hook in later)
-        foreign = [hook for _, hook in later if not (_is_known(hook) or _gathers(hook))]
-        if module is self.model and foreign and len(foreign) == len(later):
-            hooks.move_to_end(self._handles[0].id)  # type: ignore[attr-defined]
-        may_write = bool(foreign) or (state[1] and module is not self.model)
-        self._known_hooks[id(module)] = state, (may_write, gathers)
-        return may_write, gathers
-
-    def _free(self) -> tuple[set[int], set[int]]:
-        """The sites that a deposit can be made for; and those of which FSDP gathers the weight
-        later, so that it has to be of u, v and sigma."""
-        free, gathered = set(range(len(self.sites))), set[int]()
-        for module, below in self._ancestors:
-            if module._forward_pre_hooks or is_compiled(module):
-                may_write, gathers = self._hooked(module)
-                if may_write:
-                    free.difference_update(below)
-                if gathers:
-                    gathered.update(below)
-        return free, gathered
-
     def _before(self, model: Module, args: Any) -> Any:
         if torch.compiler.is_compiling():
             self._before_compiled(model)
             return None
-        close_interrupted()
+        open_frames.close_interrupted()
         if not can_deposit():
             return None
-        if not self._ancestors:  # a copy
-            self._find_ancestors()
-        free, gathered = self._free()
+        ancestors = self._ancestors or self._find_ancestors()  # of a copy
+        free, gathered = ancestors.free()
         usual = model is self.model and len(free) == len(self.sites) and not gathered
         usual = usual and not is_open()
         plan = self._plan  # which another thread may replace
         if usual and plan is not None and plan.is_current():
-            frame = Frame(model, sys._getframe(1))
+            frame = open_frames.open(model, sys._getframe(1))
             if not plan.deposit(frame):
                 deposit(frame, plan.norms, plan.layers)
-            return _with_token(model, args, frame)
+            return with_token(model, args, frame)
         self._plan = None
         if model is self.model:
             present = [
@@ -276,20 +230,20 @@ class FusedSpectralNorm:
                 if not nested or not is_deposited(norm, layer.weight):
                     norms.append(norm)
                     layers.append(layer)
-        frame = Frame(model, sys._getframe(1))
+        frame = open_frames.open(model, sys._getframe(1))
         deposit(frame, norms, layers)
         if usual:
             self._plan = plan_of(self.sites, norms, layers)
-        return _with_token(model, args, frame)
+        return with_token(model, args, frame)
 
     def _after(self, model: Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             self._after_compiled(model)
         else:
-            close_innermost_of(model)
+            open_frames.close_innermost_of(model)
 
     def _before_state_dict(self, *_: Any) -> None:
-        close_interrupted()
+        open_frames.close_interrupted()
 
     # Dynamo traces attributes of modules, and no frames of threads.
 
@@ -321,22 +275,10 @@ class FusedSpectralNorm:
         model._gankernels_deposits = []  # type: ignore[assignment]
 
 
-def _with_token(model: Module, args: Any, frame: Frame) -> Arguments | None:
-    if model._backward_hooks or model._backward_pre_hooks:
-        return None  # they replace the arguments
-    arguments = Arguments(args)
-    arguments.token = Token(frame)
-    return arguments
-
-
 def _is_known(hook: Any) -> bool:
     return isinstance(hook, TorchHook) or isinstance(
         getattr(hook, "__self__", None), FusedSpectralNorm
     )
-
-
-def _gathers(hook: Any) -> bool:
-    return type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed.fsdp.")
 
 
 def fuse_spectral_norm(

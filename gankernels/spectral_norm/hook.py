@@ -16,7 +16,7 @@ from torch.nn.utils.spectral_norm import (
 from torch.nn.utils.spectral_norm import remove_spectral_norm as torch_remove_spectral_norm
 
 from gankernels._checks import check_bool, kind
-from gankernels._torch import disabled_torch_function, in_dispatch_mode, in_jit_trace
+from gankernels._fused.computed import copyable
 from gankernels.ops._checks.spectral_norm import check_eps, check_steps, check_weight, is_integer
 from gankernels.reference.spectral_norm import unit_vector
 from gankernels.spectral_norm._fused.deposits import give_back, take
@@ -25,21 +25,6 @@ from gankernels.spectral_norm.normalizer import checked_init_iterations, normali
 from gankernels.spectral_norm.sharded import is_sharded, share_, vector_of
 
 M = TypeVar("M", bound=Module)
-
-
-class ComputedWeight(Tensor):
-    """The value that a hook stores as ``module.weight``: a tensor with a history, to be copied.
-
-    Autograd refuses to copy a plain one, and with it the module. A copy or pickle has no history.
-    """
-
-    __torch_function__ = disabled_torch_function  # type: ignore[assignment]
-
-    def __deepcopy__(self, memo: dict) -> Tensor:
-        return memo.setdefault(id(self), self.detach().as_subclass(Tensor).clone())
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.detach().as_subclass(Tensor).__reduce_ex__(protocol)
 
 
 class SpectralNorm(TorchSpectralNorm):
@@ -108,7 +93,7 @@ class SpectralNorm(TorchSpectralNorm):
         if weight is None:
             weight = normalize_one(layer)
         # The name is a plain attribute: there is nothing for Module.__setattr__ to find out.
-        vars(module)[self.name] = _copyable(weight)
+        vars(module)[self.name] = copyable(weight)
 
     def __deepcopy__(self, memo: dict) -> SpectralNorm:
         # A module that is copied within a forward has its u and v copied before its hook.
@@ -124,21 +109,6 @@ class SpectralNorm(TorchSpectralNorm):
     def before_state_dict(self, *_: Any) -> None:
         """Undo unused moves of u and v, for a state_dict that is taken within a forward."""
         give_back(self)
-
-
-def _copyable(weight: Tensor) -> Tensor:
-    # Modes of dispatch refuse subclasses that they do not know; jit.trace would take one for a
-    # constant, and a subclass of another kind must not lose what it is.
-    if weight.grad_fn is None or type(weight) is not Tensor:
-        return weight
-    if in_dispatch_mode() or in_jit_trace():
-        return weight
-    return weight.as_subclass(ComputedWeight)
-
-
-def make_copyable(module: Module, name: str) -> None:
-    """Let the weight that a hook, torch's own perhaps, has stored be copied with the module."""
-    setattr(module, name, _copyable(getattr(module, name)))
 
 
 def default_dim(module: Module) -> int:
@@ -313,13 +283,11 @@ def remove_spectral_norm(module: M, name: str = "weight") -> M:
 
 
 __all__ = [
-    "ComputedWeight",
     "SpectralNorm",
     "SpectralNormLoadStateDictPreHook",
     "SpectralNormStateDictHook",
     "check_arguments",
     "default_dim",
-    "make_copyable",
     "remove_spectral_norm",
     "spectral_norm",
 ]

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from gankernels._torch import TorchParametrization
-from gankernels.spectral_norm._fused.deposits import close_interrupted
+from gankernels.spectral_norm._fused.deposits import open_frames
 from gankernels.spectral_norm.hook import SpectralNorm as Hook
 from gankernels.spectral_norm.layer import CompiledDeposit, Layer, Settings, rows_first
 from gankernels.spectral_norm.parametrization import SpectralNorm as Parametrization
@@ -165,7 +165,7 @@ def weight_norms(model: Module) -> dict[str, Tensor]:
     parametrizations each spectral norm counts, with what the links before it make of
     the weight; a second one of a chain has its place for a suffix (``"conv1.weight.1"``).
     """
-    close_interrupted()
+    open_frames.close_interrupted()
     norms = {}
     for site in sites(model):
         weight, u, v = (_whole(x) for x in (site.input(), *site.vectors()))

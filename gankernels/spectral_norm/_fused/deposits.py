@@ -8,22 +8,16 @@ Outputs, gradients, u and v thus are those of layer by layer.
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gankernels._fused.frames import Frame, OpenFrames
 from gankernels._library import has_kernels
 from gankernels._torch import (
     in_backward,
-    in_dispatch_mode,
-    in_forward_ad,
-    in_functorch,
-    in_jit_trace,
-    register_pytree_node,
     saves_through_hooks,
 )
 from gankernels.spectral_norm import sharded
@@ -38,16 +32,8 @@ from gankernels.spectral_norm.normalizer import (
 )
 from gankernels.spectral_norm.recompute import Vectors, in_region, regions_of
 
-
-class _Open(threading.local):
-    """The frames of this thread, the innermost last."""
-
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []
-
-
 #: Of this thread; empty outside of the forwards of fused models.
-open_frames = _Open()
+open_frames = OpenFrames()
 
 
 class Group:
@@ -151,91 +137,6 @@ class Deposit:
                 self.norm.memory.forget(self.kept)
 
 
-class Frame:
-    """The deposits of a model's forward, while that runs."""
-
-    def __init__(self, model: Any, caller: Any) -> None:
-        self.model = model
-        self.caller = id(caller)  # the Python frame that calls the model's forward
-        self.inference = torch.is_inference_mode_enabled()
-        self.deposits: dict[int, Deposit] = {}  # by id(norm), which the deposit keeps alive
-        self.owner = open_frames.frames  # another thread may collect the token
-        self.owner.append(self)
-
-    def close(self) -> None:
-        if self in self.owner:
-            self.owner.remove(self)
-        deposits, self.deposits = self.deposits, {}
-        for deposit in deposits.values():
-            deposit.take_back()
-
-
-class Token:
-    """A part of the arguments of a forward, gone with them when that ends, however it ends: the
-    hooks that torch always calls are not called after a KeyboardInterrupt."""
-
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-
-    def __del__(self) -> None:
-        if self.frame.deposits and not in_dispatch_mode() and not in_functorch():
-            self.frame.close()
-
-
-class Arguments(tuple):
-    """The arguments of a forward, with a token. Hooks that come later see a tuple as any other:
-    copies, pickles and what is mapped over it are plain ones."""
-
-    token: Token
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return tuple, (tuple(self),)
-
-
-register_pytree_node(Arguments, lambda args: (list(args), None), lambda parts, _: tuple(parts))
-
-
-def _runs(frame: Frame, memory: Memory) -> bool:
-    """Whether the forward of a frame is still running, and not just held by a traceback.
-
-    Looks first where it was the last time, which is as good as free.
-    """
-    try:
-        if id(sys._getframe(memory.depth)) == frame.caller:
-            return True
-    except ValueError:  # there are not so many
-        pass
-    n, at = 0, sys._getframe()
-    while at is not None and id(at) != frame.caller:
-        n, at = n + 1, at.f_back  # type: ignore[assignment]
-    if at is not None:
-        memory.depth = n
-    return at is not None
-
-
-def close_interrupted() -> None:
-    """Close the frames of this thread whose forward has been interrupted."""
-    for frame in reversed(open_frames.frames[:]):
-        if not _runs(frame, Memory()):
-            frame.close()
-
-
-def close_innermost_of(model: Any) -> None:
-    """Close the innermost frame of a model, whose forward ends, and the frames left within it."""
-    for i in reversed(range(len(open_frames.frames))):
-        if open_frames.frames[i].model is model:
-            for frame in reversed(open_frames.frames[i:]):
-                frame.close()
-            return
-
-
-def close_all_of(model: Any) -> None:
-    """Close this thread's frames of a model; layers that are still to come normalize themselves."""
-    for frame in reversed(open_frames.frames[:]):
-        if frame.model is model:
-            frame.close()
-
-
 def give_back(norm: Any) -> list[Layer]:
     """Undo the unused deposits for a norm, for a reader of u and v within a forward."""
     layers = []
@@ -267,7 +168,7 @@ def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Ten
             and weight.data_ptr() == one.pointer
             and torch.is_grad_enabled()
             and not torch.is_inference_mode_enabled()
-            and _runs(frame, norm.memory)
+            and frame.runs(norm.memory)
             and not saves_through_hooks()
             and not in_backward()
         ):
@@ -279,7 +180,7 @@ def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Ten
         if deposit is None or not deposit.is_of(weight):
             continue
         memory: Memory = norm.memory
-        if not _runs(frame, memory):
+        if not frame.runs(memory):
             frame.close()
             continue
         if deposit.fits(u, v, training, frame):
@@ -323,18 +224,6 @@ def is_deposited(norm: Any, weight: Tensor) -> bool:
 def is_open() -> bool:
     """Whether the forward of a fused model runs in this thread."""
     return bool(open_frames.frames)
-
-
-def can_deposit() -> bool:
-    """Whether layers may be normalized ahead: not where somebody watches what each one does."""
-    return not (
-        saves_through_hooks()
-        or in_backward()
-        or in_dispatch_mode()
-        or in_functorch()
-        or in_forward_ad()
-        or in_jit_trace()
-    )
 
 
 def deposit(frame: Frame, norms: Sequence[Any], layers: Sequence[Layer]) -> None:

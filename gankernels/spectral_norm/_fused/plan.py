@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from gankernels._fused.frames import Frame
 from gankernels._library import has_kernels
 from gankernels.ops.spectral_norm import spectral_norm_again
-from gankernels.spectral_norm._fused.deposits import Deposit, Frame, Group
+from gankernels.spectral_norm._fused.deposits import Deposit, Group
 from gankernels.spectral_norm.layer import Layer
 from gankernels.spectral_norm.normalizer import group_of
 from gankernels.spectral_norm.sites import Site

@@ -13,7 +13,7 @@ from torch.nn import Module
 from gankernels._checks import check_count, check_module
 from gankernels.ops._checks.spectral_norm import check_steps, check_weight
 from gankernels.ops.spectral_norm import warm_up
-from gankernels.spectral_norm._fused.deposits import close_interrupted
+from gankernels.spectral_norm._fused.deposits import open_frames
 from gankernels.spectral_norm.layer import rows_first
 from gankernels.spectral_norm.sites import Site, settings_of, sites
 
@@ -52,7 +52,7 @@ def original_weights(model: Module, *, init_iterations: int = 15) -> AbstractCon
     check_module(_OP, model)
     check_count(_OP, "init_iterations", init_iterations, least=0)
     check_steps(_OP, "init_iterations", init_iterations, least=0)
-    close_interrupted()
+    open_frames.close_interrupted()
     found = [site for site in sites(model) if not site.again]
     for site in found:
         if not site.is_stored:

@@ -1,0 +1,1 @@
+"""What models have in common whose weights are computed ahead, in one call a forward."""
