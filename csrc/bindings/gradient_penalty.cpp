@@ -29,7 +29,8 @@ struct PenaltyArguments {
     const DType dtype = dtype_of(op, grads[0]);
     acc = accumulation(dtype);
     for (const Tensor& g : grads) {
-      const int64_t size = sample_size(op, g, dtype, grads[0]);
+      const int64_t size = row_size(op, "gradients", g, dtype, grads[0]);
+      STD_TORCH_CHECK(g.size(0) == grads[0].size(0), op, ": expected gradients of one batch size");
       list.push_back({g.const_data_ptr(), nullptr, nullptr, size});
     }
     penalty = {dtype,

@@ -150,18 +150,17 @@ inline Matrix matrix_of(const char* op, const Tensor& w, DType dtype, const Tens
   return m;
 }
 
-// How many elements a sample of `x` has; refuses memory in which samples, its first dimension, are not
-// dense and one after the other.
-inline int64_t sample_size(const char* op, const Tensor& x, DType dtype, const Tensor& like) {
-  STD_TORCH_CHECK(is_here(x) && same_device(x, like), op, ": expected all gradients on ", kPlace,
+// How many elements a row of `x` has, its first dimension; refuses memory in which rows are not dense and
+// one after the other. `what` are such tensors.
+inline int64_t row_size(const char* op, const char* what, const Tensor& x, DType dtype,
+                        const Tensor& like) {
+  STD_TORCH_CHECK(is_here(x) && same_device(x, like), op, ": expected all ", what, " on ", kPlace,
                   ", the same one");
-  STD_TORCH_CHECK(x.scalar_type() == scalar_type(dtype), op, ": expected gradients of one dtype");
-  STD_TORCH_CHECK(x.dim() >= 1 && x.numel() > 0 && x.size(0) == like.size(0), op,
-                  ": expected gradients with elements, of one batch size");
+  STD_TORCH_CHECK(x.scalar_type() == scalar_type(dtype), op, ": expected ", what, " of one dtype");
+  STD_TORCH_CHECK(x.dim() >= 1 && x.numel() > 0, op, ": expected ", what, " with elements");
   const int64_t size = x.numel() / x.size(0);
-  STD_TORCH_CHECK(is_dense(in_memory_order(x, 1)), op, ": expected samples whose memory is dense");
-  STD_TORCH_CHECK(x.size(0) == 1 || x.stride(0) == size, op,
-                  ": expected one sample after the other");
+  STD_TORCH_CHECK(is_dense(in_memory_order(x, 1)) && (x.size(0) == 1 || x.stride(0) == size), op,
+                  ": expected ", what, " whose memory is dense, one row after the other");
   return size;
 }
 

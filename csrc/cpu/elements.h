@@ -8,6 +8,7 @@
 #include <new>
 
 #include "cpu/memory/scratch.h"
+#include "cpu/norm.h"
 #include "cpu/simd/vector_kernels.h"
 
 namespace gankernels::cpu {
@@ -43,6 +44,22 @@ bool fits(double x) {
   return x == 0 || (std::abs(x) >= Limits::min() && std::abs(x) <= Limits::max());
 }
 
+// What elements are multiplied by: `first`, then `then`, as their product may leave the range of double
+// where no element does.
+struct Factor {
+  Factor(double value) : first(value) {}  // NOLINT: a number is one
+  Factor(double first, double then) : first(first), then(then) {}
+
+  double product() const { return first * then; }
+  template <class T>
+  bool fits() const {
+    return gankernels::cpu::fits<T>(product()) && (product() != 0 || first == 0 || then == 0);
+  }
+  double operator*(double x) const { return first * x * then; }
+
+  double first, then = 1;
+};
+
 // Loops over arrays of one dtype, widened and narrowed a piece at a time.
 template <class T>
 class Elements {
@@ -66,8 +83,21 @@ class Elements {
     return total;
   }
 
+  // ||x|| of n elements from `offset` on.
+  double norm(const void* x, int64_t offset, int64_t n) const {
+    const Storage in{x, dtype_};
+    if (stored_as<T>(dtype_)) return norm_of(kernels_, static_cast<const T*>(in.at(offset)), n);
+    T* scratch = thread_scratch<T, Slot::kWidenedPieces>(kPiece);
+    double total = 0;
+    for (int64_t j = 0; j < n; j += kPiece) {
+      const int64_t k = std::min(kPiece, n - j);
+      total = joined(total, norm_of(kernels_, staged(kernels_, in, offset + j, k, scratch), k));
+    }
+    return total;
+  }
+
   // out = alpha x + beta y from `offset` on, y of T or (`y_stored`) of the dtype, or null.
-  void combine(double alpha, const void* x, double beta, const void* y, bool y_stored,
+  void combine(Factor alpha, const void* x, Factor beta, const void* y, bool y_stored,
                int64_t offset, int64_t n, void* out) const {
     const Storage in{x, dtype_}, other{y, dtype_}, to{out, dtype_};
     void* target = const_cast<void*>(to.at(offset));
@@ -90,12 +120,31 @@ class Elements {
     }
   }
 
+  // out = alpha x + beta y + gamma z, all of the dtype.
+  void combine(Factor alpha, const void* x, Factor beta, const void* y, Factor gamma, const void* z,
+               int64_t offset, int64_t n, void* out) const {
+    const Storage a{x, dtype_}, b{y, dtype_}, c{z, dtype_}, to{out, dtype_};
+    const bool direct = stored_as<T>(dtype_);
+    T* scratch = thread_scratch<T, Slot::kWidenedPieces>(3 * kPiece);
+    for (int64_t j = 0; j < n; j += kPiece) {
+      const int64_t k = std::min(kPiece, n - j);
+      void* target = const_cast<void*>(to.at(offset + j));
+      T* sum = direct ? static_cast<T*>(target) : scratch + 2 * kPiece;
+      const T* first = staged(kernels_, a, offset + j, k, scratch);
+      const T* second = staged(kernels_, b, offset + j, k, scratch + kPiece);
+      combine_as_T(alpha, first, beta, second, k, sum, false);
+      combine_as_T(1, sum, gamma, staged(kernels_, c, offset + j, k, scratch), k, sum, false);
+      if (!direct) kernels_.narrow(sum, k, dtype_, target);
+    }
+  }
+
  private:
   // Factors that leave the range of T, as those of tiny weights do, have products that need not.
-  void combine_as_T(double alpha, const T* x, double beta, const T* y, int64_t n, T* out,
+  void combine_as_T(Factor alpha, const T* x, Factor beta, const T* y, int64_t n, T* out,
                     bool stream) const {
-    if (fits<T>(alpha) && fits<T>(beta))
-      return kernels_.combine(static_cast<T>(alpha), x, static_cast<T>(beta), y, n, out, stream);
+    if (alpha.fits<T>() && beta.fits<T>())
+      return kernels_.combine(static_cast<T>(alpha.product()), x, static_cast<T>(beta.product()), y,
+                              n, out, stream);
     for (int64_t i = 0; i < n; ++i)
       out[i] = static_cast<T>(y ? alpha * x[i] + beta * y[i] : alpha * x[i]);
   }

@@ -10,63 +10,45 @@
 #include <cmath>
 #include <vector>
 
-#include "common/parallel.h"
 #include "cpu/elements.h"
+#include "cpu/rows.h"
 
 namespace gankernels::gradient_penalty::cpu {
 namespace {
 
 using gankernels::cpu::Elements;
+using gankernels::cpu::RowPieces;
 using gankernels::cpu::run;
-
-constexpr int64_t kPiece = 32 << 10;           // elements
-constexpr int64_t kParallelBytes = 128 << 10;  // below, waking the other threads costs more
-
-// A gradient cut into pieces.
-struct PenaltyCut {
-  int64_t parts;       // of a sample
-  int64_t samples;     // of a piece; 1 where there are parts
-  int64_t first_part;  // the number of the first part of its first sample, among all gradients'
-  int64_t first_task;
-};
 
 template <class T>
 class PenaltyCall {
  public:
   // The gradients are read again in the backward pass: its results must not drive them out.
-  explicit PenaltyCall(const Penalty& p) : p_(p), elements_(p.dtype, 2 * bytes(p)) {
-    cuts_.reserve(p.count);
-    for (int64_t k = 0; k < p.count; ++k) {
-      const int64_t size = p.grads[k].size;
-      const int64_t parts = (size + kPiece - 1) / kPiece;
-      const int64_t samples = parts > 1 ? 1 : std::max<int64_t>(1, kPiece / size);
-      cuts_.push_back({parts, samples, parts_, tasks_});
-      parts_ += parts * p.batch;
-      tasks_ += (p.batch + samples - 1) / samples * parts;
-    }
-    threads_ = bytes(p) < kParallelBytes ? 1 : p.threads;
+  explicit PenaltyCall(const Penalty& p)
+      : p_(p), elements_(p.dtype, 2 * bytes(p)), pieces_(p.count, bytes(p), p.threads) {
+    for (int64_t k = 0; k < p.count; ++k) pieces_.add(p.batch, p.grads[k].size);
   }
 
   // sums[row * batch + i] = <x_i, y_i>; operands(gradient) gives the two.
   template <class F>
   std::vector<double> products(F&& operands) const {
-    std::vector<double> partial(parts_);
-    for_each_piece([&](int64_t k, int64_t i, int64_t part, int64_t offset, int64_t n) {
+    std::vector<double> partial(pieces_.parts());
+    pieces_.for_each([&](int64_t k, int64_t i, int64_t part, int64_t offset, int64_t n) {
       const auto [x, y] = operands(p_.grads[k]);
-      partial[cuts_[k].first_part + i * cuts_[k].parts + part] = elements_.dot(x, y, offset, n);
+      partial[pieces_.first_part(k, i) + part] = elements_.dot(x, y, offset, n);
     });
     std::vector<double> sums(p_.rows() * p_.batch);
     for (int64_t k = 0; k < p_.count; ++k)
       for (int64_t i = 0; i < p_.batch; ++i)
-        for (int64_t part = 0; part < cuts_[k].parts; ++part)
-          sums[row(k) * p_.batch + i] += partial[cuts_[k].first_part + i * cuts_[k].parts + part];
+        for (int64_t part = 0; part < pieces_.parts_of(k); ++part)
+          sums[row(k) * p_.batch + i] += partial[pieces_.first_part(k, i) + part];
     return sums;
   }
 
   // out = alpha_i h + beta_i g; factors(row, sample) gives the two.
   template <class F>
   void combine(F&& factors) const {
-    for_each_piece([&](int64_t k, int64_t i, int64_t, int64_t offset, int64_t n) {
+    pieces_.for_each([&](int64_t k, int64_t i, int64_t, int64_t offset, int64_t n) {
       const Gradient& x = p_.grads[k];
       const auto [alpha, beta] = factors(row(k), i);
       elements_.combine(beta, x.g, alpha, x.h, true, offset, n, x.out);
@@ -102,26 +84,9 @@ class PenaltyCall {
 
   int64_t row(int64_t k) const { return p_.per_tensor ? k : 0; }
 
-  // Calls f(gradient, sample, part, offset, n) for every part of every sample, on all threads.
-  template <class F>
-  void for_each_piece(F&& f) const {
-    parallel_tasks(threads_, tasks_, [&](int64_t task) {
-      int64_t k = p_.count - 1;
-      while (cuts_[k].first_task > task) --k;
-      const PenaltyCut& cut = cuts_[k];
-      const int64_t piece = task - cut.first_task, part = piece % cut.parts;
-      const int64_t first = piece / cut.parts * cut.samples;
-      const int64_t last = std::min(first + cut.samples, p_.batch), size = p_.grads[k].size;
-      for (int64_t i = first; i < last; ++i)
-        f(k, i, part, i * size + part * kPiece, std::min(kPiece, size - part * kPiece));
-    });
-  }
-
   const Penalty& p_;
   Elements<T> elements_;
-  std::vector<PenaltyCut> cuts_;
-  int64_t parts_ = 0, tasks_ = 0;
-  int threads_;
+  RowPieces pieces_;
 };
 
 template <class T>

@@ -11,6 +11,7 @@ from gankernels.ops.diff_augment import diff_augment_parameters
 from gankernels.ops.gradient_penalty import gradient_penalty
 from gankernels.ops.image_filter import image_filter, image_filter_transpose
 from gankernels.ops.spectral_norm import power_iteration_, spectral_norm, spectral_normalize
+from gankernels.ops.weight_norm import weight_norm
 
 __all__ = [
     "ada_control_",
@@ -25,4 +26,5 @@ __all__ = [
     "power_iteration_",
     "spectral_norm",
     "spectral_normalize",
+    "weight_norm",
 ]

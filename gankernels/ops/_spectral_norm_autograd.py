@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +13,12 @@ from gankernels._dtypes import accumulation_dtype
 from gankernels._torch import below_autograd
 from gankernels.ops import _operator
 from gankernels.ops._operator import Operator, call_below_autograd, declare, one_device, run
+from gankernels.ops._retained import keep, kept
 from gankernels.reference.spectral_norm import PowerIteration
 
 #: Every part of a packed result starts at a multiple of this many elements.
 PACK = 16
+_OP = "spectral_normalize"
 
 
 def unpack(packed: Tensor, weights: Sequence[Tensor]) -> PowerIteration:
@@ -125,13 +126,13 @@ class Normalize(torch.autograd.Function):
             outputs, sigmas = run(
                 _operator.kernels.spectral_normalize, weights, u, v, sigma, max_norm, retain, guard
             )
-        _keep(ctx, (*weights, *u, *v, sigmas if sigma is None else sigma), retain)
+        keep(ctx, (*weights, *u, *v, sigmas if sigma is None else sigma), retain)
         return sigmas, *outputs
 
     @staticmethod
     def backward(ctx, grad_sigma, *grads):
         n = len(grads)
-        saved = _kept(ctx, None if grad_sigma is not None else grads)
+        saved = kept(_OP, ctx, None if grad_sigma is not None else grads)
         parts = saved[:n], saved[n : 2 * n], saved[2 * n : 3 * n], saved[-1]
         result = _gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[6:])
         return None, None, None, None, None, None, *result
@@ -145,12 +146,12 @@ class SpectralNorm(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.max_norm = step[-1]
         packed, sigma, outputs = run(_operator.kernels.spectral_norm_, weights, *step)
-        _keep(ctx, (*weights, packed), retain)
+        keep(ctx, (*weights, packed), retain)
         return sigma, *outputs
 
     @staticmethod
     def backward(ctx, grad_sigma, *grads):
-        *weights, packed = _kept(ctx, None if grad_sigma is not None else grads)
+        *weights, packed = kept(_OP, ctx, None if grad_sigma is not None else grads)
         parts = weights, *unpack(packed, weights)
         return None, None, *_gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[2:])
 
@@ -161,7 +162,7 @@ class RetainedReference(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, v, sigma, max_norm, guard, *weights):
         ctx.set_materialize_grads(False)
-        _keep(ctx, weights, retain=True)
+        keep(ctx, weights, retain=True)
         ctx.vectors, ctx.options = (u, v, sigma), {"max_norm": max_norm, "guard": guard}
         outputs, sigmas = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
         return sigmas, *outputs
@@ -170,7 +171,7 @@ class RetainedReference(torch.autograd.Function):
     def backward(ctx, *grads):
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            weights = [w.view_as(w) for w in _kept(ctx)]
+            weights = [w.view_as(w) for w in kept(_OP, ctx)]
             outputs, sigmas = reference.spectral_normalize(weights, *ctx.vectors, **ctx.options)
             used = [(x, g) for x, g in zip((sigmas, *outputs), grads, strict=True) if g is not None]
             needed = [i for i, n in enumerate(ctx.needs_input_grad[5:]) if n]
@@ -187,80 +188,15 @@ class RetainedReference(torch.autograd.Function):
         return None, None, None, None, None, *result
 
 
-class _Held(NamedTuple):
-    """A tensor that a node keeps. Of a view its base and where it lies in it: the view itself would
-    be one more reference to a parameter, which ``torch.utils.swap_tensors`` does not allow."""
-
-    tensor: Tensor
-    version: int
-    view: tuple | None  # size, strides, offset
-    differentiable: bool
-
-    @staticmethod
-    def of(tensor: Tensor) -> _Held:
-        base = tensor._base
-        if base is None:
-            return _Held(tensor, tensor._version, None, tensor.requires_grad)
-        alone = tensor.requires_grad and _leaf_of(tensor) is not base
-        if alone or _interpretation(tensor) != _interpretation(base):
-            return _Held(tensor, tensor._version, None, tensor.requires_grad)
-        view = tensor.shape, tensor.stride(), tensor.storage_offset()
-        return _Held(base, tensor._version, view, tensor.requires_grad)
-
-    def get(self) -> Tensor:
-        if self.view is None:
-            return self.tensor
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
-            return self.tensor.as_strided(*self.view)
-
-
-def _leaf_of(tensor: Tensor) -> Tensor | None:
-    # The leaf that a chain of views leads to: a view may hang on another than its base.
-    node: Any = tensor.grad_fn
-    while node is not None and len(node.next_functions) == 1:
-        node = node.next_functions[0][0]
-    return getattr(node, "variable", None)
-
-
-def _interpretation(tensor: Tensor) -> tuple:
-    # A view may also read the memory otherwise: as another dtype, conjugated, negated.
-    return tensor.dtype, tensor.is_conj(), tensor.is_neg()
-
-
-def _keep(ctx, tensors, retain: bool) -> None:
-    # Saved tensors are freed by the first backward pass; with retain they go with the node. What
-    # autograd checks for saved tensors, that nobody overwrote them, is then checked by _kept.
-    ctx.kept = [_Held.of(t) for t in tensors] if retain else None
-    if not retain:
-        ctx.save_for_backward(*tensors)
-
-
-def _kept(ctx, grads: Sequence[Tensor | None] | None = None) -> Sequence[Tensor]:
-    # The first of what is kept are the weights: one without a gradient may have been changed since.
-    if ctx.kept is None:
-        return ctx.saved_tensors
-    tensors = [held.get() for held in ctx.kept]
-    unused = () if grads is None else [i for i, g in enumerate(grads) if g is None]
-    for i, (tensor, held) in enumerate(zip(tensors, ctx.kept, strict=True)):
-        if tensor._version != held.version and i not in unused:
-            raise RuntimeError(
-                "spectral_normalize: one of the variables needed for gradient computation has been "
-                f"modified by an inplace operation: a tensor of shape {tuple(tensor.shape)} is at "
-                f"version {tensor._version}; expected version {held.version}. Run the backward "
-                "pass before the optimizer's step."
-            )
-    return tensors
-
-
 def _setup_normalize(ctx, inputs, output):
     weights, u, v, sigma, ctx.max_norm, retain, _ = inputs
     ctx.set_materialize_grads(False)
-    _keep(ctx, (*weights, *u, *v, output[1] if sigma is None else sigma), retain)
+    keep(ctx, (*weights, *u, *v, output[1] if sigma is None else sigma), retain)
     ctx.count = len(weights)
 
 
 def _backward_normalize(ctx, grads, grad_sigma):
-    saved, count = _kept(ctx), ctx.count
+    saved, count = kept(_OP, ctx), ctx.count
     none = [None] * count
     parts = saved[:count], saved[count : 2 * count], saved[2 * count : 3 * count], saved[-1]
     result = _gradients(ctx, parts, grads or none, grad_sigma, ctx.needs_input_grad[0])

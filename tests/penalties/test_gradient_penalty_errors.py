@@ -195,9 +195,9 @@ BAD_FORWARDS = {
     "two batch sizes": (lambda g: [g, g[1:]], OPTIONS, "of one batch size"),
     "two dtypes": (lambda g: [g, g.double()], OPTIONS, "of one dtype"),
     "integers": (lambda g: [g.int()], OPTIONS, "float32, float64, bfloat16 or float16"),
-    "samples with gaps": (lambda g: [g[:, 1:]], OPTIONS, "one sample after the other"),
+    "samples with gaps": (lambda g: [g[:, 1:]], OPTIONS, "one row after the other"),
     "elements with gaps": (lambda g: [g[:, ::2]], OPTIONS, "memory is dense"),
-    "samples over each other": (lambda g: [g[:1].expand(4, 6)], OPTIONS, "one sample after the"),
+    "samples over each other": (lambda g: [g[:1].expand(4, 6)], OPTIONS, "one row after the"),
     "elements over each other": (lambda g: [g[:, :1].expand(4, 6)], OPTIONS, "memory is dense"),
     "transposed": (lambda g: [g.t()], OPTIONS, "memory is dense"),
     "reduction of 3": (lambda g: [g], option(reduction=3), "reduction to be 0"),
@@ -238,7 +238,7 @@ BAD_BACKWARDS = {
     "wide seed": (lambda s, g, n: (s.double(), g, n), "the cotangents of 4 .*float32"),
     "short norms": (lambda s, g, n: (s, g, n[:3]), "norms of 4 contiguous"),
     "wide norms": (lambda s, g, n: (s, g, n.double()), "norms of 4 .*float32"),
-    "gaps": (lambda s, g, n: (s, [g[0][:, 1:]], n), "one sample after the other"),
+    "gaps": (lambda s, g, n: (s, [g[0][:, 1:]], n), "one row after the other"),
 }
 
 
