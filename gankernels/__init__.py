@@ -14,11 +14,14 @@ from gankernels.spectral_norm.models.apply import apply_spectral_norm
 from gankernels.spectral_norm.models.clip import SpectralNormClip, clip_spectral_norm_
 from gankernels.spectral_norm.models.originals import original_weights
 from gankernels.spectral_norm.operator_norms import SpectralNorms, spectral_norms
+from gankernels.weight_norm.fold import fold_weight_norm
+from gankernels.weight_norm.fuse import FusedWeightNorm, fuse_weight_norm
 
 __all__ = [
     *penalties.__all__,
     "CriticStep",
     "FusedSpectralNorm",
+    "FusedWeightNorm",
     "SpectralNormClip",
     "SpectralNorms",
     "__version__",
@@ -34,7 +37,9 @@ __all__ = [
     "ema",
     "empty_cache",
     "fold_spectral_norm",
+    "fold_weight_norm",
     "fuse_spectral_norm",
+    "fuse_weight_norm",
     "gradient_penalty",
     "losses",
     "nn",

@@ -6,6 +6,7 @@ and one that finds private names elsewhere in the package.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ below_autograd = torch._C._AutoDispatchBelowAutograd
 disabled_torch_function = torch._C._disabled_torch_function_impl
 #: torch's spectral norm as a parametrization.
 TorchParametrization = parametrizations._SpectralNorm
+#: torch's weight norm as a parametrization.
+TorchWeightNorm = parametrizations._WeightNorm
 FakeTensor = torch._subclasses.FakeTensor
 foreach_clamp_max_ = torch._foreach_clamp_max_
 foreach_clamp_min_ = torch._foreach_clamp_min_
@@ -175,3 +178,35 @@ def caches_parametrizations() -> bool:
 def is_compiled(module: torch.nn.Module) -> bool:
     """Whether calling a module runs code of torch.compile: by ``compile()``, or as a wrapper."""
     return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+
+
+def can_trace_autograd_ops() -> bool:
+    """Whether this torch has the setting by which Dynamo traces torch.autograd.grad."""
+    return hasattr(torch._dynamo.config, "trace_autograd_ops")
+
+
+def tracing_autograd_ops() -> Any:
+    """A block in which what Dynamo compiles may hold torch.autograd.grad."""
+    return torch._dynamo.config.patch(trace_autograd_ops=True)
+
+
+#: What Dynamo raises where it cannot compile: TorchDynamoException, and where it was to give up.
+COMPILE_ERRORS = (
+    torch._dynamo.exc.TorchDynamoException,
+    torch._dynamo.exc.FailOnRecompileLimitHit,
+)
+
+
+def backend_of(name: str) -> Any:
+    """A backend of torch.compile, as a function of a graph and example inputs; None if there is
+    none of that name. Inductor draws random numbers as eager mode does.
+    """
+    try:
+        compiler = torch._dynamo.lookup_backend(name)
+    except torch._dynamo.exc.InvalidBackend:
+        return None
+    if name == "inductor":
+        from torch._inductor.compile_fx import compile_fx
+
+        return functools.partial(compile_fx, config_patches={"fallback_random": True})
+    return compiler

@@ -115,9 +115,12 @@ def test_containers_are_registered():
 
 
 def test_torchs_parametrization():
-    """If it goes: the class of ``layer.parametrizations.weight[0]`` after torch's spectral_norm."""
+    """If it goes: the class of ``layer.parametrizations.weight[0]`` after torch's spectral_norm, or
+    its weight_norm."""
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
     assert type(layer.parametrizations.weight[0]) is _torch.TorchParametrization
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    assert type(layer.parametrizations.weight[0]) is _torch.TorchWeightNorm
 
 
 def test_jit_traces_are_seen():

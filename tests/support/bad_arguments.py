@@ -69,6 +69,10 @@ def normalized() -> nn.Sequential:
     return nn.Sequential(parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Linear(4, 2))
 
 
+def weight_normed() -> nn.Sequential:
+    return nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)))
+
+
 def with_logits(name: str) -> dict[str, Any]:
     x = leaf()
     return {("logits" if name in ("real", "fake") else name): Critic()(x), name: x}
@@ -166,7 +170,9 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "spectral_norms": lambda: (gk.spectral_norms, {"model": normalized()}),
     "fold_spectral_norm": lambda: (gk.fold_spectral_norm, {"model": normalized()}),
+    "fold_weight_norm": lambda: (gk.fold_weight_norm, {"model": weight_normed()}),
     "fuse_spectral_norm": lambda: (gk.fuse_spectral_norm, {"model": normalized()}),
+    "fuse_weight_norm": lambda: (gk.fuse_weight_norm, {"model": weight_normed()}),
     "backend": lambda: (lambda name: gk.backend(name).__enter__(), {"name": "reference"}),
     "nn.utils.spectral_norm": lambda: (hook_spectral_norm, {"module": nn.Linear(5, 4)}),
     "nn.utils.remove_spectral_norm": lambda: (
