@@ -13,8 +13,8 @@ namespace gankernels::cpu {
 class RowPieces {
  public:
   static constexpr int64_t kPiece = 32 << 10;  // elements
-  static constexpr int64_t kParallelBytes = 128
-                                            << 10;  // below, waking the other threads costs more
+  // Below, waking the other threads costs more.
+  static constexpr int64_t kParallelBytes = 128 << 10;
 
   RowPieces(int64_t count, int64_t bytes, int threads)
       : threads_(bytes < kParallelBytes ? 1 : threads) {

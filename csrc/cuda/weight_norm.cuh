@@ -56,11 +56,9 @@ DEVICE Chunk chunk_of(const Item& item, int tile) {
 template <Pass kPass>
 constexpr int kSources = static_cast<int>(kPass) + 1;
 
-// Vectors that every thread loads of each tensor before it uses the first: eight in all, or two of three.
+// Vectors that every thread loads of each tensor before it uses the first: eight in all, or six.
 template <Pass kPass>
-constexpr int kAtOnce = kPass == Pass::kForward    ? 8
-                        : kPass == Pass::kBackward ? 4
-                                                   : 2;
+constexpr int kAtOnce = 8 / kSources<kPass>;
 
 // Calls f(at, in) for the vectors of a chunk that are this thread's: in[s] are those of the pass's tensors
 // from `at` on. One loop, so that the loads are under way together at the end of a chunk, too.

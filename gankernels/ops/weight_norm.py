@@ -88,17 +88,14 @@ def weight_norm(
     dims = dim if isinstance(dim, (list, tuple)) else [dim] * len(v)
     check(v, g, dims)  # type: ignore[arg-type]
     if takes_reference("weight_norm", [*v, *g]):
-        return [
-            reference.weight_norm(a, b, dim=d)  # type: ignore[arg-type]
-            for a, b, d in zip(v, g, dims, strict=True)
-        ]
+        return reference.weight_norm(v, g, dim=dims)  # type: ignore[arg-type, return-value]
     return normalize(v, g, dims)  # type: ignore[arg-type]
 
 
 def normalize(v: Sequence[Tensor], g: Sequence[Tensor], dims: Sequence[int | None]) -> list[Tensor]:
     """weight_norm of lists that the kernels take."""
     rows = [rows_first(x, d) for x, d in zip(v, dims, strict=True)]
-    sizes = [x.reshape(-1) if x.dim() != 1 or not x.is_contiguous() else x for x in g]
+    sizes = [x if x.dim() == 1 and x.is_contiguous() else x.reshape(-1).contiguous() for x in g]
     # Those that need no gradient have outputs that need none.
     wanted = [a.requires_grad or b.requires_grad for a, b in zip(v, g, strict=True)]
     builds = torch.is_grad_enabled() and any(wanted)

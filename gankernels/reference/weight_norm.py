@@ -11,13 +11,18 @@ from gankernels._dtypes import accumulation_dtype
 
 
 def weight_norm(
-    v: Tensor | Sequence[Tensor], g: Tensor | Sequence[Tensor], *, dim: int | None = 0
+    v: Tensor | Sequence[Tensor],
+    g: Tensor | Sequence[Tensor],
+    *,
+    dim: int | Sequence[int | None] | None = 0,
 ) -> Tensor | list[Tensor]:
     """See :func:`gankernels.ops.weight_norm`. Differentiable to any order."""
     if isinstance(v, Tensor):
         assert isinstance(g, Tensor)
+        assert dim is None or isinstance(dim, int)
         return _one(v, g, dim)
-    return [_one(a, b, dim) for a, b in zip(v, g, strict=True)]
+    dims = dim if isinstance(dim, (list, tuple)) else [dim] * len(v)
+    return [_one(a, b, d) for a, b, d in zip(v, g, dims, strict=True)]
 
 
 def _one(v: Tensor, g: Tensor, dim: int | None) -> Tensor:

@@ -27,8 +27,8 @@ constexpr Constant kConstants[] = {
     {"vector_kernels.inc", "kRows", 4, Of::kElements},
     {"vector_kernels.inc", "kFirstLevel", 24 << 10, Of::kBytes},
     {"vector_kernels.inc", "kBlock", 4096, Of::kElements},
-    {"gradient_penalty.cpp", "kPiece", 32 << 10, Of::kElements},
-    {"gradient_penalty.cpp", "kParallelBytes", 128 << 10, Of::kBytes},
+    {"rows.h", "kPiece", 32 << 10, Of::kElements},
+    {"rows.h", "kParallelBytes", 128 << 10, Of::kBytes},
     {"tiles.h", "kSlack", 16, Of::kElements},
     {"footprint.h", "kNodes", 1 << 18, Of::kElements},
     {"tiles.h", "kWidth", 64, Of::kElements},
@@ -51,17 +51,17 @@ constexpr Constant kConstants[] = {
     {"affine_resample.h", "kTaps", 12, Of::kElements},
     {"ada_control.h", "kScores", 48, Of::kElements},  // of a launch
     {"image_filter.h", "kReach", 21, Of::kElements},
-    {"call.h", "", 8, Of::kElements},                    // units worked on at once
-    {"call.h", "", 32, Of::kElements},                   // units of a chunk at the least
-    {"call.h", "", 64 << 10, Of::kBytes},                // a chunk at the least
-    {"call.h", "", 2 << 20, Of::kBytes},                 // and at the most
-    {"call.h", "", 128 << 10, Of::kBytes},               // below, one thread
-    {"strided_matrix.h", "", 8 << 10, Of::kElements},    // units longer than this are widened by 8
-    {"vector_kernels.inc", "", 8, Of::kElements},        // units worked on at once, conversions
-    {"vector_kernels.inc", "", 4 * 64, Of::kBytes},      // a step of the sums of a row
-    {"noise.inc", "", 4 * 16, Of::kElements},            // kCount
-    {"image_filter.h", "", 2 * 21, Of::kElements},       // kReach to either side
-    {"gradient_penalty.cpp", "", 34816, Of::kElements},  // a piece, and one of elements.h
+    {"call.h", "", 8, Of::kElements},                  // units worked on at once
+    {"call.h", "", 32, Of::kElements},                 // units of a chunk at the least
+    {"call.h", "", 64 << 10, Of::kBytes},              // a chunk at the least
+    {"call.h", "", 2 << 20, Of::kBytes},               // and at the most
+    {"call.h", "", 128 << 10, Of::kBytes},             // below, one thread
+    {"strided_matrix.h", "", 8 << 10, Of::kElements},  // units longer than this are widened by 8
+    {"vector_kernels.inc", "", 8, Of::kElements},      // units worked on at once, conversions
+    {"vector_kernels.inc", "", 4 * 64, Of::kBytes},    // a step of the sums of a row
+    {"noise.inc", "", 4 * 16, Of::kElements},          // kCount
+    {"image_filter.h", "", 2 * 21, Of::kElements},     // kReach to either side
+    {"rows.h", "", 34816, Of::kElements},              // a piece, and one of elements.h
 };
 
 // The bytes of the vectors of every target.
