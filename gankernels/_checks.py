@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -138,6 +139,13 @@ def check_generator(op: str, generator: object, device: torch.device) -> None:
             f"{op}: expected a generator on {device}, where the tensors are, got one on {theirs}; "
             f"{cure}"
         )
+
+
+def drawn_by(generator: torch.Generator | None) -> dict[str, Any]:
+    """The keyword of torch.rand and the like for a generator; without one there must be none, as
+    Dynamo takes no ``generator=None`` where sizes vary.
+    """
+    return {} if generator is None else {"generator": generator}
 
 
 def check_process_group(op: str, group: object) -> None:

@@ -13,6 +13,7 @@ from gankernels._checks import (
     check_floats,
     check_generator,
     describe,
+    drawn_by,
     is_lazy_iterable,
     kind,
 )
@@ -101,7 +102,7 @@ def paired(op: str, real: Samples, fake: Samples, same_batch: bool) -> list[tupl
 
 def draw_like(op: str, draw: Any, like: Tensor, shape: Sequence[int], generator: Any) -> Tensor:
     check_generator(op, generator, like.device)
-    return draw(shape, generator=generator, device=like.device, dtype=like.dtype)
+    return draw(shape, device=like.device, dtype=like.dtype, **drawn_by(generator))
 
 
 # --- inference mode ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from gankernels._checks import check_generator, check_number, check_strided, describe
+from gankernels._checks import check_generator, check_number, check_strided, describe, drawn_by
 from gankernels.ops.ada_parameters import GROUPS
 
 
@@ -30,15 +30,11 @@ def number_of(op: str, name: str, value: object, *, positive: bool = False) -> f
 def source(op: str, generator: torch.Generator | None, device: torch.device) -> dict[str, Any]:
     """The keywords for :func:`torch.rand`.
 
-    Dynamo takes no ``generator=None`` where sizes vary.
-
     Raises:
         TypeError, ValueError: if ``generator`` is none, or on another device.
     """
-    if generator is None:
-        return {"device": device}
     check_generator(op, generator, device)
-    return {"device": device, "generator": generator}
+    return {"device": device, **drawn_by(generator)}
 
 
 if TYPE_CHECKING:

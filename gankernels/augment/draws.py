@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_generator, check_number
+from gankernels._checks import check_generator, check_number, drawn_by
 from gankernels.ops._checks.ada_parameters import check_constants, check_multipliers, is_number_of
 from gankernels.ops.ada_parameters import NORMALS, UNIFORMS, AdaConstants, AdaMultipliers
 from gankernels.reference.ada_parameters import DEFAULTS, GATES, NORMAL_VALUES, UNIFORM_VALUES
@@ -132,7 +132,7 @@ def draw_compat(
     m, b = multipliers, batch
     uniforms = torch.zeros(b, UNIFORMS, dtype=torch.float64, device=device)
     normals = torch.zeros(b, NORMALS, dtype=torch.float64, device=device)
-    options: dict[str, Any] = {"generator": generator, "device": device, "dtype": torch.float32}
+    options: dict[str, Any] = {"device": device, "dtype": torch.float32, **drawn_by(generator)}
 
     def gate(name: str, *shape: int) -> None:
         uniforms[:, GATES.index(name)] = torch.rand(b, *shape, **options).view(b)

@@ -18,6 +18,7 @@ from gankernels._checks import (
     check_count,
     check_generator,
     device_of,
+    drawn_by,
     kind,
     raised_in,
 )
@@ -214,7 +215,7 @@ class ADAPipe(Strength):
                 flips = torch.full((batch, 1), float(percentile >= 0.5), device=home)
                 values = torch.cat((values, flips.double()), 1)
             check_generator(op, generator, home)
-            seed = torch.randint(2**53, (batch,), generator=generator, device=home)
+            seed = torch.randint(2**53, (batch,), device=home, **drawn_by(generator))
             drawn = Transform(values, seed, self.settings)
         if device is None:
             return drawn
@@ -265,7 +266,7 @@ class ADAPipe(Strength):
 
     def _yflips(self, batch: int, generator: torch.Generator | None) -> Tensor:
         """Whether each image is turned upside down, (B, 1): drawn as xflip is, with p of blit."""
-        options: Any = {"dtype": torch.float64, "device": self.p.device, "generator": generator}
+        options: Any = {"dtype": torch.float64, "device": self.p.device, **drawn_by(generator)}
         value, gate = torch.rand(batch, 2, **options).split(1, 1)
         p = self._strength().expand(len(GROUPS))[0].double()
         chance = self.settings.yflip * p.nan_to_num(nan=0.0).clamp(0, 1)
@@ -284,7 +285,7 @@ class ADAPipe(Strength):
                 device,
                 color_channels=1 if channels == 1 else 3,
             )
-        options: Any = {"dtype": torch.float64, "device": device, "generator": generator}
+        options: Any = {"dtype": torch.float64, "device": device, **drawn_by(generator)}
         return torch.rand(batch, UNIFORMS, **options), torch.randn(batch, NORMALS, **options)
 
     def extra_repr(self) -> str:

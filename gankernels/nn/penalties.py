@@ -29,6 +29,7 @@ from gankernels._checks import (
     check_generator,
     check_number,
     check_real,
+    drawn_by,
     is_choice,
     kind,
 )
@@ -464,7 +465,7 @@ class SpectralNormRegularization(nn.Module):
             check_generator(op, generator, w.device)
             w = w.detach()
             v = torch.randn(
-                w.numel() // w.shape[0], generator=generator, dtype=w.dtype, device=w.device
+                w.numel() // w.shape[0], dtype=w.dtype, device=w.device, **drawn_by(generator)
             )
             v = unit_vector(v, dim=0, eps=1e-12)
             u = w.new_empty(w.shape[0])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_generator, check_number, check_process_group
+from gankernels._checks import check_generator, check_number, check_process_group, drawn_by
 from gankernels._critics.gradients import check_gathered, check_inv_scale, check_static_graph
 from gankernels._critics.samples import inference_mode
 from gankernels._dtypes import accumulation_dtype
@@ -147,9 +147,9 @@ class PathLength(KeepsAverages):
             check_gathered(op, "generator", [images])
         y = torch.randn(
             images.shape,
-            generator=generator,
             device=images.device,
             dtype=accumulation_dtype(images.dtype),
+            **drawn_by(generator),
         )
         y = y / math.sqrt(math.prod(images.shape[2:]))
         if inv_scale is not None:

@@ -16,6 +16,7 @@ from gankernels._checks import (
     check_number,
     check_real,
     check_strided,
+    drawn_by,
     kind,
 )
 from gankernels._dtypes import accumulation_dtype, without_autocast
@@ -105,7 +106,7 @@ class InstanceNoise(nn.Module):
     def _noisy(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         widened = x.to(accumulation_dtype(x.dtype))
         noise = torch.randn(
-            widened.shape, generator=generator, device=x.device, dtype=widened.dtype
+            widened.shape, device=x.device, dtype=widened.dtype, **drawn_by(generator)
         )
         return (widened + self._factor() * (self.sigma * noise)).to(x.dtype)
 
