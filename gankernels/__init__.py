@@ -4,6 +4,7 @@ from gankernels import augment, ema, losses, nn, ops, penalties, regularizers
 from gankernels._library import backend, empty_cache
 from gankernels._version import __version__
 from gankernels.clip import clip_weights_
+from gankernels.compile_step import CompiledStep, compile_step
 from gankernels.critic_step import CriticStep, critic_step
 from gankernels.ops import affine_resample, affine_resample_transpose, gradient_penalty
 from gankernels.ops.affine_resample import maps_from_theta
@@ -19,6 +20,7 @@ from gankernels.weight_norm.fuse import FusedWeightNorm, fuse_weight_norm
 
 __all__ = [
     *penalties.__all__,
+    "CompiledStep",
     "CriticStep",
     "FusedSpectralNorm",
     "FusedWeightNorm",
@@ -33,6 +35,7 @@ __all__ = [
     "maps_from_theta",
     "clip_spectral_norm_",
     "clip_weights_",
+    "compile_step",
     "critic_step",
     "ema",
     "empty_cache",

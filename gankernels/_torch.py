@@ -6,8 +6,10 @@ and one that finds private names elsewhere in the package.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +39,7 @@ register_pytree_node = torch.utils._pytree.register_pytree_node
 
 #: Attributes and methods of torch's objects that are private by their names alone: they have been
 #: there since torch 1, and pickles of modules have them.
-TENSOR_ATTRIBUTES = ("_base", "_version")
+TENSOR_ATTRIBUTES = ("_backward_hooks", "_base", "_version")
 MODULE_ATTRIBUTES = (
     "_apply",
     "_backward_hooks",
@@ -190,11 +192,10 @@ def tracing_autograd_ops() -> Any:
     return torch._dynamo.config.patch(trace_autograd_ops=True)
 
 
-#: What Dynamo raises where it cannot compile: TorchDynamoException, and where it was to give up.
-COMPILE_ERRORS = (
-    torch._dynamo.exc.TorchDynamoException,
-    torch._dynamo.exc.FailOnRecompileLimitHit,
-)
+def compile_errors() -> tuple[type[BaseException], ...]:
+    """What Dynamo raises where it cannot compile, and where it has compiled too often."""
+    errors = torch._dynamo.exc  # whose import takes long: not before it is needed
+    return errors.TorchDynamoException, errors.FailOnRecompileLimitHit
 
 
 def backend_of(name: str) -> Any:
@@ -210,3 +211,16 @@ def backend_of(name: str) -> Any:
 
         return functools.partial(compile_fx, config_patches={"fallback_random": True})
     return compiler
+
+
+@contextlib.contextmanager
+def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """A block in which the gradients of tensors are not changed by their hooks."""
+    hooked = [(x, x._backward_hooks) for x in tensors if x._backward_hooks]
+    for x, _ in hooked:
+        x._backward_hooks = None
+    try:
+        yield
+    finally:
+        for x, hooks in hooked:
+            x._backward_hooks = hooks

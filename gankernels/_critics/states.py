@@ -244,29 +244,29 @@ class _Random:
         if torch.compiler.is_compiling():
             return
         if self.first is None:
-            self.first = _random_states()
+            self.first = random_states()
         else:
-            self.current = _random_states()
-            _set_random_states(*self.first)
+            self.current = random_states()
+            set_random_states(*self.first)
 
     def was_drawn(self) -> bool:
         """Whether the pass that runs has drawn any."""
         if self.first is None or torch.compiler.is_compiling():
             return False
-        pairs = zip(self.first, _random_states(), strict=True)
+        pairs = zip(self.first, random_states(), strict=True)
         return any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs)
 
     def end(self) -> None:
         if self.current is not None:
-            _set_random_states(*self.current)
+            set_random_states(*self.current)
 
 
-def _random_states() -> tuple[Tensor, Tensor | None]:
+def random_states() -> tuple[Tensor, Tensor | None]:
     gpu = torch.cuda.is_initialized() and not is_capturing()
     return torch.get_rng_state(), torch.cuda.get_rng_state() if gpu else None
 
 
-def _set_random_states(cpu: Tensor, gpu: Tensor | None) -> None:
+def set_random_states(cpu: Tensor, gpu: Tensor | None) -> None:
     torch.set_rng_state(cpu)
     if gpu is not None and not is_capturing():
         torch.cuda.set_rng_state(gpu)

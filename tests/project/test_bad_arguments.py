@@ -29,6 +29,7 @@ AS_TORCH = {
 }
 #: Public, but nothing to call with arguments of one's own.
 NOT_CALLED = {
+    "CompiledStep": "returned by compile_step",
     "CriticStep": "returned by critic_step",
     "FusedSpectralNorm": "returned by fuse_spectral_norm",
     "SpectralNorms": "returned by spectral_norms",

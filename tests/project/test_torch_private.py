@@ -238,3 +238,56 @@ def test_compiled_modules_are_seen():
     assert _torch.is_compiled(torch.compile(module))
     module.compile()
     assert _torch.is_compiled(module)
+
+
+def test_the_setting_to_trace_gradients():
+    """If it goes: look whether Dynamo traces torch.autograd.grad without it; else compile_step runs
+    eagerly, as it does where it finds none."""
+    assert _torch.can_trace_autograd_ops()
+    assert not _torch.traces_autograd_ops()
+    with _torch.tracing_autograd_ops():
+        assert _torch.traces_autograd_ops()
+    assert not _torch.traces_autograd_ops()
+
+
+def test_compile_errors():
+    """If they go: whatever torch.compile(fullgraph=True) raises of a function that it cannot
+    compile, and of one that it compiles once too often."""
+    factor = [0]
+
+    def reads(x):
+        return x * 2 if x.item() > 0 else x
+
+    def changes(x):
+        return x * factor[0]
+
+    torch._dynamo.reset()
+    with pytest.raises(_torch.compile_errors()):
+        torch.compile(reads, fullgraph=True, backend="eager")(torch.ones(1))
+    compiled = torch.compile(changes, fullgraph=True, backend="eager", dynamic=False)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        compiled(torch.ones(1))
+        factor[0] = 1
+        with pytest.raises(_torch.compile_errors()):
+            compiled(torch.ones(1))
+
+
+def test_backends():
+    """If they go: what torch.compiler.list_backends names, as functions; for random numbers as in
+    eager mode, the option fallback_random of inductor."""
+    assert _torch.backend_of("indoctor") is None
+    assert callable(_torch.backend_of("aot_eager"))
+    inductor = _torch.backend_of("inductor")
+    assert inductor.keywords == {"config_patches": {"fallback_random": True}}
+    assert hasattr(torch._inductor.config, "fallback_random")
+
+
+def test_hooks_of_tensors_can_be_put_aside():
+    """If it goes: refuse parameters with hooks in compile_step."""
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(lambda g: g * 3)
+    with _torch.without_hooks([x]):
+        (inside,) = torch.autograd.grad(x.sum(), x)
+    (after,) = torch.autograd.grad(x.sum(), x)
+    assert inside.tolist() == [1, 1]
+    assert after.tolist() == [3, 3]

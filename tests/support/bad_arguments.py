@@ -143,6 +143,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     },
     "maps_from_theta": lambda: (gk.maps_from_theta, {"theta": maps(), "size": (8, 8)}),
     **{name: of_penalty(name) for name in penalties.CALLED},
+    "compile_step": lambda: (gk.compile_step, {"loss": Critic(), "critic": Critic()}),
     "critic_step": lambda: (gk.critic_step, critic_and("real", "fake")),
     "apply_spectral_norm": lambda: (gk.apply_spectral_norm, {"model": Critic()}),
     "clip_spectral_norm_": lambda: (

@@ -1,0 +1,1 @@
+"""The parts of :func:`gankernels.compile_step`."""
