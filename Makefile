@@ -83,7 +83,7 @@ emu: $(STAMPS)/installed
 # slow ones, and what of the PTX they executed: 95 % of every kernel, or what tests/ptx/coverage.py says.
 # PTX names other tests, of which nothing is demanded.
 PTX ?= -m "not slow" tests/kernels/test_every_kernel.py tests/augment tests/spectral_norm \
-    tests/penalties tests/ptx
+    tests/penalties tests/weight_norm tests/ptx
 ptx: $(STAMPS)/installed
 	$(BIN)/python tests/ptx/build.py
 	rm -f build/ptx/coverage.txt

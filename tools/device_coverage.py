@@ -20,6 +20,7 @@ HEADERS = (
     "csrc/common/reduce.cuh",
     "csrc/common/tensor_table.cuh",
     "csrc/gradient_penalty.h",
+    "csrc/weight_norm.h",
 )
 #: What the same headers do on the host: planning.
 HOST = {

@@ -10,7 +10,8 @@ namespace {
 
 using namespace gankernels::weight_norm::cuda;  // the kernels
 
-// Bytes of a row that a block takes whole, as it reads them twice: out of the caches the second time.
+// Bytes of a row that a block takes whole, as it reads them twice: out of the caches the second time, where
+// they hold those of all resident blocks.
 constexpr int64_t kRowBytes = 64 << 10;
 
 template <class T>

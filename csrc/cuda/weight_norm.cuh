@@ -131,7 +131,7 @@ DEVICE Sums<Accumulation<T>, kPass> sums_of(const Item& item, const Chunk& chunk
 }
 
 // partial[row][chunk] = the sums of a chunk of a long row. Reads what it multiplies once.
-// 16-byte accesses: loads (4 in flight)
+// 16-byte accesses: loads (6 in flight)
 template <class T, Pass kPass, int kCapacity>
 KERNEL(kThreads)
 row_sums(TABLE(WeightTable<kCapacity>) table) {
@@ -177,7 +177,8 @@ DEVICE void combine(const Item& item, const Chunk& chunk, Accumulation<T> invers
                     const Factors<Accumulation<T>>& first, const Factors<Accumulation<T>>& second) {
   T *out = static_cast<T*>(item.out), *d_v = static_cast<T*>(item.d_v);
   for_each_vector<T, kPass, N>(item, chunk, [&](int64_t at, const auto& in) {
-    Vector<T, N> result, again;
+    Vector<T, N> result;
+    [[maybe_unused]] Vector<T, N> again;
     for (int j = 0; j < N; ++j) {
       const auto q = widen(in[0].at[j]) * inverse;
       if constexpr (kPass == Pass::kForward) {
@@ -199,9 +200,9 @@ DEVICE void combine(const Item& item, const Chunk& chunk, Accumulation<T> invers
 }
 
 // One pass over a row or a chunk of it: its sums, where it is whole, its factors, and its elements, which
-// it reads once from memory and, where it has added them up itself, once more from the caches; writes once,
-// in the second order two. The first chunk of a row writes what belongs to the row.
-// 16-byte accesses: loads (4 in flight), stores
+// it then reads once more, out of the caches as far as they hold the rows of all resident blocks. Writes one
+// tensor, in the second order two. The first chunk of a row writes what belongs to the row.
+// 16-byte accesses: loads (6 in flight), stores
 template <class T, Pass kPass, int kCapacity>
 KERNEL(kThreads)
 scale_rows(TABLE(WeightTable<kCapacity>) table) {

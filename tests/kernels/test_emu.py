@@ -572,3 +572,102 @@ def test_bank_conflicts_of_resampling(panel, backend):
         for place, (_, mean, most) in sites.items():
             assert mean <= 2.7, f"{kernel}: {place}"
             assert most <= 6, f"{kernel}: {place}"
+
+
+# --- weight normalization -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 30, 64, 65, 130])
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_launches_of_weight_norm(panel, backend, count, long):
+    """One for every 64 weights, and one more where rows are longer than 64 KiB: csrc's contract."""
+    tables = math.ceil(count / 64)
+    v = [drawer(k)(3, 1 + k * 7 % 40).requires_grad_() for k in range(count)]
+    if long:
+        v[0] = drawer(0)(2, (64 << 8) + 1).requires_grad_()
+        v[-1] = drawer(0)(1, (64 << 8) + 4).requires_grad_()
+    g = [drawer(k)(len(x)).requires_grad_() for k, x in enumerate(v)]
+    # With 130 the weights in between have a table of their own.
+    expected = {"scale_rows": tables}
+    if long:
+        expected["row_sums"] = min(tables, 2)
+
+    def launches(f):
+        panel.reset_counters()
+        return f(), panel.counters()["launches"]
+
+    w, forward = launches(lambda: ops.weight_norm(v, g))
+    assert forward == expected
+    ones = [torch.ones_like(x).requires_grad_() for x in w]
+    first, backward = launches(lambda: torch.autograd.grad(w, [*v, *g], ones))
+    assert backward == expected
+    _, norms = native_ops().weight_norm([x.detach() for x in v], [x.detach() for x in g])
+    tensors = [[x.detach() for x in each] for each in (first[:count], first[count:], w, v, g)]
+    _, second = launches(lambda: native_ops().weight_norm_double_backward(*tensors, norms))
+    assert second == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("size", [64, 1030, "64 KiB", "more", "much more"])
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_bytes_of_weight_norm(panel, backend, size, dtype):
+    """What csrc/cuda/weight_norm.cuh states, to the byte: every element is read twice, the second
+    time out of the caches where a block has the row to itself; results are written once.
+    """
+    row = (64 << 10) // dtype.itemsize
+    n = {"64 KiB": row, "more": row + 16, "much more": 5 * row}.get(size, size)
+    draw = drawer(0, dtype)
+    v, x, h = (draw(3, n) for _ in range(3))
+    g, e = draw(3), draw(3)
+    space = native_ops()
+    _, norms = space.weight_norm([v], [g])
+    nbytes, of_rows = v.nbytes, 3 * dtype.itemsize
+    chunks = math.ceil(n / row) if n > row else 0
+    passes = {
+        "forward": (lambda: space.weight_norm([v], [g]), "v", {"out": nbytes}, 1),
+        "backward": (
+            lambda: space.weight_norm_backward([x], [v], [g], norms),
+            "vx",
+            {"out": nbytes, "d_g": of_rows},
+            1,
+        ),
+        "double_backward": (
+            lambda: space.weight_norm_double_backward([h], [e], [x], [v], [g], norms),
+            "vxh",
+            {"out": nbytes, "d_v": nbytes, "d_g": of_rows},
+            3,
+        ),
+    }
+    for name, (run, read, written, sums) in passes.items():
+        panel.reset_counters()
+        run()
+        buffers = {k: tuple(map(int, x)) for k, x in panel.counters()["buffers"].items()}
+        for tensor in read:
+            assert buffers[tensor] == (2 * nbytes, 0), f"{name} {tensor}"
+        for tensor, count in written.items():
+            assert buffers[tensor] == (0, count), f"{name} {tensor}"
+        if chunks:
+            partial = 3 * chunks * sums * norms.element_size()
+            assert buffers["partial"][1] == partial, name
+        else:
+            assert "partial" not in buffers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("backend", ["emu"], indirect=True)
+def test_sectors_of_weight_norm(panel, backend, dtype):
+    """Accesses to aligned weights fill the 32-byte sectors that they touch."""
+    draw = drawer(0, dtype)
+    v, x, g = draw(16, 2048), draw(16, 2048), draw(16)
+    _, norms = native_ops().weight_norm([v], [g])
+    panel.reset_counters()
+    panel.set_profiling(True)
+    native_ops().weight_norm([v], [g])
+    native_ops().weight_norm_backward([x], [v], [g], norms)
+    panel.set_profiling(False)
+    sites = panel.counters()["sites"]
+    largest = max(int(moved) for _, moved, _ in sites.values())
+    for place, (accesses, moved, sectors) in sites.items():
+        if moved * 4 >= largest:
+            assert moved / (32 * sectors) >= 0.99, f"{place}: {accesses} accesses"

@@ -220,6 +220,53 @@ def test_guarded_spectral_norm(backend, order, count, dtype):
         compare(lambda draw, odd=odd: case(draw, odd), dtype, backend)
 
 
+# --- weight normalization -------------------------------------------------------------------------
+
+
+def weights_of(draw: Draw, shapes: Sequence[Sequence[int]], sizes_of_all: bool) -> Iterator[Tensor]:
+    v = [draw(*shape).requires_grad_() for shape in shapes]
+    dims: list[int | None] = [None if sizes_of_all and k % 5 == 4 else 0 for k in range(len(v))]
+    g = [draw(1 if d is None else len(x)).requires_grad_() for x, d in zip(v, dims, strict=True)]
+    found = [*draw.derivatives(ops.weight_norm(v, g, dim=dims), [*v, *g])]
+    # Weights, gradients of v and g, second ones of v, g and seeds. Of g there is one a row, which
+    # may be small by chance: it is judged among others.
+    parts = [found[i : i + len(v)] for i in range(0, len(found), len(v))]
+    for i, part in enumerate(parts):
+        yield from [torch.cat(part)] if i in (2, 4) else part
+
+
+@every_dtype
+@pytest.mark.parametrize("count", COUNTS)
+def test_weight_norm(backend, count, dtype):
+    """Rows of whole vectors and others, less than a block reads at once, and several chunks."""
+    row = (64 << 10) // dtype.itemsize
+    sizes = itertools.cycle([(40, 9), (3,), (1024,), (2049,), (16,), (130, 16)])
+    shapes = [(3, *size) for size in itertools.islice(sizes, count)]
+    if count > 1:
+        shapes[0] = (2, 3 * row + 8)
+        shapes[-1] = (2, row + 1)
+    compare(lambda draw: weights_of(draw, shapes, True), dtype, backend)
+    for rest in (8, 1):  # all rows are in chunks, of vectors or not
+        long = [(1, row + rest)] * count
+        compare(lambda draw, s=long: weights_of(draw, s, False), dtype, backend)
+
+
+@every_dtype
+@pytest.mark.parametrize("count", COUNTS)
+def test_weight_norm_far_from_one(backend, count, dtype):
+    """Squares that leave the range of their type, in rows and in chunks."""
+    if dtype == torch.float16:
+        pytest.skip("whose squares do not")
+    row = (64 << 10) // dtype.itemsize
+    for scale in (2.0**-90, 2.0**90):
+        for size in (7, 8, row + 1, row + 8):
+            v = drawer(1, dtype, backend)(2, size) * scale
+            g = torch.ones(2, dtype=dtype, device=backend)
+            for w in ops.weight_norm([v] * count, [g] * count):
+                right = v.double() / v.double().norm(dim=1, keepdim=True)
+                assert_near(w.cpu(), right.cpu(), factor=3)
+
+
 # --- images ---------------------------------------------------------------------------------------
 
 #: From output to input: copies, axes to axes, and other maps, of which tiles take from a few pixels

@@ -188,6 +188,30 @@ def gradient_penalty(case: Drawn) -> None:
     )
 
 
+def weight_norm(case: Drawn) -> None:
+    weights, sizes, dims = [], [], []
+    for _ in range(case.randint(1, 4)):
+        shape = [case.choice(SIZES[:12]) for _ in range(case.randint(1, 4))]
+        if case.chance(0.3):
+            shape = [case.choice((1, 2, 5)), case.choice((*PIECES, 32768, 32767, 34816))]
+        dim = case.note("dim", case.choice((0, None, *range(len(shape)))))
+        rows = 1 if dim is None else shape[dim]
+        v = case.view(*shape)
+        # Far from 0, where derivatives of any size are.
+        weights.append(v + (v.sign() * (2 if v.numel() < 9 * rows else 0.1)))
+        g = case.view(rows) if case.chance(0.5) else case.numbers(*(1,) * case.randint(0, 3), rows)
+        sizes.append(g)
+        dims.append(dim)
+    count = len(weights)
+    compare(
+        case,
+        [*weights, *sizes],
+        lambda *x: ops.weight_norm(x[:count], x[count:], dim=dims),
+        lambda *x: reference.weight_norm(x[:count], x[count:], dim=dims),
+        factor=32,
+    )
+
+
 def _image(case: Drawn) -> Tensor:
     return case.view(
         case.randint(1, 3), case.choice((1, 2, 3, 4, 5)), case.choice(SIZES), case.choice(SIZES)
@@ -240,7 +264,7 @@ def image_filter(case: Drawn) -> None:
 
 @pytest.mark.parametrize(
     "draw",
-    [spectral_norm, gradient_penalty, affine_resample, image_filter],
+    [spectral_norm, gradient_penalty, weight_norm, affine_resample, image_filter],
     ids=lambda f: f.__name__,
 )
 def test_drawn_calls(draw):

@@ -77,6 +77,7 @@ def test_out_of_memory_in_a_backward(monkeypatch):
             ops.affine_augment(x, torch.eye(2, 3).repeat(2, 1, 1)).sum(),
             ops.gradient_penalty(x),
             ops.spectral_normalize([x], [torch.ones(2)], [torch.ones(3 * 24 * 24)])[0][0].sum(),
+            ops.weight_norm(x, torch.ones(2)).sum(),
         ]
         monkeypatch.setattr(_operator, "kernels", Failing(WORDS["2.13"]))
         for loss in losses:

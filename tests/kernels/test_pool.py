@@ -156,6 +156,12 @@ OPERATORS = {
         x = randn(size(8), size(9000)).requires_grad_()
         (g,) = torch.autograd.grad(x.square().sum(), x, create_graph=True)
         ops.gradient_penalty(g, center=1.0).backward()""",
+    "weight_norm": """
+        v = randn(size(200), size(4), size(100)).requires_grad_()
+        dim = size(3) - 1
+        w = ops.weight_norm(v, randn(v.shape[dim]).requires_grad_(), dim=dim)
+        (g,) = torch.autograd.grad(w.sum(), v, create_graph=True)
+        g.square().sum().backward()""",
     "affine_resample": """
         x = randn(size(4), 3, size(64), size(64)).requires_grad_()
         maps = torch.eye(2, 3).repeat(len(x), 1, 1) + 0.1 * randn(len(x), 2, 3)

@@ -100,6 +100,24 @@ def test_gradient_penalty(cpu_backend, size, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("size", SAMPLES)
+def test_weight_norm(cpu_backend, size, dtype):
+    draw = drawer(0, dtype)
+    v, g, x, h = draw(3, size), draw(3), draw(3, size), draw(3, size)
+
+    def passes(op, *tensors):
+        v, g, x, h = (t.detach().requires_grad_() for t in tensors)
+        w = op(v, g)
+        first = torch.autograd.grad(w, (v, g), x, create_graph=True)
+        return [w, *first, *torch.autograd.grad(first[0], (x, v, g), h)]
+
+    got = passes(ops.weight_norm, v, g, x, h)
+    right = passes(reference.weight_norm, *(t.double() for t in (v, g, x, h)))
+    for i, (a, b) in enumerate(zip(got, right, strict=True)):
+        assert_near(a, b, dtype, factor=4, what=f"result {i}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("how", ["hook", "parametrization", "fused"])
 def test_drop_ins(cpu_backend, how, dtype):
     """Training steps of layers whose gradients are pieces of 2048 elements."""

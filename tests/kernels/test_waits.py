@@ -190,6 +190,22 @@ MORE = {
         }.items()
     },
     **{
+        f"weight_norm {name}": lambda call=call: (ops.weight_norm, call())
+        for name, call in {
+            "of a tensor": lambda: {"v": images().requires_grad_(), "g": torch.ones(4)},
+            "of dimension 1": lambda: {
+                "v": [images().requires_grad_()],
+                "g": [torch.ones(1, 3, 1, 1).requires_grad_()],
+                "dim": 1,
+            },
+            "of some frozen weights": lambda: {
+                "v": [images().requires_grad_(), images()],
+                "g": [torch.ones(6)[::2][:1], torch.ones(4)],
+                "dim": [None, 0],
+            },
+        }.items()
+    },
+    **{
         f"nn.{name}()": lambda module=module, takes=takes: (
             module.forward,
             critic_and(*takes),

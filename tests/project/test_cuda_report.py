@@ -328,7 +328,7 @@ NOT_OVER_TENSORS = {
 
 
 #: Operators that go through tensors from end to end: nothing but memory is to limit them.
-STREAMING = {"gradient_penalty", "spectral_norm"}
+STREAMING = {"gradient_penalty", "spectral_norm", "weight_norm"}
 
 
 def test_every_kernel_over_tensors_promises_16_byte_loads():

@@ -136,6 +136,7 @@ AREAS = {
     "spectral_norm/test_fuse_spectral_norm.py": 50,
     "spectral_norm/test_nn_spectral_norm.py": 50,
     "spectral_norm/test_nn_parametrizations.py": 20,
+    "weight_norm/test_weight_norm.py": 200,
     "penalties/test_gradient_penalty.py": 100,
     "penalties/test_penalties.py": 100,
     "augment/test_affine_resample.py": 300,

@@ -22,9 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gankernels._fused import computed, frames
 from gankernels.ops import _operator
-from gankernels.spectral_norm import hook
-from gankernels.spectral_norm._fused import deposits
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 #: By address of the storage: those on the GPU. A storage that is referred to keeps its address.
@@ -327,7 +326,8 @@ def install() -> None:
     cuda.get_rng_state, cuda.set_rng_state = torch.get_rng_state, lambda *args: None
     torch.Generator = _AnyGenerator  # type: ignore[misc]
     torch.compile = torch.library.opcheck = _skip  # type: ignore[assignment]
-    _operator.in_dispatch_mode = hook.in_dispatch_mode = deposits.in_dispatch_mode = _no_mode
+    for module in (_operator, computed, frames):
+        module.in_dispatch_mode = _no_mode
 
 
 @contextlib.contextmanager

@@ -181,7 +181,7 @@ def standing_in() -> Iterator[Waits]:
     patches = [
         # Code that runs without modes is what is looked at.
         mock.patch("gankernels.ops._operator.in_dispatch_mode", return_value=False),
-        mock.patch("gankernels.spectral_norm._fused.deposits.in_dispatch_mode", return_value=False),
+        mock.patch("gankernels._fused.frames.in_dispatch_mode", return_value=False),
         mock.patch("gankernels._library.NATIVE_DEVICES", frozenset({"cpu", "cuda"})),
         mock.patch("torch.cuda.current_stream"),
     ]
