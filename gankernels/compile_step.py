@@ -266,21 +266,15 @@ class CompiledStep:
             for name, value in vars(module).items()
             if isinstance(value, Tensor)
         ]
-        for module in mentioned:
-            if _is_fully_sharded(module):
-                raise RuntimeError(
-                    f"{_OP}: expected networks that are not under FSDP, got a "
-                    f"{kind(module)}: torch compiles none of its hooks, and torch.autograd.grad "
-                    "leaves its gradients unreduced without a word. Call backward(), compile the "
-                    'network by itself (network.compile()), and give penalties method="difference"'
-                )
+        if any(map(is_sharded, parameters)) or any(map(_is_fully_sharded, mentioned)):
+            raise RuntimeError(
+                f"{_OP}: expected parameters that are whole on each rank, got shards, as of "
+                "fully_shard: torch compiles none of its hooks, and torch.autograd.grad leaves "
+                "gradients unreduced without a word. Call backward(), compile the blocks of the "
+                'network before they are wrapped, and give penalties method="difference"'
+            )
         for module in self._modules():
             _make_deposits(module)
-        if any(is_sharded(p) for p in parameters):
-            raise RuntimeError(
-                f"{_OP}: expected parameters that are whole on each rank, got shards (DTensor); "
-                "call backward() of a step that is not compiled"
-            )
         wrapped = [m for m in mentioned if isinstance(m, DistributedDataParallel)]
         for ddp in wrapped:
             if getattr(ddp, "static_graph", False):

@@ -47,7 +47,8 @@ def _mentions(x: Any, seen: set[int]) -> Iterable[Any]:
             names = inspect.getclosurevars(x)
         except ValueError:  # a cell that is empty still
             return ()
-        return (*names.nonlocals.values(), *names.globals.values(), *(x.__defaults__ or ()))
+        defaults = *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()
+        return (*names.nonlocals.values(), *names.globals.values(), *defaults)
     if isinstance(x, dict):
         return tuple(x.values())
     if isinstance(x, (list, tuple)):

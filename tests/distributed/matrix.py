@@ -22,7 +22,9 @@ _AGAIN = "spectral_norm/test_recompute.py::test_inside"
 _COMPILED = "spectral_norm/test_spectral_norm_compile.py::test_compiled_training"
 _CAPTURE = "spectral_norm/test_spectral_norm_capture.py::test_training_between_replays"
 _PENALTIES = "penalties/test_penalties_training.py::"
-_STEP = _PENALTIES + "test_a_compiled_step_equals_eager"
+_STEP = "training/test_compile_step.py::test_training"
+_COMPILED_DDP = "distributed/test_compiled.py::"
+_GRAPHED = "training/test_cuda_graphs.py::test_a_capture_has_what_every_step_has"
 _MIXED = _PENALTIES + "test_mixed_precision_equals_float32"
 _TWO = _PENALTIES + "test_two_processes_equal_one"
 _FSDP_PENALTIES = "distributed/test_fsdp_penalties.py::test_penalties"
@@ -56,7 +58,8 @@ ROWS: dict[str, dict[str, str]] = {
         "tensor parallel": "distributed/test_tensor_parallel.py::"
         "test_second_derivatives_are_refused; refused: torch loses second derivatives",
         "checkpoint": _AGAIN + "; non-reentrant",
-        "compile": _STEP + "; the whole step",
+        "compile": _STEP + "; the whole step, `compile_step`",
+        "CUDA graph": _GRAPHED,
         "AMP, half": _MIXED,
     },
     'penalties, `"difference"` and `"noise"`': {
@@ -64,14 +67,24 @@ ROWS: dict[str, dict[str, str]] = {
         "FSDP2": _FSDP_PENALTIES,
         "tensor parallel": _PARALLEL,
         "checkpoint": _PARALLEL,
-        "compile": "penalties/test_critic_step.py::test_compiled; the critic by itself",
+        "compile": "penalties/test_critic_step.py::test_compiled; the critic by itself, or the "
+        "whole step",
+        "CUDA graph": _GRAPHED,
         "AMP, half": _MIXED,
     },
     "`critic_step`": {
         "DDP": _TWO,
         "FSDP2": _FSDP_PENALTIES,
         "compile": _STEP,
+        "CUDA graph": _GRAPHED,
         "AMP, half": _MIXED,
+    },
+    "`compile_step`": {
+        "DDP": _COMPILED_DDP + "test_whole_steps",
+        "FSDP2": _COMPILED_DDP + "test_refused; refused: torch compiles none of its hooks",
+        "compile": _STEP,
+        "CUDA graph": "training/test_cuda_graphs.py::test_a_compiled_step_within_a_capture",
+        "AMP, half": "training/test_compile_step.py::test_autocast",
     },
     "`ema.AveragedModel`": {
         "FSDP2": "distributed/test_shards.py::test_averages",

@@ -7,8 +7,11 @@ import warnings
 
 import pytest
 import torch
+from support import ROOT
 from support.capture import capturing
+from torch import distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import gankernels as gk
 from gankernels import _torch, losses
@@ -297,6 +300,31 @@ def test_copies_and_states_after_a_step():
         model.zero_grad()
         assert_alike(copy.deepcopy(model), model)
     assert not model[0].weight.requires_grad
+
+
+@pytest.mark.slow
+def test_the_page_on_compiling_can_be_run(tmp_path):
+    """docs/at-scale.md: fuse, wrap, compile."""
+    page = (ROOT / "docs" / "at-scale.md").read_text().partition("## Compiled")[2]
+    code = page.partition("```python\n")[2].partition("```")[0]
+    critic = linear(parametrizations.spectral_norm, dtype=torch.float32)
+    start = [p.detach().clone() for p in critic.parameters()]
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
+    try:
+        names = {
+            "gankernels": gk,
+            "DistributedDataParallel": DistributedDataParallel,
+            "critic": critic,
+            "optimizer": torch.optim.SGD(critic.parameters(), 0.1),
+            "batches": [batch(i, dtype=torch.float32) for i in range(2)],
+        }
+        exec(code, names)
+    finally:
+        dist.destroy_process_group()
+    assert names["step"].graphs == 1
+    assert names["logs"].loss.isfinite()
+    pairs = zip(critic.parameters(), start, strict=True)
+    assert sum(not torch.equal(a, b) for a, b in pairs) >= 5
 
 
 # --- checked --------------------------------------------------------------------------------------
