@@ -79,9 +79,10 @@ was the caller's, which no other can repeat: a critic that moves or draws is war
 state, such as attributes that are no buffers and generators of your own, is not seen, but by what
 it does to differences.
 
-Compiled, a penalty needs ``torch._dynamo.config.trace_autograd_ops = True``, the gradients of the
-loss taken in the same compiled function by ``torch.autograd.grad``, and ``generator=None``, since
-torch traces no generator; otherwise it runs eagerly, or raises. A critic that is compiled by
+To compile a step with a penalty, take :func:`gankernels.compile_step`. By ``torch.compile`` itself
+it needs ``torch._dynamo.config.trace_autograd_ops = True``, the gradients of the loss taken in the
+same compiled function by ``torch.autograd.grad``, and ``generator=None``, since torch traces no
+generator; otherwise it runs eagerly, or raises. A critic that is compiled by
 itself, which torch differentiates once, goes only with ``method="difference"`` or ``"noise"``;
 beside its logits differences may take one pass more, as torch frees what its backward pass has
 used (unless ``torch._functorch.config.donated_buffer`` was False when it was compiled).
