@@ -21,7 +21,7 @@ constexpr int64_t packed_size(int64_t size) {
 
 struct PowerIterationLayer {
   Matrix w;
-  void* u;      // rows, of the weight's dtype, moved in place
+  void* u;      // rows, of the weight's dtype or acc, moved in place
   void* v;      // cols, likewise
   void* u_out;  // rows, acc, filled up: a copy of the new u
   void* v_out;  // cols, acc, filled up
@@ -34,6 +34,7 @@ struct PowerIterationLayer {
 
 struct PowerIteration {
   DType dtype;
+  bool wide_vectors;  // u and v are of acc, else of the weights' dtype
   int64_t n;  // steps
   double eps;
   bool u_first;     // u <- n(W v), v <- n(W^T u); else v first

@@ -77,12 +77,15 @@ Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const T
   STD_TORCH_CHECK(options.n >= 1, op, ": expected n to be at least 1, got ", options.n);
   STD_TORCH_CHECK(options.eps >= 0 && std::isfinite(options.eps), op,
                   ": expected a finite eps of at least 0");
+  // Mixed precision casts parameters, and leaves buffers in float32.
+  const bool wide = acc != dtype && u[0].scalar_type() == scalar_type(acc);
+  const DType of_vectors = wide ? acc : dtype;
   std::vector<sn::PowerIterationLayer> layers(weights.size());
   int64_t total = packed_size(count);
   for (size_t i = 0; i < weights.size(); ++i) {
     const Matrix w = matrix_of(op, weights[i], dtype, weights[0]);
-    check_vector(op, "u", u[i], w.rows, dtype, weights[0]);
-    check_vector(op, "v", v[i], w.cols(), dtype, weights[0]);
+    check_vector(op, "u", u[i], w.rows, of_vectors, weights[0]);
+    check_vector(op, "v", v[i], w.cols(), of_vectors, weights[0]);
     layers[i].w = w;
     layers[i].u = u[i].data_ptr();
     layers[i].v = v[i].data_ptr();
@@ -111,9 +114,9 @@ Tensor iterate(const char* op, const Tensors& weights, const Tensors& u, const T
     outputs->push_back(dense_like(weights[i]));
     layers[i].out = outputs->back().data_ptr();
   }
-  const sn::PowerIteration args{dtype,    options.n, options.eps, options.u_first,
-                                max_norm, threads(), count,       layers.data(),
-                                data,     sigma};
+  const sn::PowerIteration args{dtype,           wide,     options.n, options.eps,
+                                options.u_first, max_norm, threads(), count,
+                                layers.data(),   data,     sigma};
   RUN(op, sn, power_iteration, weights[0], args);
   return packed;
 }
@@ -177,28 +180,62 @@ std::tuple<Tensors, Tensor> normalize(const Tensors& weights, const Tensors& u, 
   return {outputs, sigma_out};
 }
 
-Tensors backward(const Tensors& grads, const Tensors& weights, const Tensors& u, const Tensors& v,
-                 const Tensor& sigma, const std::optional<Tensor>& grad_sigma,
-                 std::optional<double> max_norm) {
-  const char* op = "spectral_normalize_backward";
-  const DType dtype = check_lists(op, weights, u, v), acc = accumulation(dtype);
+// `layers` have their weights, vectors and sigmas.
+Tensors run_backward(const char* op, const Tensors& grads, const Tensors& weights,
+                     std::vector<sn::BackwardLayer>& layers,
+                     const std::optional<Tensor>& grad_sigma, std::optional<double> max_norm) {
+  const DType dtype = dtype_of(op, weights[0]);
   STD_TORCH_CHECK(grads.size() == weights.size(), op, ": expected one gradient a weight");
   const double c = checked_coefficient(op, max_norm);
-  auto layers = constant_layers<sn::BackwardLayer>(op, weights, u, v, dtype);
-  const PerLayer known(op, "sigma", sigma, layers.size(), acc, weights[0]);
-  const PerLayer seed(op, "grad_sigma", grad_sigma, layers.size(), acc, weights[0]);
+  const PerLayer seed(op, "grad_sigma", grad_sigma, layers.size(), accumulation(dtype), weights[0]);
   Tensors outputs, inputs;
   for (size_t i = 0; i < layers.size(); ++i) {
     inputs.push_back(laid_out_as(op, "the gradients", grads[i], weights[i]));
     outputs.push_back(dense_like(weights[i]));
     layers[i].g = inputs[i].data_ptr();
-    layers[i].sigma = known.at(i);
     layers[i].grad_sigma = seed.at(i);
     layers[i].out = outputs[i].data_ptr();
   }
   const sn::Backward args{dtype, c, threads(), static_cast<int64_t>(layers.size()), layers.data()};
   RUN(op, sn, backward, weights[0], args);
   return outputs;
+}
+
+Tensors backward(const Tensors& grads, const Tensors& weights, const Tensors& u, const Tensors& v,
+                 const Tensor& sigma, const std::optional<Tensor>& grad_sigma,
+                 std::optional<double> max_norm) {
+  const char* op = "spectral_normalize_backward";
+  const DType dtype = check_lists(op, weights, u, v);
+  auto layers = constant_layers<sn::BackwardLayer>(op, weights, u, v, dtype);
+  const PerLayer known(op, "sigma", sigma, layers.size(), accumulation(dtype), weights[0]);
+  for (size_t i = 0; i < layers.size(); ++i) layers[i].sigma = known.at(i);
+  return run_backward(op, grads, weights, layers, grad_sigma, max_norm);
+}
+
+// The same with the packed result of the iteration, which is read where it is.
+Tensors packed_backward(const Tensors& grads, const Tensors& weights, const Tensor& packed,
+                        const std::optional<Tensor>& grad_sigma, std::optional<double> max_norm) {
+  const char* op = "spectral_norm_backward";
+  STD_TORCH_CHECK(!weights.empty(), op, ": expected at least one weight");
+  const DType dtype = dtype_of(op, weights[0]), acc = accumulation(dtype);
+  const auto count = static_cast<int64_t>(weights.size());
+  std::vector<sn::BackwardLayer> layers(weights.size());
+  int64_t total = packed_size(count);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    layers[i].w = matrix_of(op, weights[i], dtype, weights[0]);
+    total += packed_size(layers[i].w.rows) + packed_size(layers[i].w.cols());
+  }
+  check_vector(op, "what the iteration returned", packed, total, acc, weights[0]);
+  void* data = packed.data_ptr();
+  int64_t next = packed_size(count);
+  for (int64_t i = 0; i < count; ++i) {
+    layers[i].sigma = offset(data, i, acc);
+    layers[i].u = offset(data, next, acc);
+    next += packed_size(layers[i].w.rows);
+    layers[i].v = offset(data, next, acc);
+    next += packed_size(layers[i].w.cols());
+  }
+  return run_backward(op, grads, weights, layers, grad_sigma, max_norm);
 }
 
 // `grad_sigma` is in the schema for autograd: the result is linear in it and does not depend on it.
@@ -239,6 +276,7 @@ GANKERNELS_IMPLEMENTATIONS(m) {
   m.impl("power_iteration_", TORCH_BOX(&power_iteration));
   m.impl("spectral_norm_", TORCH_BOX(&iterate_and_normalize));
   m.impl("spectral_normalize", TORCH_BOX(&normalize));
+  m.impl("spectral_norm_backward", TORCH_BOX(&packed_backward));
   m.impl("spectral_normalize_backward", TORCH_BOX(&backward));
   m.impl("spectral_normalize_double_backward", TORCH_BOX(&double_backward));
 }

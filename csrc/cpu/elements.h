@@ -1,14 +1,14 @@
-// Elements of any dtype where they lie in memory, for arithmetic in T, their accumulation type.
+// Elements where they lie in memory, of a storage type S, for arithmetic in T, what it is accumulated in.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <new>
+#include <type_traits>
 
-#include "cpu/memory/scratch.h"
 #include "cpu/norm.h"
+#include "cpu/simd/scalars.h"
 #include "cpu/simd/vector_kernels.h"
 
 namespace gankernels::cpu {
@@ -23,18 +23,22 @@ struct Storage {
   }
 };
 
-// Whether elements of a dtype lie in memory as T, and need no widening.
+// n elements of a dtype that is accumulated in T, as T; and back.
 template <class T>
-constexpr bool stored_as(DType dtype) {
-  return item_size(dtype) == sizeof(T);
+void widen(DType dtype, const void* x, int64_t n, T* out) {
+  visit_dtype(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    if constexpr (std::is_same_v<Accumulation<S>, T>)
+      vector_kernels<S>().widen(static_cast<const S*>(x), n, out);
+  });
 }
-
-// n elements as T: where they lie, or widened into `scratch`.
 template <class T>
-const T* staged(const VectorKernels<T>& kernels, Storage x, int64_t offset, int64_t n, T* scratch) {
-  if (stored_as<T>(x.dtype)) return static_cast<const T*>(x.at(offset));
-  kernels.widen(x.dtype, x.at(offset), n, scratch);
-  return scratch;
+void narrow(const T* x, int64_t n, DType dtype, void* out) {
+  visit_dtype(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    if constexpr (std::is_same_v<Accumulation<S>, T>)
+      vector_kernels<S>().narrow(x, n, static_cast<S*>(out));
+  });
 }
 
 // Whether T holds a factor without losing digits.
@@ -60,108 +64,82 @@ struct Factor {
   double first, then = 1;
 };
 
-// Loops over arrays of one dtype, widened and narrowed a piece at a time.
-template <class T>
+// Loops over arrays of S.
+template <class S>
 class Elements {
  public:
+  using T = Accumulation<S>;
+
   // Results that exceed every cache together are written past the caches.
-  Elements(DType dtype, int64_t bytes) : dtype_(dtype), stream_(bytes > kStreamBytes) {}
+  explicit Elements(int64_t bytes) : stream_(bytes > kStreamBytes) {}
 
   // sum(x * y) of n elements from `offset` on.
   double dot(const void* x, const void* y, int64_t offset, int64_t n) const {
-    const Storage a{x, dtype_}, b{y, dtype_};
-    const bool direct = stored_as<T>(dtype_);
-    const int64_t step = direct ? n : kPiece;
-    T* scratch = direct ? nullptr : thread_scratch<T, Slot::kWidenedPieces>(2 * kPiece);
-    double total = 0;
-    for (int64_t j = 0; j < n; j += step) {
-      const int64_t k = std::min(step, n - j);
-      const T* first = staged(kernels_, a, offset + j, k, scratch);
-      const T* second = x == y ? first : staged(kernels_, b, offset + j, k, scratch + kPiece);
-      total += kernels_.dot(first, second, k);
-    }
-    return total;
+    return kernels_.dot(at(x, offset), at(y, offset), n);
   }
 
   // ||x|| of n elements from `offset` on.
   double norm(const void* x, int64_t offset, int64_t n) const {
-    const Storage in{x, dtype_};
-    if (stored_as<T>(dtype_)) return norm_of(kernels_, static_cast<const T*>(in.at(offset)), n);
-    T* scratch = thread_scratch<T, Slot::kWidenedPieces>(kPiece);
-    double total = 0;
-    for (int64_t j = 0; j < n; j += kPiece) {
-      const int64_t k = std::min(kPiece, n - j);
-      total = joined(total, norm_of(kernels_, staged(kernels_, in, offset + j, k, scratch), k));
-    }
-    return total;
+    return norm_of(kernels_, at(x, offset), n);
   }
 
-  // out = alpha x + beta y from `offset` on, y of T or (`y_stored`) of the dtype, or null.
-  void combine(Factor alpha, const void* x, Factor beta, const void* y, bool y_stored,
-               int64_t offset, int64_t n, void* out) const {
-    const Storage in{x, dtype_}, other{y, dtype_}, to{out, dtype_};
-    void* target = const_cast<void*>(to.at(offset));
-    if (stored_as<T>(dtype_)) {
-      const T* second = static_cast<const T*>(y_stored ? other.at(offset) : y);
-      combine_as_T(alpha, static_cast<const T*>(in.at(offset)), beta, y ? second : nullptr, n,
-                   static_cast<T*>(target), stream_);
-      return;
-    }
-    T* scratch = thread_scratch<T, Slot::kWidenedPieces>(3 * kPiece);
-    for (int64_t j = 0; j < n; j += kPiece) {
-      const int64_t k = std::min(kPiece, n - j);
-      const T* first = staged(kernels_, in, offset + j, k, scratch);
-      const T* second = !y         ? nullptr
-                        : y_stored ? staged(kernels_, other, offset + j, k, scratch + kPiece)
-                                   : static_cast<const T*>(y) + j;
-      T* result = scratch + 2 * kPiece;
-      combine_as_T(alpha, first, beta, second, k, result, false);
-      kernels_.narrow(result, k, dtype_, const_cast<void*>(to.at(offset + j)));
-    }
-  }
-
-  // out = alpha x + beta y + gamma z, all of the dtype.
+  // out = alpha x + beta y + gamma z from `offset` on; y and z may be null.
   void combine(Factor alpha, const void* x, Factor beta, const void* y, Factor gamma, const void* z,
                int64_t offset, int64_t n, void* out) const {
-    const Storage a{x, dtype_}, b{y, dtype_}, c{z, dtype_}, to{out, dtype_};
-    const bool direct = stored_as<T>(dtype_);
-    T* scratch = thread_scratch<T, Slot::kWidenedPieces>(3 * kPiece);
-    for (int64_t j = 0; j < n; j += kPiece) {
-      const int64_t k = std::min(kPiece, n - j);
-      void* target = const_cast<void*>(to.at(offset + j));
-      T* sum = direct ? static_cast<T*>(target) : scratch + 2 * kPiece;
-      const T* first = staged(kernels_, a, offset + j, k, scratch);
-      const T* second = staged(kernels_, b, offset + j, k, scratch + kPiece);
-      combine_as_T(alpha, first, beta, second, k, sum, false);
-      combine_as_T(1, sum, gamma, staged(kernels_, c, offset + j, k, scratch), k, sum, false);
-      if (!direct) kernels_.narrow(sum, k, dtype_, target);
-    }
+    combine_terms({alpha, beta, gamma}, at(x, offset), at(y, offset), at(z, offset), n, offset, out,
+                  kernels_.combine_stored);
+  }
+  void combine(Factor alpha, const void* x, Factor beta, const void* y, int64_t offset, int64_t n,
+               void* out) const {
+    combine(alpha, x, beta, y, 0, nullptr, offset, n, out);
+  }
+
+  // The same with a y of T, which begins at `offset`.
+  void combine_wide(Factor alpha, const void* x, Factor beta, const T* y, int64_t offset, int64_t n,
+                    void* out) const {
+    const S* none = nullptr;
+    combine_terms({alpha, beta, 0}, at(x, offset), y, none, n, offset, out, kernels_.combine);
   }
 
  private:
+  struct Factors {
+    Factor alpha, beta, gamma;
+  };
+
+  static const S* at(const void* x, int64_t i) {
+    return x ? static_cast<const S*>(x) + i : nullptr;
+  }
+
   // Factors that leave the range of T, as those of tiny weights do, have products that need not.
-  void combine_as_T(Factor alpha, const T* x, Factor beta, const T* y, int64_t n, T* out,
-                    bool stream) const {
-    if (alpha.fits<T>() && beta.fits<T>())
-      return kernels_.combine(static_cast<T>(alpha.product()), x, static_cast<T>(beta.product()), y,
-                              n, out, stream);
-    for (int64_t i = 0; i < n; ++i)
-      out[i] = static_cast<T>(y ? alpha * x[i] + beta * y[i] : alpha * x[i]);
+  template <class Y>
+  void combine_terms(const Factors& f, const S* x, const Y* y, const S* z, int64_t n,
+                     int64_t offset, void* out,
+                     void (*combine)(const Terms<S, Y>&, int64_t, S*, bool)) const {
+    S* to = static_cast<S*>(out) + offset;
+    if (f.alpha.template fits<T>() && f.beta.template fits<T>() && f.gamma.template fits<T>()) {
+      const auto narrowed = [](Factor factor) { return static_cast<T>(factor.product()); };
+      return combine({narrowed(f.alpha), x, narrowed(f.beta), y, narrowed(f.gamma), z}, n, to,
+                     stream_);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      double value = f.alpha * widen(x[i]);
+      if (y) value += f.beta * widen(y[i]);
+      if (z) value += f.gamma * widen(z[i]);
+      to[i] = narrow<S>(static_cast<T>(value));
+    }
   }
 
   static constexpr int64_t kStreamBytes = 32 << 20;
-  static constexpr int64_t kPiece = 2048;  // elements widened at a time
 
-  const VectorKernels<T>& kernels_ = vector_kernels<T>();
-  DType dtype_;
+  const VectorKernels<S>& kernels_ = vector_kernels<S>();
   bool stream_;
 };
 
-// Calls f with a value of the accumulation type; memory is the one thing that can be missing.
+// Calls f with a value of the type that is stored; memory is the one thing that can be missing.
 template <class F>
 const char* run(DType dtype, F&& f) {
   try {
-    visit_accumulation(dtype, f);
+    visit_dtype(dtype, f);
     return nullptr;
   } catch (const std::bad_alloc&) {
     return "out of memory";

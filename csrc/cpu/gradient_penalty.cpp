@@ -20,12 +20,14 @@ using gankernels::cpu::Elements;
 using gankernels::cpu::RowPieces;
 using gankernels::cpu::run;
 
-template <class T>
+template <class S>
 class PenaltyCall {
  public:
+  using T = Accumulation<S>;
+
   // The gradients are read again in the backward pass: its results must not drive them out.
   explicit PenaltyCall(const Penalty& p)
-      : p_(p), elements_(p.dtype, 2 * bytes(p)), pieces_(p.count, bytes(p), p.threads) {
+      : p_(p), elements_(2 * bytes(p)), pieces_(p.count, bytes(p), p.threads) {
     for (int64_t k = 0; k < p.count; ++k) pieces_.add(p.batch, p.grads[k].size);
   }
 
@@ -51,7 +53,7 @@ class PenaltyCall {
     pieces_.for_each([&](int64_t k, int64_t i, int64_t, int64_t offset, int64_t n) {
       const Gradient& x = p_.grads[k];
       const auto [alpha, beta] = factors(row(k), i);
-      elements_.combine(beta, x.g, alpha, x.h, true, offset, n, x.out);
+      elements_.combine(beta, x.g, alpha, x.h, offset, n, x.out);
     });
   }
 
@@ -85,7 +87,7 @@ class PenaltyCall {
   int64_t row(int64_t k) const { return p_.per_tensor ? k : 0; }
 
   const Penalty& p_;
-  Elements<T> elements_;
+  Elements<S> elements_;
   RowPieces pieces_;
 };
 
@@ -94,10 +96,11 @@ void set(void* values, const std::vector<double>& from) {
   if (values) std::copy(from.begin(), from.end(), static_cast<T*>(values));
 }
 
-template <class T>
+template <class S>
 void forward(const Forward& args) {
+  using T = Accumulation<S>;
   const Penalty& p = args.penalty;
-  const PenaltyCall<T> call(p);
+  const PenaltyCall<S> call(p);
   const auto sums = call.products([](const Gradient& x) { return std::pair(x.g, x.g); });
   auto* norms = static_cast<T*>(args.norms);
   std::vector<double> values(p.values());
@@ -110,10 +113,11 @@ void forward(const Forward& args) {
   set<T>(args.values, values);
 }
 
-template <class T>
+template <class S>
 void backward(const Backward& args) {
+  using T = Accumulation<S>;
   const Penalty& p = args.penalty;
-  const PenaltyCall<T> call(p);
+  const PenaltyCall<S> call(p);
   call.combine([&](int64_t row, int64_t i) {
     return std::pair(0.0, call.sample(args.norms, args.seed, row, i).d_gradient());
   });
@@ -125,10 +129,11 @@ void backward(const Backward& args) {
   set<T>(args.d_sample_weight, d_weight);
 }
 
-template <class T>
+template <class S>
 void double_backward(const DoubleBackward& args) {
+  using T = Accumulation<S>;
   const Penalty& p = args.penalty;
-  const PenaltyCall<T> call(p);
+  const PenaltyCall<S> call(p);
   const auto t = call.products([](const Gradient& x) { return std::pair(x.h, x.g); });
   const auto e = [&](int64_t i) -> double { return args.e ? static_cast<const T*>(args.e)[i] : 0; };
   call.combine([&](int64_t row, int64_t i) {

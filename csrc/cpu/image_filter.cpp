@@ -178,7 +178,9 @@ class FilterCall {
 };
 
 const char* run_any(const Filter& f, const void* in, void* out, bool transpose) {
-  return run(f.dtype, [&](auto zero) { FilterCall<decltype(zero)>(f, in, out, transpose).run(); });
+  return run(f.dtype, [&](auto zero) {
+    FilterCall<Accumulation<decltype(zero)>>(f, in, out, transpose).run();
+  });
 }
 
 }  // namespace

@@ -23,12 +23,12 @@ namespace {
 using gankernels::cpu::run;
 
 // q = the sum of the chunks' partial sums, divided by `divisor`.
-template <class T>
-void reduce_partial(const VectorKernels<T>& kernels, const WeightPlan<T>& plan, double divisor) {
+template <class S, class T = Accumulation<S>>
+void reduce_partial(const VectorKernels<T>& kernels, const WeightPlan<S>& plan, double divisor) {
   const int64_t n = plan.matrix.q_size;
   const T* first = plan.partial;
   for (int64_t c = 1; c < plan.chunks; ++c, first = plan.q)
-    kernels.combine(1, first, 1, plan.partial + c * n, n, plan.q, false);
+    kernels.combine({1, first, 1, plan.partial + c * n, 0, nullptr}, n, plan.q, false);
   if (plan.chunks == 1) std::copy_n(plan.partial, n, plan.q);
   if (divisor != 1) divide(kernels, plan.q, n, divisor);
 }
@@ -39,34 +39,36 @@ void fill_up(T* x, int64_t size) {
 }
 
 // A u or v of a guarded layer from which no iteration leads anywhere.
-template <class T>
-void repair(SpectralCall<T>& call, const PowerIterationLayer& layer, DType dtype) {
+template <class V, class S>
+void repair(SpectralCall<S>& call, const PowerIterationLayer& layer) {
+  using T = Accumulation<S>;
   for (const bool is_u : {true, false}) {
     const int64_t n = is_u ? layer.w.rows : layer.w.cols();
     T* x = thread_scratch<T, Slot::kRepairedVector>(n);
-    call.kernels.widen(dtype, is_u ? layer.u : layer.v, n, x);
+    V* stored = static_cast<V*>(is_u ? layer.u : layer.v);
+    vector_kernels<V>().widen(stored, n, x);
     const double norm = norm_of(call.kernels, x, n);
     if (std::isfinite(norm) && norm > 0) continue;
     for (int64_t i = 0; i < n; ++i) x[i] = static_cast<T>(start_of(i));
     normalize_vector(call.kernels, x, n, 0);
-    call.kernels.narrow(x, n, dtype, is_u ? layer.u : layer.v);
+    vector_kernels<V>().narrow(x, n, stored);
   }
 }
 
 // Where the iteration ends: the new u and v, their copies, and sigma, or what the guard says.
-template <class T>
-void emit(SpectralCall<T>& call, int64_t i, const PowerIteration& args, double sigma) {
+template <class V, class S>
+void emit(SpectralCall<S>& call, int64_t i, const PowerIteration& args, double sigma) {
+  using T = Accumulation<S>;
   const PowerIterationLayer& layer = args.layers[i];
-  const DType dtype = args.dtype, acc = accumulation(dtype);
   const T stored = static_cast<T>(sigma);
   if (layer.skipped && !(std::isfinite(stored) && stored > 0)) {
-    call.load(i, layer.w, layer.u, layer.v, dtype);
+    call.template load<V>(i, layer.w, layer.u, layer.v);
     ++*layer.skipped;
     sigma = 1;
   } else {
-    call.store(i, layer.w, dtype, layer.u, layer.v);
+    call.template store<V>(i, layer.w, layer.u, layer.v);
   }
-  call.store(i, layer.w, acc, layer.u_out, layer.v_out);
+  call.template store<T>(i, layer.w, layer.u_out, layer.v_out);
   fill_up(static_cast<T*>(layer.u_out), layer.w.rows);
   fill_up(static_cast<T*>(layer.v_out), layer.w.cols());
   static_cast<T*>(args.sigma_out)[i] = static_cast<T>(sigma);
@@ -74,38 +76,40 @@ void emit(SpectralCall<T>& call, int64_t i, const PowerIteration& args, double s
 }
 
 // out = W * scale for the units [begin, end).
-template <class T>
-void scale(const SpectralCall<T>& call, int64_t i, const Matrix& w, double sigma, double max_norm,
+template <class S>
+void scale(const SpectralCall<S>& call, int64_t i, const Matrix& w, double sigma, double max_norm,
            int64_t begin, int64_t end, void* out) {
   const int64_t unit = call.plans[i].matrix.unit_size;
-  call.elements.combine(scale_of(sigma, max_norm).scale, w.data, 0, nullptr, false, begin * unit,
+  call.elements.combine(scale_of(sigma, max_norm).scale, w.data, 0, nullptr, begin * unit,
                         (end - begin) * unit, out);
 }
 
-template <class T>
+// V is what u and v are stored as: S, or what that is accumulated in.
+template <class S, class V>
 void power_iteration(const PowerIteration& args) {
-  SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, true);
+  using T = Accumulation<S>;
+  SpectralCall<S> call(args.threads, args.count, args.layers, true);
   fill_up(static_cast<T*>(args.sigma_out), args.count);
   for (int64_t i = 0; i < args.count; ++i) {
-    if (args.layers[i].skipped) repair(call, args.layers[i], args.dtype);
-    call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, args.dtype);
+    if (args.layers[i].skipped) repair<V>(call, args.layers[i]);
+    call.template load<V>(i, args.layers[i].w, args.layers[i].u, args.layers[i].v);
   }
-  const auto partial = [](const WeightPlan<T>& plan, int64_t c) {
+  const auto partial = [](const WeightPlan<S>& plan, int64_t c) {
     return plan.partial + c * plan.matrix.q_size;
   };
   std::vector<int64_t> steps_left(args.count, args.n);
   const auto end_step = [&](int64_t i, double norm) {
-    if (--steps_left[i] == 0) emit(call, i, args, norm * (norm / at_least(norm, args.eps)));
+    if (--steps_left[i] == 0) emit<V>(call, i, args, norm * (norm / at_least(norm, args.eps)));
   };
 
   // One pass over W where the vector along the units comes first.
   const LayerPhase both{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-        const WeightPlan<T>& plan = call.plans[i];
+        const WeightPlan<S>& plan = call.plans[i];
         plan.matrix.both_products(begin, end, plan.q, plan.p, partial(plan, c));
       },
       [&](int64_t i) {
-        const WeightPlan<T>& plan = call.plans[i];
+        const WeightPlan<S>& plan = call.plans[i];
         // Normalizing commutes with the product, so q need not have waited for this norm, unless
         // the two factors of W that it then has leave the range of T.
         const double norm = normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps);
@@ -122,21 +126,21 @@ void power_iteration(const PowerIteration& args) {
       }};
   // Two passes where the other one does.
   const LayerPhase across{[&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-                            const WeightPlan<T>& plan = call.plans[i];
+                            const WeightPlan<S>& plan = call.plans[i];
                             plan.matrix.transposed_product(begin, end, plan.p, partial(plan, c));
                           },
                           [&](int64_t i) {
-                            const WeightPlan<T>& plan = call.plans[i];
+                            const WeightPlan<S>& plan = call.plans[i];
                             reduce_partial(call.kernels, plan, 1);
                             normalize_vector(call.kernels, plan.q, plan.matrix.q_size, args.eps);
                           }};
   const LayerPhase along{
       [&](int64_t i, int64_t, int64_t begin, int64_t end) {
-        const WeightPlan<T>& plan = call.plans[i];
+        const WeightPlan<S>& plan = call.plans[i];
         plan.matrix.product(begin, end, plan.q, plan.p);
       },
       [&](int64_t i) {
-        const WeightPlan<T>& plan = call.plans[i];
+        const WeightPlan<S>& plan = call.plans[i];
         end_step(i, normalize_vector(call.kernels, plan.p, plan.matrix.p_size, args.eps));
       }};
   const LayerPhase output{[&](int64_t i, int64_t, int64_t begin, int64_t end) {
@@ -162,9 +166,10 @@ void power_iteration(const PowerIteration& args) {
 }
 
 // The chunk's part of p . (W q), for u . (W v).
-template <class T>
-double bilinear(const WeightPlan<T>& plan, const StridedMatrix<T>& matrix, int64_t begin,
+template <class S>
+double bilinear(const WeightPlan<S>& plan, const StridedMatrix<S>& matrix, int64_t begin,
                 int64_t end) {
+  using T = Accumulation<S>;
   const int64_t width = matrix.p_per_unit();
   T* product = thread_scratch<T, Slot::kProduct>(matrix.p_size);
   matrix.product(begin, end, plan.q, product);
@@ -174,9 +179,10 @@ double bilinear(const WeightPlan<T>& plan, const StridedMatrix<T>& matrix, int64
   return sum;
 }
 
-template <class T>
+template <class S>
 void normalize(const Normalize& args) {
-  SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
+  using T = Accumulation<S>;
+  SpectralCall<S> call(args.threads, args.count, args.layers, false);
   std::vector<double> sigma(args.count);
   const auto set_sigma = [&](int64_t i, T value) {
     sigma[i] = value;
@@ -187,10 +193,10 @@ void normalize(const Normalize& args) {
     if (layer.sigma)
       set_sigma(i, *static_cast<const T*>(layer.sigma));
     else
-      call.load(i, layer.w, layer.u, layer.v, accumulation(args.dtype));
+      call.template load<T>(i, layer.w, layer.u, layer.v);
   }
   const LayerPhase product{[&](int64_t i, int64_t c, int64_t begin, int64_t end) {
-                             const WeightPlan<T>& plan = call.plans[i];
+                             const WeightPlan<S>& plan = call.plans[i];
                              plan.sums[c * kSums] = bilinear(plan, plan.matrix, begin, end);
                            },
                            [&](int64_t i) {
@@ -211,10 +217,10 @@ void normalize(const Normalize& args) {
 
 // Moves the norms of p and q into the factor of p q^T where that factor leaves the range of T by
 // far, as it does for tiny weights, whose vectors are tiny too.
-template <class T>
-void balance(SpectralCall<T>& call, int64_t i, double& factor) {
+template <class S>
+void balance(SpectralCall<S>& call, int64_t i, double& factor) {
   if (factor == 0 || (std::abs(factor) > 1e-15 && std::abs(factor) < 1e15)) return;
-  const WeightPlan<T>& plan = call.plans[i];
+  const WeightPlan<S>& plan = call.plans[i];
   const double p = norm_of(call.kernels, plan.p, plan.matrix.p_size);
   const double q = norm_of(call.kernels, plan.q, plan.matrix.q_size);
   if (!std::isfinite(p * q * factor) || p * q == 0) return;
@@ -223,15 +229,16 @@ void balance(SpectralCall<T>& call, int64_t i, double& factor) {
   factor *= p * q;
 }
 
-template <class T>
+template <class S>
 void backward(const Backward& args) {
-  SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
+  using T = Accumulation<S>;
+  SpectralCall<S> call(args.threads, args.count, args.layers, false);
   struct BackwardFactors {
     double g, outer;
   };
   std::vector<BackwardFactors> factors(args.count);
   for (int64_t i = 0; i < args.count; ++i)
-    call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, accumulation(args.dtype));
+    call.template load<T>(i, args.layers[i].w, args.layers[i].u, args.layers[i].v);
   const LayerPhase reduce{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
         const int64_t unit = call.plans[i].matrix.unit_size;
@@ -247,35 +254,36 @@ void backward(const Backward& args) {
       }};
   const LayerPhase output{
       [&](int64_t i, int64_t, int64_t begin, int64_t end) {
-        const WeightPlan<T>& plan = call.plans[i];
+        const WeightPlan<S>& plan = call.plans[i];
         plan.matrix.outer_product(
             begin, end, plan.p, plan.q, [&](int64_t offset, int64_t n, T factor, const T* vector) {
-              call.elements.combine(factors[i].g, args.layers[i].g, factors[i].outer * factor,
-                                    vector, false, offset, n, args.layers[i].out);
+              call.elements.combine_wide(factors[i].g, args.layers[i].g, factors[i].outer * factor,
+                                         vector, offset, n, args.layers[i].out);
             });
       },
       nullptr};
   call.run([&](int64_t) { return std::vector<const LayerPhase*>{&reduce, &output}; });
 }
 
-template <class T>
+template <class S>
 void double_backward(const DoubleBackward& args) {
-  SpectralCall<T> call(args.dtype, args.threads, args.count, args.layers, false);
+  using T = Accumulation<S>;
+  SpectralCall<S> call(args.threads, args.count, args.layers, false);
   struct DoubleBackwardFactors {
     double g_h, g_w, w_g, w_outer;
   };
   std::vector<DoubleBackwardFactors> factors(args.count);
-  std::vector<StridedMatrix<T>> h;
+  std::vector<StridedMatrix<S>> h;
   for (int64_t i = 0; i < args.count; ++i) {
-    call.load(i, args.layers[i].w, args.layers[i].u, args.layers[i].v, accumulation(args.dtype));
+    call.template load<T>(i, args.layers[i].w, args.layers[i].u, args.layers[i].v);
     Matrix like = args.layers[i].w;
     like.data = args.layers[i].h;
-    h.emplace_back(like, args.dtype);
+    h.emplace_back(like);
   }
   const LayerPhase reduce{
       [&](int64_t i, int64_t c, int64_t begin, int64_t end) {
         const DoubleBackwardLayer& layer = args.layers[i];
-        const WeightPlan<T>& plan = call.plans[i];
+        const WeightPlan<S>& plan = call.plans[i];
         const int64_t from = begin * plan.matrix.unit_size, n = end * plan.matrix.unit_size - from;
         double* sums = plan.sums + c * kSums;
         sums[0] = bilinear(plan, h[i], begin, end);
@@ -285,7 +293,7 @@ void double_backward(const DoubleBackward& args) {
       [&](int64_t i) {
         const DoubleBackwardLayer& layer = args.layers[i];
         const Scale s = scale_of(*static_cast<const T*>(layer.sigma), args.max_norm);
-        const WeightPlan<T>& plan = call.plans[i];
+        const WeightPlan<S>& plan = call.plans[i];
         const double uhv = call.sum(plan, 0), hg = call.sum(plan, 1), gw = call.sum(plan, 2);
         const double across = -s.slope(uhv);
         factors[i] = {s.scale, across, across, s.curve(uhv, gw) - s.slope(hg)};
@@ -295,14 +303,14 @@ void double_backward(const DoubleBackward& args) {
   const LayerPhase output{
       [&](int64_t i, int64_t, int64_t begin, int64_t end) {
         const DoubleBackwardLayer& layer = args.layers[i];
-        const WeightPlan<T>& plan = call.plans[i];
+        const WeightPlan<S>& plan = call.plans[i];
         const int64_t from = begin * plan.matrix.unit_size, n = end * plan.matrix.unit_size - from;
         const DoubleBackwardFactors& f = factors[i];
-        call.elements.combine(f.g_h, layer.h, f.g_w, layer.w.data, true, from, n, layer.d_g);
+        call.elements.combine(f.g_h, layer.h, f.g_w, layer.w.data, from, n, layer.d_g);
         plan.matrix.outer_product(begin, end, plan.p, plan.q,
                                   [&](int64_t offset, int64_t m, T factor, const T* vector) {
-                                    call.elements.combine(f.w_g, layer.g, f.w_outer * factor,
-                                                          vector, false, offset, m, layer.d_w);
+                                    call.elements.combine_wide(f.w_g, layer.g, f.w_outer * factor,
+                                                               vector, offset, m, layer.d_w);
                                   });
       },
       nullptr};
@@ -312,7 +320,10 @@ void double_backward(const DoubleBackward& args) {
 }  // namespace
 
 const char* power_iteration(const PowerIteration& args) {
-  return run(args.dtype, [&](auto zero) { power_iteration<decltype(zero)>(args); });
+  return run(args.dtype, [&](auto zero) {
+    using S = decltype(zero);
+    args.wide_vectors ? power_iteration<S, Accumulation<S>>(args) : power_iteration<S, S>(args);
+  });
 }
 const char* normalize(const Normalize& args) {
   return run(args.dtype, [&](auto zero) { normalize<decltype(zero)>(args); });

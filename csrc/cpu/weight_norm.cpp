@@ -18,22 +18,25 @@ namespace {
 using gankernels::cpu::Elements;
 using gankernels::cpu::Factor;
 using gankernels::cpu::joined;
+using gankernels::cpu::narrow;
 using gankernels::cpu::RowPieces;
 using gankernels::cpu::run;
+using gankernels::cpu::widen;
 
 // A part of a row: n elements from `offset` on.
 struct Part {
   int64_t row, offset, n;
 };
 
-template <class T>
+template <class S>
 class WeightCall {
  public:
-  const Elements<T> elements;
+  using T = Accumulation<S>;
+  const Elements<S> elements;
 
   // `streams` sizes of all weights are read and written.
   WeightCall(const Weights& args, int streams)
-      : elements(args.dtype, streams * bytes(args)),
+      : elements(streams * bytes(args)),
         args_(args),
         pieces_(args.count, bytes(args), args.threads) {
     for (int64_t k = 0; k < args.count; ++k) {
@@ -67,19 +70,9 @@ class WeightCall {
   }
 
   // Entry i of a vector of the dtype.
-  double entry(const void* x, int64_t i) const {
-    T scratch;
-    const gankernels::cpu::Storage stored{x, args_.dtype};
-    return *staged(gankernels::cpu::vector_kernels<T>(), stored, i, 1, &scratch);
-  }
+  double entry(const void* x, int64_t i) const { return widen(static_cast<const S*>(x)[i]); }
   void set_entry(void* x, int64_t i, double value) const {
-    const T wide = static_cast<T>(value);
-    const gankernels::cpu::Storage stored{x, args_.dtype};
-    void* target = const_cast<void*>(stored.at(i));
-    if (gankernels::cpu::stored_as<T>(args_.dtype))
-      *static_cast<T*>(target) = wide;
-    else
-      gankernels::cpu::vector_kernels<T>().narrow(&wide, 1, args_.dtype, target);
+    static_cast<S*>(x)[i] = narrow<S>(static_cast<T>(value));
   }
   Row<double> row(const Weight& w, int64_t i) const {
     return {static_cast<const T*>(w.norms)[i], entry(w.g, i)};
@@ -89,7 +82,7 @@ class WeightCall {
   static int64_t bytes(const Weights& args) {
     int64_t size = 0;
     for (int64_t k = 0; k < args.count; ++k) size += args.weights[k].rows * args.weights[k].size;
-    return size * static_cast<int64_t>(item_size(args.dtype));
+    return size * static_cast<int64_t>(sizeof(S));
   }
 
   const Weights& args_;
@@ -97,23 +90,24 @@ class WeightCall {
   bool has_parts_ = false;
 };
 
-template <class T>
+template <class S>
 void forward(const Forward& args) {
-  const WeightCall<T> call(args, 2);
+  const WeightCall<S> call(args, 2);
   call.for_each_row(
       [&](const Weight& w, Part part) { return call.elements.norm(w.v, part.offset, part.n); },
       joined,
       [&](const Weight& w, Part part, double norm, bool is_first) {
+        using T = Accumulation<S>;
         if (is_first) static_cast<T*>(w.norms)[part.row] = static_cast<T>(norm);
         const Row<double> row{norm, call.entry(w.g, part.row)};
         const Factor of_v(row.inverse(), row.g);
-        call.elements.combine(of_v, w.v, 0, nullptr, false, part.offset, part.n, w.out);
+        call.elements.combine(of_v, w.v, 0, nullptr, part.offset, part.n, w.out);
       });
 }
 
-template <class T>
+template <class S>
 void backward(const Backward& args) {
-  const WeightCall<T> call(args, 3);
+  const WeightCall<S> call(args, 3);
   call.for_each_row(
       [&](const Weight& w, Part part) { return call.elements.dot(w.x, w.v, part.offset, part.n); },
       [](double a, double b) { return a + b; },
@@ -122,16 +116,16 @@ void backward(const Backward& args) {
         const double t = product / row.norm;
         if (is_first) call.set_entry(w.d_g, part.row, t);
         const Factor of_v(row.inverse(), row.of_q(t));
-        call.elements.combine(row.scale(), w.x, of_v, w.v, true, part.offset, part.n, w.out);
+        call.elements.combine(row.scale(), w.x, of_v, w.v, part.offset, part.n, w.out);
       });
 }
 
-template <class T>
+template <class S>
 void double_backward(const DoubleBackward& args) {
   struct Products {
     double xv, hv, hx;
   };
-  const WeightCall<T> call(args, 5);
+  const WeightCall<S> call(args, 5);
   call.for_each_row(
       [&](const Weight& w, Part part) {
         const auto dot = [&](const void* a, const void* b) {
@@ -149,7 +143,7 @@ void double_backward(const DoubleBackward& args) {
         const Factor mixed(row.inverse(), row.mixed(k, e)), of_h(row.inverse(), row.of_q(t));
         const Factor of_v(row.inverse(), row.of_q_again(t, k, sum.hx, e) / n);
         if (is_first) call.set_entry(w.d_g, part.row, row.d_g_again(t, k, sum.hx));
-        call.elements.combine(row.scale(), w.h, mixed, w.v, true, part.offset, part.n, w.out);
+        call.elements.combine(row.scale(), w.h, mixed, w.v, part.offset, part.n, w.out);
         call.elements.combine(mixed, w.x, of_h, w.h, of_v, w.v, part.offset, part.n, w.d_v);
       });
 }

@@ -162,7 +162,8 @@ const char* launch_product(const PowerIteration& args, int64_t begin,
       layer.x = {to_u ? plan.v_raw : plan.u_raw, false, {}};
       layer.x_norm = to_u ? plan.v_norm : plan.u_norm;
       if (first) {
-        layer.x = {to_u ? from.v : from.u, true, to_u ? column_order(from.w) : ColumnOrder{}};
+        layer.x = {to_u ? from.v : from.u, !args.wide_vectors,
+                   to_u ? column_order(from.w) : ColumnOrder{}};
         layer.x_norm = nullptr;
       }
       layer.fold = to_u ? plan.fold : 1;
@@ -193,7 +194,10 @@ const char* launch_repair(const PowerIteration& args, int64_t begin, int64_t end
     RepairTable<capacity> table;
     table.count = static_cast<int>(guarded.size());
     std::copy(guarded.begin(), guarded.end(), table.layers);
-    return launch<repair<T, capacity>>("repair", int64_t{2} * table.count, kBlock, stream, table);
+    const int64_t blocks = int64_t{2} * table.count;
+    if (args.wide_vectors)
+      return launch<repair<Accumulation<T>, capacity>>("repair", blocks, kBlock, stream, table);
+    return launch<repair<T, capacity>>("repair", blocks, kBlock, stream, table);
   });
 }
 
@@ -207,7 +211,7 @@ const char* launch_finish(const PowerIteration& args, int64_t begin,
   return visit_capacity(count, [&](auto capacity) {
     FinishTable<capacity> table;
     table.count = static_cast<int>(count);
-    table.u_first = args.u_first;
+    table.u_first = args.u_first, table.wide_vectors = args.wide_vectors;
     int64_t tiles = 0;
     for (int64_t i = 0; i < count; ++i) {
       const PowerIterationLayer& from = args.layers[begin + i];
@@ -248,8 +252,9 @@ void declare(const PowerIteration& args, int64_t begin, int64_t end, Buffers& bu
   for (int64_t i = begin; i < end; ++i) {
     const PowerIterationLayer& layer = args.layers[i];
     buffers.in("w", layer.w.data, layer.w.size(), sizeof(T));
-    buffers.out("u", layer.u, layer.w.rows, sizeof(T));
-    buffers.out("v", layer.v, layer.w.cols(), sizeof(T));
+    const size_t item = args.wide_vectors ? sizeof(Acc) : sizeof(T);
+    buffers.out("u", layer.u, layer.w.rows, item);
+    buffers.out("v", layer.v, layer.w.cols(), item);
     buffers.scratch("u_out", layer.u_out, packed_size(layer.w.rows), sizeof(Acc));
     buffers.scratch("v_out", layer.v_out, packed_size(layer.w.cols()), sizeof(Acc));
     if (layer.skipped) buffers.out("skipped", layer.skipped, 1, sizeof(int64_t));

@@ -282,36 +282,41 @@ struct FinishLayer {
 template <int kCapacity>
 struct FinishTable {
   int count;
-  bool u_first;
+  bool u_first, wide_vectors;
   FinishLayer layers[kCapacity];
 };
 
-// One entry of u or v: x_raw / norm into both vectors, or, if `keep`, what x is.
+// One entry of u or v: x_raw / norm into both vectors, or, if `keep`, what x is; x is of T, or `wide`.
 template <class T>
-DEVICE void finish_entry(T* x, Accumulation<T>* x_out, int i, Accumulation<T> raw,
+DEVICE void finish_entry(void* x, bool wide, void* x_out, int i, Accumulation<T> raw,
                          Accumulation<T> norm, bool keep) {
-  if (keep) return store(x_out + i, widen(load(x + i)));
-  const Accumulation<T> value = raw / norm;
-  store(x + i, narrow<T>(value));
-  store(x_out + i, value);
+  using Acc = Accumulation<T>;
+  T* narrow_x = static_cast<T*>(x) + i;
+  Acc *wide_x = static_cast<Acc*>(x) + i, *out = static_cast<Acc*>(x_out) + i;
+  if (keep) return store(out, wide ? load(wide_x) : widen(load(narrow_x)));
+  const Acc value = raw / norm;
+  if (wide)
+    store(wide_x, value);
+  else
+    store(narrow_x, narrow<T>(value));
+  store(out, value);
 }
 
 // The entries of u and v, which are filled up, from `begin` on. Behind them: those of a tile.
 template <class T>
-DEVICE void finish_vectors(const FinishLayer& layer, int begin, int end, Accumulation<T> u_norm,
-                           Accumulation<T> v_norm, bool keep) {
+DEVICE void finish_vectors(const FinishLayer& layer, bool wide, int begin, int end,
+                           Accumulation<T> u_norm, Accumulation<T> v_norm, bool keep) {
   using Acc = Accumulation<T>;
   const int u_size = static_cast<int>(packed_size(layer.rows));
   for (int i = begin + thread_id(); i < end; i += kBlock) {
     if (i < layer.rows) {
-      finish_entry(static_cast<T*>(layer.u), static_cast<Acc*>(layer.u_out), i,
-                   load(static_cast<const Acc*>(layer.u_raw) + i), u_norm, keep);
+      finish_entry<T>(layer.u, wide, layer.u_out, i, load(static_cast<const Acc*>(layer.u_raw) + i),
+                      u_norm, keep);
     } else if (i < u_size) {
       store(static_cast<Acc*>(layer.u_out) + i, Acc{0});
     } else if (i - u_size < layer.cols) {
-      finish_entry(static_cast<T*>(layer.v), static_cast<Acc*>(layer.v_out),
-                   logical_index(layer.order, i - u_size),
-                   load(static_cast<const Acc*>(layer.v_raw) + i - u_size), v_norm, keep);
+      finish_entry<T>(layer.v, wide, layer.v_out, logical_index(layer.order, i - u_size),
+                      load(static_cast<const Acc*>(layer.v_raw) + i - u_size), v_norm, keep);
     } else {
       store(static_cast<Acc*>(layer.v_out) + i - u_size, Acc{0});
     }
@@ -340,7 +345,8 @@ finish(TABLE(FinishTable<kCapacity>) table) {
   const auto entries =
       static_cast<int>(packed_size(layer.rows)) + static_cast<int>(packed_size(layer.cols));
   const int first = tile * layer.vector_tile, behind = first + layer.vector_tile;
-  finish_vectors<T>(layer, first, behind < entries ? behind : entries, u.divisor, v.divisor, keep);
+  finish_vectors<T>(layer, table.wide_vectors, first, behind < entries ? behind : entries,
+                    u.divisor, v.divisor, keep);
   if (tile == 0) {
     const Acc sigma = keep ? Acc{1} : last.sigma;
     if (thread_id() == 0) {

@@ -65,6 +65,10 @@ def _fake_backward(grads, weights, u, v, sigma, grad_sigma, max_norm):
     return [torch.empty_like(w) for w in weights]
 
 
+def _fake_packed_backward(grads, weights, packed, grad_sigma, max_norm):
+    return [torch.empty_like(w) for w in weights]
+
+
 def _fake_double_backward(h, grads, weights, u, v, sigma, grad_sigma, max_norm):
     like = [torch.empty_like(w) for w in weights]
     return like, [torch.empty_like(w) for w in weights], torch.empty_like(sigma)
@@ -152,6 +156,13 @@ class SpectralNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_sigma, *grads):
         *weights, packed = kept(_OP, ctx, None if grad_sigma is not None else grads)
+        if not torch.is_grad_enabled() and all(ctx.needs_input_grad[2:]):
+            if all(g is not None and g.layout is torch.strided for g in grads):
+                seed = None if grad_sigma is None else grad_sigma.contiguous()
+                op = _operator.kernels.spectral_norm_backward
+                with below_autograd():
+                    found = run(op, grads, weights, packed, seed, ctx.max_norm)
+                return None, None, *found
         parts = weights, *unpack(packed, weights)
         return None, None, *_gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[2:])
 
@@ -245,6 +256,12 @@ OPERATORS = (
         "spectral_norm_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int n, float eps, "
         "bool u_first, Tensor(c!)? skipped, float? max_norm) -> (Tensor, Tensor, Tensor[])",
         _fake_spectral_norm,
+    ),
+    # Its gradient, from the packed vectors; with a graph to build, that of spectral_normalize serves.
+    Operator(
+        "spectral_norm_backward(Tensor[] grads, Tensor[] weights, Tensor packed, "
+        "Tensor? grad_sigma, float? max_norm) -> Tensor[]",
+        _fake_packed_backward,
     ),
     Operator(
         "spectral_normalize(Tensor[] weights, Tensor[] u, Tensor[] v, Tensor? sigma, "

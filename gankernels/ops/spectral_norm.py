@@ -66,7 +66,7 @@ def power_iteration_(
             dimension times all others; a vector of n is the matrix (n, 1). Any strides; weights
             whose memory is dense (contiguous, channels_last, transposed) are read where they are.
         u, v: contiguous tensors of shapes (rows,) and (cols,), of the weights' dtype, or all of
-            float32 beside bfloat16 and float16 weights, for which these are widened.
+            float32 beside bfloat16 and float16 weights.
         n: how many steps, 1 to 1,000,000.
         eps: not negative.
         order: which of the two vectors moves first.
@@ -99,7 +99,7 @@ def power_iteration_(
     try:
         packed = run(
             _operator.kernels.power_iteration_,
-            _dense(_as_exact_as(u, weights)),
+            _dense(weights),
             u,
             v,
             n,
@@ -244,7 +244,7 @@ def spectral_norm(
         left, right, sigmas = move_(*arguments[:6], skipped=skipped)
         sigma = torch.stack(sigmas)
         return spectral_normalize(weights, left, right, sigma, max_norm=max_norm, retain=retain)
-    if torch.compiler.is_compiling() or _are_wider(u, weights):
+    if torch.compiler.is_compiling():
         check_iteration(*arguments, op=op)
         u, v, sigma = power_iteration_(weights, u, v, n, eps, order, skipped=skipped)
         return spectral_normalize(weights, u, v, sigma, max_norm=max_norm, retain=retain)
@@ -337,19 +337,6 @@ def _dense(weights: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def _is_read_in_place(weight: Tensor) -> bool:
     return is_dense(weight) and (weight.dim() <= _MAX_DIMS or _column_dims(weight) < _MAX_DIMS)
-
-
-def _are_wider(vectors: object, weights: Sequence[Tensor]) -> bool:
-    # As mixed precision leaves them, which casts parameters and not buffers.
-    dtype = weights[0].dtype
-    if dtype not in (torch.bfloat16, torch.float16) or not isinstance(vectors, (list, tuple)):
-        return False
-    return bool(vectors) and getattr(vectors[0], "dtype", dtype) == torch.float32
-
-
-def _as_exact_as(vectors: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    # The kernels keep u and v in the weights' dtype.
-    return [w.float() for w in weights] if _are_wider(vectors, weights) else weights
 
 
 def _column_dims(weight: Tensor) -> int:

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "common/dtype.h"
+#include "cpu/elements.h"
 #include "cpu/simd/isa.h"
-#include "cpu/simd/vector_kernels.h"
 
 namespace cases {
 
@@ -65,7 +65,7 @@ struct Numbers {
     if (dtype == DType::kFloat32)
       std::memcpy(&narrow, data + 4 * i, 4);
     else
-      gankernels::cpu::vector_kernels<float>().widen(dtype, data + 2 * i, 1, &narrow);
+      gankernels::cpu::widen(dtype, data + 2 * i, 1, &narrow);
     return narrow;
   }
 
@@ -76,7 +76,7 @@ struct Numbers {
     else if (dtype == DType::kFloat32)
       std::memcpy(data + 4 * i, &narrow, 4);
     else
-      gankernels::cpu::vector_kernels<float>().narrow(&narrow, 1, dtype, data + 2 * i);
+      gankernels::cpu::narrow(&narrow, 1, dtype, data + 2 * i);
   }
 
   void draw(std::mt19937& random) {

@@ -20,10 +20,8 @@ struct Constant {
 };
 
 constexpr Constant kConstants[] = {
-    {"elements.h", "kPiece", 2048, Of::kElements},
     {"elements.h", "kStreamBytes", 32 << 20, Of::kBytes},
     {"strided_matrix.h", "kSlabRows", 16, Of::kElements},
-    {"strided_matrix.h", "kStageElements", 64 << 10, Of::kElements},
     {"vector_kernels.inc", "kRows", 4, Of::kElements},
     {"vector_kernels.inc", "kFirstLevel", 24 << 10, Of::kBytes},
     {"vector_kernels.inc", "kBlock", 4096, Of::kElements},
@@ -51,17 +49,15 @@ constexpr Constant kConstants[] = {
     {"affine_resample.h", "kTaps", 12, Of::kElements},
     {"ada_control.h", "kScores", 48, Of::kElements},  // of a launch
     {"image_filter.h", "kReach", 21, Of::kElements},
-    {"call.h", "", 8, Of::kElements},                  // units worked on at once
-    {"call.h", "", 32, Of::kElements},                 // units of a chunk at the least
-    {"call.h", "", 64 << 10, Of::kBytes},              // a chunk at the least
-    {"call.h", "", 2 << 20, Of::kBytes},               // and at the most
-    {"call.h", "", 128 << 10, Of::kBytes},             // below, one thread
-    {"strided_matrix.h", "", 8 << 10, Of::kElements},  // units longer than this are widened by 8
-    {"vector_kernels.inc", "", 8, Of::kElements},      // units worked on at once, conversions
-    {"vector_kernels.inc", "", 4 * 64, Of::kBytes},    // a step of the sums of a row
-    {"noise.inc", "", 4 * 16, Of::kElements},          // kCount
-    {"image_filter.h", "", 2 * 21, Of::kElements},     // kReach to either side
-    {"rows.h", "", 34816, Of::kElements},              // a piece, and one of elements.h
+    {"call.h", "", 8, Of::kElements},                // units worked on at once
+    {"call.h", "", 32, Of::kElements},               // units of a chunk at the least
+    {"call.h", "", 64 << 10, Of::kBytes},            // a chunk at the least
+    {"call.h", "", 2 << 20, Of::kBytes},             // and at the most
+    {"call.h", "", 128 << 10, Of::kBytes},           // below, one thread
+    {"vector_kernels.inc", "", 8, Of::kElements},    // units worked on at once, conversions
+    {"vector_kernels.inc", "", 4 * 64, Of::kBytes},  // a step of the sums of a row
+    {"noise.inc", "", 4 * 16, Of::kElements},        // kCount
+    {"image_filter.h", "", 2 * 21, Of::kElements},   // kReach to either side
 };
 
 // The bytes of the vectors of every target.

@@ -221,13 +221,15 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
   const int64_t n = random.integer(1, 4), count = static_cast<int64_t>(layers.size());
   const bool u_first = random.chance(0.5), guarded = random.chance(0.4),
              with_out = random.chance(0.6);
+  const bool wide_vectors = random.chance(0.4);
+  const DType of_vectors = wide_vectors ? o.wide() : o.dtype;
   const double eps = random.chance(0.85) ? 1e-12 : random.uniform(0, 3) * o.scale;
   // Layers may be without a norm where the guard sees to them.
   const int64_t bad = guarded && random.chance(0.4) ? random.integer(0, count - 1) : -1;
   const std::initializer_list<double> poisons = {0.0, std::nan(""), static_cast<double>(INFINITY)};
   const double of_weight = random.pick(poisons);
-  say("\n  power_iteration: n %ld, %s first, eps %g, %s%s", long(n), u_first ? "u" : "v", eps,
-      guarded ? "guard" : "no guard", with_out ? ", output" : "");
+  say("\n  power_iteration: n %ld, %s first, eps %g, %s%s%s", long(n), u_first ? "u" : "v", eps,
+      guarded ? "guard" : "no guard", with_out ? ", output" : "", wide_vectors ? ", wide" : "");
   if (bad >= 0) say(", layer %ld has %g", long(bad), of_weight);
 
   std::vector<Block> more;
@@ -238,7 +240,7 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
   for (int64_t i = 0; i < count; ++i) {
     Layer& layer = layers[i];
     const Shape& s = layer.shape;
-    layer.u = drawn(random, o.dtype, s.rows), layer.v = drawn(random, o.dtype, s.cols);
+    layer.u = drawn(random, of_vectors, s.rows), layer.v = drawn(random, of_vectors, s.cols);
     if (i == bad) poison(random, of_weight, *layer.w);
     for (Memory* x : {layer.u.get(), layer.v.get()}) {
       if (!guarded || !random.chance(0.2)) continue;
@@ -262,8 +264,9 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
   int calls = 0;
   call_twice(o, layers, more, moved, [&](int threads) {
     ++calls;
-    return sn::cpu::power_iteration({o.dtype, n, eps, u_first, o.max_norm, threads, count,
-                                     list.data(), more[0]->data, copied ? more[1]->data : nullptr});
+    return sn::cpu::power_iteration({o.dtype, wide_vectors, n, eps, u_first, o.max_norm, threads,
+                                     count, list.data(), more[0]->data,
+                                     copied ? more[1]->data : nullptr});
   });
   for (int64_t i = count; i < more[0]->n; ++i) CHECK((*more[0])[i] == 0, "sigma is not filled up");
   for (int64_t i = 0; copied && i < count; ++i)
@@ -276,7 +279,7 @@ void power_iteration(Random& random, const Options& o, std::vector<Layer>& layer
     Vector u = first[2 * i], v = first[2 * i + 1];
     double sigma = 1, error = 0;  // of u, v and sigma, relative
     for (Vector* x : {&u, &v})
-      if (guarded && lost(*x)) error = std::max(error, start_again(o.dtype, *x));
+      if (guarded && lost(*x)) error = std::max(error, start_again(of_vectors, *x));
     CHECK(layer.skipped == 3 + (i == bad ? calls : 0), "skipped of layer %ld", long(i));
     if (i != bad) {
       const double size = std::sqrt(squares(w));

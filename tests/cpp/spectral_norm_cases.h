@@ -168,8 +168,9 @@ inline void run_iteration(const Launchers& launchers, const Cases& all, const Se
   const auto count = static_cast<int64_t>(all.size());
   const DType wide = accumulation(s.dtype);
   Numbers sigma(wide, sn::packed_size(count)), copy(wide, count);
-  good(launchers.power_iteration({s.dtype, s.n, 1e-12, s.u_first, s.max_norm, s.threads, count,
-                                  layers.data(), sigma.data, s.with_out ? copy.data : nullptr}));
+  good(launchers.power_iteration({s.dtype, false, s.n, 1e-12, s.u_first, s.max_norm, s.threads,
+                                  count, layers.data(), sigma.data,
+                                  s.with_out ? copy.data : nullptr}));
   for (int64_t i = 0; i < sigma.n; ++i)
     if (i >= count)
       CHECK(sigma[i] == 0, "sigma is %g at %ld, where it is filled up", sigma[i], long(i));

@@ -21,15 +21,13 @@ uint32_t bits_of(float x) {
 
 std::vector<float> widened(DType dtype, const std::vector<uint16_t>& x) {
   std::vector<float> out(x.size());
-  gankernels::cpu::vector_kernels<float>().widen(dtype, x.data(), static_cast<int64_t>(x.size()),
-                                                 out.data());
+  gankernels::cpu::widen(dtype, x.data(), static_cast<int64_t>(x.size()), out.data());
   return out;
 }
 
 std::vector<uint16_t> narrowed(DType dtype, const std::vector<float>& x) {
   std::vector<uint16_t> out(x.size());
-  gankernels::cpu::vector_kernels<float>().narrow(x.data(), static_cast<int64_t>(x.size()), dtype,
-                                                  out.data());
+  gankernels::cpu::narrow(x.data(), static_cast<int64_t>(x.size()), dtype, out.data());
   return out;
 }
 

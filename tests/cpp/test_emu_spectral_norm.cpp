@@ -156,7 +156,8 @@ void test_refused() {
   const sn::PowerIterationLayer iteration{w, {}, {}, {}, {}, {}, {}};
   const sn::BackwardLayer backward{w, {}, {}, {}, {}, {}, {}};
   const char* error = sn::cuda::power_iteration(
-      {DType::kFloat32, 1, 1e-12, true, 0, 1, 1, &iteration, nullptr, nullptr}, nullptr, nullptr);
+      {DType::kFloat32, false, 1, 1e-12, true, 0, 1, 1, &iteration, nullptr, nullptr}, nullptr,
+      nullptr);
   CHECK(error && std::strstr(error, "2^31"), "%s", error ? error : "nothing");
   error = sn::cuda::backward({DType::kFloat32, 0, 1, 1, &backward}, nullptr, nullptr);
   CHECK(error && std::strstr(error, "2^31"), "%s", error ? error : "nothing");

@@ -187,7 +187,7 @@ void test_operators() {
   for (const int threads : {1, 4}) {
     fail_in_turn("power_iteration", [&] {
       return sn::cpu::power_iteration(
-          {dtype, 2, 1e-12, true, 0, threads, count, iteration.data(), sigmas, nullptr});
+          {dtype, false, 2, 1e-12, true, 0, threads, count, iteration.data(), sigmas, nullptr});
     });
     fail_in_turn("normalize", [&] {
       return sn::cpu::normalize({dtype, 0, threads, count, normalize.data(), true});

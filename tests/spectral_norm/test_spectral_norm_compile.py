@@ -77,6 +77,15 @@ class TestOpcheck:
         opcheck(OPS.spectral_norm_, arguments, test_utils="test_schema")
 
 
+    def test_packed_backward(self, dtype):
+        """For where no graph is built: without a derivative of its own."""
+        weights, u, v, _ = layers(dtype, trainable=False)
+        packed = OPS.spectral_norm_(weights, u, v, 1, 1e-12, True, None, None)[0]
+        grads = [torch.ones_like(w) for w in weights]
+        seed = torch.ones(len(weights), dtype=packed.dtype)
+        opcheck(OPS.spectral_norm_backward, (grads, weights, packed, seed, None))
+
+
 #: Of the power iteration, which has no gradient to register.
 TESTS = (
     "test_schema",
@@ -95,6 +104,7 @@ def test_every_op_is_checked():
     assert names == {
         "power_iteration_",
         "spectral_norm_",
+        "spectral_norm_backward",
         "spectral_normalize",
         "spectral_normalize_backward",
         "spectral_normalize_double_backward",

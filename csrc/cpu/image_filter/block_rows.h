@@ -11,6 +11,9 @@
 
 namespace gankernels::image_filter::cpu {
 
+using gankernels::cpu::narrow;
+using gankernels::cpu::widen;
+
 // Rows of a plane.
 template <class T>
 struct FilterBlock {
@@ -34,16 +37,16 @@ class FilterRows {
   }
 
   void load(const FilterBlock<T>& x, int64_t y, T* to) const {
-    if (dense()) return vectors_.widen(f_.dtype, in_.at(row_offset(x, y)), size, to);
+    if (dense()) return widen(f_.dtype, in_.at(row_offset(x, y)), size, to);
     for_each_pixel(x, y, 0, size,
-                   [&](int64_t i, int64_t at) { vectors_.widen(f_.dtype, in_.at(at), 1, to + i); });
+                   [&](int64_t i, int64_t at) { widen(f_.dtype, in_.at(at), 1, to + i); });
   }
 
   void store(const FilterBlock<T>& x, int64_t y, int64_t first, int64_t n, const T* from) const {
     const auto out = [&](int64_t at) { return const_cast<void*>(out_.at(at)); };
-    if (dense()) return vectors_.narrow(from, n, f_.dtype, out(row_offset(x, y) + first));
+    if (dense()) return narrow(from, n, f_.dtype, out(row_offset(x, y) + first));
     for_each_pixel(x, y, first, n,
-                   [&](int64_t i, int64_t at) { vectors_.narrow(from + i, 1, f_.dtype, out(at)); });
+                   [&](int64_t i, int64_t at) { narrow(from + i, 1, f_.dtype, out(at)); });
   }
 
   void copy_bits(const FilterBlock<T>& x, int64_t y) const {
@@ -108,7 +111,6 @@ class FilterRows {
   }
 
   const Filter& f_;
-  const gankernels::cpu::VectorKernels<T>& vectors_ = gankernels::cpu::vector_kernels<T>();
   const RowKernels<T>& kernels_;
   gankernels::cpu::Storage in_, out_;
 };

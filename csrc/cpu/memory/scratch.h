@@ -12,14 +12,10 @@ namespace gankernels::cpu {
 // The content of a slot. Two in use at the same time have different names; a test sees to it
 // that none serves two operators.
 enum class Slot {
-  // elements.h
-  kWidenedPieces,
   // spectral_norm/strided_matrix.h
-  kWidenedUnits,
   kSlabRows,      // p and sums, written out to the pattern of 16 rows of a slab
   kSlabExpanded,  // q, written out to a slab
   // spectral_norm.cpp
-  kLogicalVector,
   kRepairedVector,
   kProduct,
   // image_filter.cpp

@@ -14,8 +14,11 @@
 #include <algorithm>
 #include <initializer_list>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 
 #include "cpu/simd/isa.h"
+#include "cpu/simd/scalars.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -1,8 +1,5 @@
 #include "cpu/simd/vector_kernels.h"
 
-#include <cstring>
-
-#include "cpu/simd/scalars.h"
 #include "cpu/simd/targets.h"
 
 namespace gankernels::cpu {
@@ -13,12 +10,14 @@ namespace {
 
 }  // namespace
 
-template <class T>
-const VectorKernels<T>& vector_kernels() {
-  return GANKERNELS_DISPATCH(kKernels<T>);
+template <class S>
+const VectorKernels<S>& vector_kernels() {
+  return GANKERNELS_DISPATCH(kKernels<S>);
 }
 
 template const VectorKernels<float>& vector_kernels<float>();
 template const VectorKernels<double>& vector_kernels<double>();
+template const VectorKernels<BFloat16>& vector_kernels<BFloat16>();
+template const VectorKernels<Half>& vector_kernels<Half>();
 
 }  // namespace gankernels::cpu

@@ -20,17 +20,20 @@
 namespace gankernels::spectral_norm::cpu {
 
 using gankernels::cpu::Elements;
+using gankernels::cpu::narrow;
 using gankernels::cpu::Slot;
 using gankernels::cpu::StridedMatrix;
 using gankernels::cpu::thread_scratch;
 using gankernels::cpu::Units;
 using gankernels::cpu::vector_kernels;
 using gankernels::cpu::VectorKernels;
+using gankernels::cpu::widen;
 
 // One weight of a call and how it is cut.
-template <class T>
+template <class S>
 struct WeightPlan {
-  StridedMatrix<T> matrix;
+  using T = Accumulation<S>;
+  StridedMatrix<S> matrix;
   int64_t step, chunks;  // units a chunk, chunks
   T *p, *q;              // in the order of memory
   T* partial;            // a q for every chunk
@@ -45,23 +48,24 @@ struct LayerPhase {
 };
 
 // The plans of a call, their memory, and the tasks to run on them.
-template <class T>
+template <class S>
 class SpectralCall {
  public:
+  using T = Accumulation<S>;
+
   template <class Layer>
-  SpectralCall(DType dtype, int threads, int64_t count, const Layer* layers, bool needs_partial)
+  SpectralCall(int threads, int64_t count, const Layer* layers, bool needs_partial)
       : kernels(vector_kernels<T>()),
-        bytes(bytes_of(dtype, count, layers)),
-        elements(dtype, bytes),
+        bytes(bytes_of(count, layers)),
+        elements(bytes),
         threads_(threads) {
     const int64_t target = std::clamp<int64_t>(bytes / 32, 64 << 10, 2 << 20);
     int64_t size = 0, chunks = 0;
     plans.reserve(count);
     for (int64_t i = 0; i < count; ++i) {
-      WeightPlan<T> plan{
-          StridedMatrix<T>(layers[i].w, dtype), 0, 0, nullptr, nullptr, nullptr, nullptr};
+      WeightPlan<S> plan{StridedMatrix<S>(layers[i].w), 0, 0, nullptr, nullptr, nullptr, nullptr};
       const auto& m = plan.matrix;
-      const int64_t unit = m.unit_size * static_cast<int64_t>(item_size(dtype));
+      const int64_t unit = m.unit_size * static_cast<int64_t>(sizeof(S));
       // A partial sum is worth its traffic from 32 units on; 8 are worked on at once.
       const int64_t least = needs_partial && m.kind != Units::kSlabs ? 32 : 1;
       plan.step = std::min(m.units, std::max(least, (target / unit + 7) / 8 * 8));
@@ -75,7 +79,7 @@ class SpectralCall {
     auto* sums = static_cast<double*>(scratch_->get());
     if (!sums) throw std::bad_alloc();
     T* next = reinterpret_cast<T*>(sums + chunks * kSums);
-    for (WeightPlan<T>& plan : plans) {
+    for (WeightPlan<S>& plan : plans) {
       const auto& m = plan.matrix;
       plan.sums = sums, sums += plan.chunks * kSums;
       plan.p = next, next += m.p_size;
@@ -126,7 +130,7 @@ class SpectralCall {
         if (failed) return;
         std::this_thread::yield();
       }
-      const WeightPlan<T>& plan = plans[i];
+      const WeightPlan<S>& plan = plans[i];
       try {
         phase->chunk(i, c, c * plan.step, std::min(plan.matrix.units, (c + 1) * plan.step));
         if (state.left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
@@ -140,45 +144,45 @@ class SpectralCall {
     });
   }
 
-  double sum(const WeightPlan<T>& plan, int which) const {
+  double sum(const WeightPlan<S>& plan, int which) const {
     double total = 0;
     for (int64_t c = 0; c < plan.chunks; ++c) total += plan.sums[c * kSums + which];
     return total;
   }
 
-  // u and v, in logical order, into the plan's p and q, in memory order; and back.
-  void load(int64_t i, const Matrix& w, const void* u, const void* v, DType dtype) {
+  // u and v, in logical order and of V, into the plan's p and q, in memory order; and back.
+  template <class V>
+  void load(int64_t i, const Matrix& w, const void* u, const void* v) {
     const bool rows = plans[i].matrix.kind == Units::kRows;
     T* to_u = rows ? plans[i].p : plans[i].q;
     T* to_v = rows ? plans[i].q : plans[i].p;
-    kernels.widen(dtype, u, w.rows, to_u);
-    if (w.column_dims == 0) return kernels.widen(dtype, v, w.cols(), to_v);
-    T* logical = thread_scratch<T, Slot::kLogicalVector>(w.cols());
-    kernels.widen(dtype, v, w.cols(), logical);
-    for_each_column(w, [&](int64_t k, int64_t memory) { to_v[memory] = logical[k]; });
+    vector_kernels<V>().widen(static_cast<const V*>(u), w.rows, to_u);
+    const V* from_v = static_cast<const V*>(v);
+    if (w.column_dims == 0) return vector_kernels<V>().widen(from_v, w.cols(), to_v);
+    for_each_column(w, [&](int64_t k, int64_t memory) { to_v[memory] = widen(from_v[k]); });
   }
-  void store(int64_t i, const Matrix& w, DType dtype, void* u, void* v) const {
+  template <class V>
+  void store(int64_t i, const Matrix& w, void* u, void* v) const {
     const bool rows = plans[i].matrix.kind == Units::kRows;
     const T* from_u = rows ? plans[i].p : plans[i].q;
     const T* from_v = rows ? plans[i].q : plans[i].p;
-    kernels.narrow(from_u, w.rows, dtype, u);
-    if (w.column_dims == 0) return kernels.narrow(from_v, w.cols(), dtype, v);
-    T* logical = thread_scratch<T, Slot::kLogicalVector>(w.cols());
-    for_each_column(w, [&](int64_t k, int64_t memory) { logical[k] = from_v[memory]; });
-    kernels.narrow(logical, w.cols(), dtype, v);
+    vector_kernels<V>().narrow(from_u, w.rows, static_cast<V*>(u));
+    V* to_v = static_cast<V*>(v);
+    if (w.column_dims == 0) return vector_kernels<V>().narrow(from_v, w.cols(), to_v);
+    for_each_column(w, [&](int64_t k, int64_t memory) { to_v[k] = narrow<V>(from_v[memory]); });
   }
 
   const VectorKernels<T>& kernels;
   int64_t bytes;
-  Elements<T> elements;
-  std::vector<WeightPlan<T>> plans;
+  Elements<S> elements;
+  std::vector<WeightPlan<S>> plans;
 
  private:
   template <class Layer>
-  static int64_t bytes_of(DType dtype, int64_t count, const Layer* layers) {
+  static int64_t bytes_of(int64_t count, const Layer* layers) {
     int64_t total = 0;
     for (int64_t i = 0; i < count; ++i) total += layers[i].w.size();
-    return total * static_cast<int64_t>(item_size(dtype));
+    return total * static_cast<int64_t>(sizeof(S));
   }
 
   int threads_;

@@ -12,17 +12,22 @@
 #include <cstdint>
 
 #include "common/matrix.h"
-#include "cpu/elements.h"
+#include "cpu/memory/scratch.h"
+#include "cpu/simd/scalars.h"
+#include "cpu/simd/vector_kernels.h"
 
 namespace gankernels::cpu {
 
 enum class Units { kRows, kColumns, kSlabs };
 
-template <class T>
+// Of elements of S; vectors are of T, what it is accumulated in.
+template <class S>
 class StridedMatrix {
  public:
-  StridedMatrix(const Matrix& w, DType dtype)
-      : kernels_(&vector_kernels<T>()), storage_{w.data, dtype}, inner_(w.inner) {
+  using T = Accumulation<S>;
+
+  explicit StridedMatrix(const Matrix& w)
+      : kernels_(&vector_kernels<S>()), data_(static_cast<const S*>(w.data)), inner_(w.inner) {
     if (w.inner == 1) {
       kind = Units::kColumns, units = w.outer, unit_size = w.rows;
     } else if (w.outer == 1) {
@@ -44,27 +49,21 @@ class StridedMatrix {
   // p[begin, end) = the product with q.
   void product(int64_t begin, int64_t end, const T* q, T* p) const {
     if (kind == Units::kSlabs) return slabs<true, false>(begin, end, q, p, nullptr);
-    tiles(begin, end, [&](int64_t i, int64_t rows, const T* a) {
-      kernels_->product(a, rows, unit_size, q, p + i);
-    });
+    kernels_->product(unit(begin), end - begin, unit_size, q, p + begin);
   }
 
   // z = the part of the units in the product with p.
   void transposed_product(int64_t begin, int64_t end, const T* p, T* z) const {
     if (kind == Units::kSlabs) return slabs<false, true>(begin, end, nullptr, const_cast<T*>(p), z);
     std::fill(z, z + q_size, T(0));
-    tiles(begin, end, [&](int64_t i, int64_t rows, const T* a) {
-      kernels_->add_transposed_product(a, rows, unit_size, p + i, z);
-    });
+    kernels_->add_transposed_product(unit(begin), end - begin, unit_size, p + begin, z);
   }
 
   // Both in one pass: p from q, and z from that p.
   void both_products(int64_t begin, int64_t end, const T* q, T* p, T* z) const {
     if (kind == Units::kSlabs) return slabs<true, true>(begin, end, q, p, z);
     std::fill(z, z + q_size, T(0));
-    tiles(begin, end, [&](int64_t i, int64_t rows, const T* a) {
-      kernels_->both_products(a, rows, unit_size, q, p + i, z);
-    });
+    kernels_->both_products(unit(begin), end - begin, unit_size, q, p + begin, z);
   }
 
   // Walks p q^T along the memory: f(offset, n, factor, vector) for pieces where it is factor * vector.
@@ -90,20 +89,8 @@ class StridedMatrix {
 
  private:
   static constexpr int64_t kSlabRows = 16;
-  static constexpr int64_t kStageElements = 64 << 10;
 
-  // f(first unit, units, elements as T) over the range; all at once where nothing has to be widened.
-  template <class F>
-  void tiles(int64_t begin, int64_t end, F&& f) const {
-    const bool direct = stored_as<T>(storage_.dtype);
-    const int64_t most = std::max<int64_t>(8, kStageElements / unit_size / 8 * 8);
-    const int64_t step = direct ? end - begin : std::min(end - begin, most);
-    T* scratch = direct ? nullptr : thread_scratch<T, Slot::kWidenedUnits>(step * unit_size);
-    for (int64_t i = begin; i < end; i += step) {
-      const int64_t rows = std::min(step, end - i);
-      f(i, rows, staged(*kernels_, storage_, i * unit_size, rows * unit_size, scratch));
-    }
-  }
+  const S* unit(int64_t i) const { return data_ + i * unit_size; }
 
   // A slab is rows x inner with a short inner dimension. Working on 16 rows at a time, with the
   // vectors written out to that pattern, its loops are as long as vector instructions want them.
@@ -114,11 +101,9 @@ class StridedMatrix {
     T* p_rows = thread_scratch<T, Slot::kSlabRows>(2 * block + unit_size);
     T* p_sum = p_rows + block;
     T* z_sum = p_sum + block;
-    T* stage =
-        stored_as<T>(storage_.dtype) ? nullptr : thread_scratch<T, Slot::kWidenedUnits>(unit_size);
     if (kTransposed) std::fill(z_sum, z_sum + unit_size, T(0));
     for (int64_t i = begin; i < end; ++i) {
-      const T* a = staged(*kernels_, storage_, i * unit_size, unit_size, stage);
+      const S* a = unit(i);
       if (kProduct) {
         std::fill(p_sum, p_sum + block, T(0));
         for (int64_t k = 0; k < unit_size; k += block)
@@ -157,8 +142,8 @@ class StridedMatrix {
     for (int64_t r = 0; r < kSlabRows; ++r) std::copy_n(p, inner_, rows + r * inner_);
   }
 
-  const VectorKernels<T>* kernels_;
-  Storage storage_;
+  const VectorKernels<S>* kernels_;
+  const S* data_;
   int64_t inner_;
 };
 

@@ -20,7 +20,7 @@ inline double at_least(double norm, double eps) {
 template <class T>
 void divide(const VectorKernels<T>& kernels, T* x, int64_t n, double divisor) {
   if (divisor > 1e-30 && divisor < 1e30)
-    kernels.combine(static_cast<T>(1 / divisor), x, 0, nullptr, n, x, false);
+    kernels.combine({static_cast<T>(1 / divisor), x, 0, nullptr, 0, nullptr}, n, x, false);
   else
     for (int64_t i = 0; i < n; ++i) x[i] = static_cast<T>(x[i] / divisor);
 }

@@ -70,8 +70,6 @@ def plan_of(sites: Sequence[Site], norms: Sequence[Any], layers: list[Layer]) ->
         weight = layer.weight
         if not (has_kernels(weight) and weight.is_contiguous()) or weight.numel() == 0:
             return None
-        if layer.u.dtype != weight.dtype:
-            return None
     if len({group_of(layer, None) for layer in layers}) > 1:
         return None
     return Plan(sites, norms, layers)
