@@ -158,6 +158,21 @@ class MethodStep(Event):
     calm: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompiledStep(Event):
+    """A whole critic step as one compiled graph, next to the same in eager mode."""
+
+    network: str
+    title: str
+    batch: int
+    full_batch: int
+    eager_seconds: Spread
+    compiled_seconds: Spread
+    times_faster: Spread
+    first_seconds: float  # of the call that compiles, and checks itself
+    calm: bool
+
+
 E = TypeVar("E", bound=Event)
 
 
@@ -183,6 +198,7 @@ KINDS = {
     "figure": Figure,
     "gradient accuracy": GradientAccuracy,
     "method step": MethodStep,
+    "compiled step": CompiledStep,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
 SPREAD = {part.name for part in fields(Spread)}

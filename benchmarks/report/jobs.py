@@ -100,10 +100,12 @@ def full_jobs() -> Iterator[Job]:
         yield penalty_step_job(name, quick=False, budget_s=12.0, cost_s=45.0)
     yield job_of("penalty accuracy", network="three critics", batch=16, cost_s=45.0)
     yield method_job(compiled=True, budget_s=30.0, cost_s=180.0)
+    for name in NETWORKS:  # whose compilation is longer than quick mode has for a job
+        yield compiled_step_job(name, quick=True, budget_s=12.0, cost_s=100.0)
 
 
 def job_of(work: str, cost_s: float, **more: Any) -> Job:
-    suites = {"penalty": GRADIENT_PENALTY, "augment": AUGMENTATION}
+    suites = {"penalty": GRADIENT_PENALTY, "compiled": GRADIENT_PENALTY, "augment": AUGMENTATION}
     suite = suites.get(work.split()[0], SPECTRAL_NORM)
     common = {"suite": suite, "work": work, "allocator": TUNED, "threads": 2, "cost_s": cost_s}
     return common | more
@@ -142,6 +144,10 @@ def penalty_memory_job() -> Job:
 
 def penalty_step_job(name: str, **more: Any) -> Job:
     return job_of("penalty step", network=name, kinds=list(critics.STEPS), **more)
+
+
+def compiled_step_job(name: str, **more: Any) -> Job:
+    return job_of("compiled step", network=name, **more)
 
 
 def method_job(**more: Any) -> Job:
@@ -222,6 +228,7 @@ def title(job: Job) -> str:
         "penalty step": "whole step with penalties",
         "penalty memory": "peak memory of the penalty",
         "penalty accuracy": "gradients without second derivatives",
+        "compiled step": "whole step, compiled",
         "penalty methods": "whole step without second derivatives",
         "augment": "augmentation",
         "augment figures": "cycles, accuracy, memory",

@@ -36,6 +36,7 @@ from benchmarks.core.contest import (
 )
 from benchmarks.core.events import (
     Checked,
+    CompiledStep,
     Event,
     Figure,
     GradientAccuracy,
@@ -248,6 +249,38 @@ def method_rows(job: Job) -> Iterator[Event]:
         )
 
 
+def compiled_step_rows(job: Job) -> Iterator[Event]:
+    """A whole step as one graph against eager mode; losses are compared before it is timed."""
+    network = networks.NETWORKS[job["network"]]
+    batch = min(network.quick_batch, 8) if job["quick"] else network.batch
+    steps = critics.penalized_steps(network, batch)
+    expected = steps[critics.EAGER_STEP]()
+    started = time.perf_counter()
+    try:
+        found = steps[COMPILED]()
+    except Exception as error:
+        yield LeftOut(network=job["network"], kind=COMPILED, reason=reason_of(error))
+        return
+    first = time.perf_counter() - started
+    for _ in range(2):  # the first numbers are those of eager mode, which it compares itself with
+        off = abs(float(found / expected) - 1)
+        if not off <= 1e-3:
+            raise WrongResultError(f"the loss is off by {off:.1e} from eager mode's")
+        found, expected = steps[COMPILED](), steps[critics.EAGER_STEP]()
+    timings = interleaved(steps, job["budget_s"])
+    yield CompiledStep(
+        network=job["network"],
+        title=network.title,
+        batch=batch,
+        full_batch=network.batch,
+        eager_seconds=timings.seconds(critics.EAGER_STEP),
+        compiled_seconds=timings.seconds(COMPILED),
+        times_faster=timings.ratio(critics.EAGER_STEP, COMPILED),
+        first_seconds=first,
+        calm=timings.calm(COMPILED) and timings.calm(critics.EAGER_STEP),
+    )
+
+
 def _step(
     network: networks.FullNetwork, job: Job, batch: int, kind: str, timings: Timings
 ) -> TrainingStep:
@@ -396,6 +429,7 @@ WORK: dict[str, Callable[[Job], Iterator[Event]]] = {
     "penalty memory": penalty_memory_rows,
     "penalty accuracy": accuracy_rows,
     "penalty methods": method_rows,
+    "compiled step": compiled_step_rows,
     "augment": augment_rows,
     "augment figures": augment_figures,
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.core.contest import PLAIN
 from benchmarks.core.events import (
+    CompiledStep,
     Event,
     Figure,
     GradientAccuracy,
@@ -24,10 +25,13 @@ from benchmarks.core.html import CSS, table
 from benchmarks.report import charts
 from benchmarks.report.words import (
     ACCURACY_COLUMNS,
+    COMPILED_COLUMNS,
+    COMPILED_TITLE,
     METHOD_COLUMNS,
     accuracy_rows,
     augmentation_sentences,
     batch,
+    compiled_rows,
     method_rows,
     milliseconds,
     reduction_sentence,
@@ -222,6 +226,13 @@ def render(report: Facts) -> str:
         parts.append("<h2>Gradient penalties without second derivatives: a whole step</h2>")
         parts.append(f"<p>{escape(STEP_TITLE)}. Eager, and with the critic compiled.</p>")
         parts.append(table(METHOD_COLUMNS, method_rows(events), left=1))
+    if only(events, CompiledStep):
+        parts.append(f"<h2>{escape(COMPILED_TITLE)}</h2>")
+        parts.append(
+            "<p>gankernels.compile_step against the same step in eager mode, forward to the "
+            "optimizer's step. The first call compiles, and checks itself.</p>"
+        )
+        parts.append(table(COMPILED_COLUMNS, compiled_rows(events), left=1))
     if only(events, GradientAccuracy):
         parts.append(
             "<h2>Gradient penalties without second derivatives: gradients</h2>"

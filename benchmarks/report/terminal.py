@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks.core.contest import PLAIN
 from benchmarks.core.events import (
+    CompiledStep,
     Event,
     Figure,
     GradientAccuracy,
@@ -138,6 +139,9 @@ def show(report: Facts, console: Console) -> None:
     if only(events, MethodStep):
         title = f"A whole step without second derivatives: {first_order.STEP_TITLE}"
         console.print(_plain_table(title, words.METHOD_COLUMNS, words.method_rows(events)))
+    if only(events, CompiledStep):
+        rows_of = words.compiled_rows(events)
+        console.print(_plain_table(words.COMPILED_TITLE, words.COMPILED_COLUMNS, rows_of))
     if only(events, GradientAccuracy):
         title = "R1's gradient without second derivatives, against the exact one"
         console.print(_plain_table(title, words.ACCURACY_COLUMNS, words.accuracy_rows(events)))

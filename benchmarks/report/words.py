@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.core.contest import FORWARD, OURS, PLAIN
 from benchmarks.core.events import (
     AUGMENTATION,
+    CompiledStep,
     Event,
     GradientAccuracy,
     MethodStep,
@@ -34,7 +35,7 @@ def verdict_mark(bar: Facts) -> str:
     return "reached" if bar["reached"] else "not reached"
 
 
-def batch(step: TrainingStep) -> str:
+def batch(step: TrainingStep | CompiledStep) -> str:
     """The batch of a step, and that of the full mode where it is another."""
     taken, full = step.batch, step.full_batch
     return str(taken) if taken == full else f"{taken} (in full: {full})"
@@ -80,6 +81,25 @@ def method_rows(events: list[Event]) -> list[list[str]]:
 
 
 METHOD_COLUMNS = ["R1 + R2", "ms", "x exact", "ms, compiled", "x exact", "peak MB"]
+
+
+def compiled_rows(events: list[Event]) -> list[list[str]]:
+    """By network: a whole step in eager mode and compiled, and what the first call takes."""
+    return [
+        [
+            e.title + ("" if e.calm else " *"),
+            batch(e),
+            milliseconds(e.eager_seconds.median),
+            milliseconds(e.compiled_seconds.median),
+            f"{e.times_faster.median:.2f}",
+            f"{e.first_seconds:.0f}",
+        ]
+        for e in only(events, CompiledStep)
+    ]
+
+
+COMPILED_COLUMNS = ["critic", "batch", "ms, eager", "ms, compiled", "times faster", "first call, s"]
+COMPILED_TITLE = "A whole step with R1 of a spectrally normalized critic, as one compiled graph"
 
 
 def accuracy_rows(events: list[Event]) -> list[list[str]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 import gankernels
-from benchmarks.core.contest import PLAIN
-from benchmarks.suites.networks import NETWORKS, FullNetwork, synthetic_images
+from benchmarks.core.contest import COMPILED, PLAIN
+from benchmarks.suites.networks import NETWORKS, FullNetwork, normalizable, synthetic_images
+from gankernels.nn.utils.parametrizations import spectral_norm
 
 Critic = Callable[[Tensor], Tensor]
 R1, R1_R2, WGAN_GP, APPROXIMATE_R1 = "R1", "R1 + R2", "WGAN-GP", "approximate R1"
@@ -68,6 +70,50 @@ CRITICS = {
         lambda n, g: synthetic_images(n, 32, g),
     ),
 }
+
+
+EAGER_STEP = "eager"
+
+
+def penalized_steps(network: FullNetwork, batch: int) -> dict[str, Callable[[], Tensor]]:
+    """A whole step of a spectrally normalized critic with R1, in eager mode and compiled.
+
+    One call normalizes all weights of it; the first call of the compiled one compiles.
+    """
+    generator = torch.Generator().manual_seed(0)
+    real, fake = (network.inputs(batch, generator) for _ in range(2))
+    steps: dict[str, Callable[[], Tensor]] = {}
+    for kind in (EAGER_STEP, COMPILED):
+        torch.manual_seed(0)
+        critic = network.build()
+        for layer in normalizable(critic):
+            spectral_norm(layer)
+        gankernels.fuse_spectral_norm(critic)
+        steps[kind] = _penalized(critic, real, fake, compiled=kind == COMPILED)
+    return steps
+
+
+def _penalized(
+    critic: nn.Module, real: Tensor, fake: Tensor, *, compiled: bool
+) -> Callable[[], Tensor]:
+    optimizer = optim.SGD(critic.parameters(), lr=1e-4)
+
+    def loss() -> gankernels.CriticStep:
+        return gankernels.critic_step(critic, real, fake, r1=1.0)
+
+    whole = gankernels.compile_step(loss, critic, strict=True) if compiled else None
+
+    def step() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        if whole is None:
+            found = loss()
+            found.loss.backward()
+        else:
+            found = whole()
+        optimizer.step()
+        return found.loss.detach()
+
+    return step
 
 
 def critic_step(

@@ -25,6 +25,7 @@ from benchmarks.core.events import (
     AUGMENTATION,
     GRADIENT_PENALTY,
     SPECTRAL_NORM,
+    CompiledStep,
     Figure,
     GradientAccuracy,
     LeftOut,
@@ -323,6 +324,24 @@ def test_a_small_run_of_penalties_from_process_to_page(tmp_path, capsys):
     assert next(r.form for r in rows if r.kind == EAGER) in shown
 
 
+@pytest.mark.slow
+def test_a_small_run_of_compiled_steps_from_process_to_page(monkeypatch, capsys):
+    small = dataclasses.replace(
+        networks.NETWORKS["sngan_resnet_cifar10"],
+        build=lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 1)),
+    )
+    monkeypatch.setitem(networks.NETWORKS, "small", small)
+    job = jobs.compiled_step_job("small", quick=True, budget_s=0.1, cost_s=1.0)
+    found = [dataclasses.replace(e, suite=job["suite"]) for e in measure.compiled_step_rows(job)]
+    (step,) = only(found, CompiledStep)
+    assert found == [step]
+    assert step.first_seconds > step.compiled_seconds.median > 0
+    made = _small_report(found)
+    assert "one compiled graph" in page.render(made)
+    terminal.show(made, Console(width=250))
+    assert step.title in capsys.readouterr().out
+
+
 def test_a_small_run_of_methods_from_process_to_page(monkeypatch, capsys):
     """Gradients without second derivatives, and steps with them, in this process."""
     monkeypatch.setattr(first_order, "SIGMAS", (0.01, 0.002))
@@ -494,7 +513,7 @@ def test_what_there_is_no_time_for_is_reported_as_left_out():
 
 
 def test_modes_cover_every_network_and_fit_their_time():
-    for mode, limit in ((jobs.quick_jobs(), 360), (jobs.full_jobs(), 1560)):
+    for mode, limit in ((jobs.quick_jobs(), 360), (jobs.full_jobs(), 1860)):
         todo = list(mode)
         tuned = {j["network"] for j in todo if j["work"] == "network" and j["allocator"] == "tuned"}
         assert tuned == set(workloads.load())
