@@ -156,13 +156,13 @@ class SpectralNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_sigma, *grads):
         *weights, packed = kept(_OP, ctx, None if grad_sigma is not None else grads)
-        if not torch.is_grad_enabled() and all(ctx.needs_input_grad[2:]):
-            if all(g is not None and g.layout is torch.strided for g in grads):
-                seed = None if grad_sigma is None else grad_sigma.contiguous()
-                op = _operator.kernels.spectral_norm_backward
-                with below_autograd():
-                    found = run(op, grads, weights, packed, seed, ctx.max_norm)
-                return None, None, *found
+        usual = all(g is not None and g.layout is torch.strided for g in grads)
+        if usual and all(ctx.needs_input_grad[2:]) and not torch.is_grad_enabled():
+            seed = None if grad_sigma is None else grad_sigma.contiguous()
+            op = _operator.kernels.spectral_norm_backward
+            with below_autograd():
+                found = run(op, grads, weights, packed, seed, ctx.max_norm)
+            return None, None, *found
         parts = weights, *unpack(packed, weights)
         return None, None, *_gradients(ctx, parts, grads, grad_sigma, ctx.needs_input_grad[2:])
 
@@ -257,7 +257,7 @@ OPERATORS = (
         "bool u_first, Tensor(c!)? skipped, float? max_norm) -> (Tensor, Tensor, Tensor[])",
         _fake_spectral_norm,
     ),
-    # Its gradient, from the packed vectors; with a graph to build, that of spectral_normalize serves.
+    # Its gradient, from the packed vectors, where there is no graph to build.
     Operator(
         "spectral_norm_backward(Tensor[] grads, Tensor[] weights, Tensor packed, "
         "Tensor? grad_sigma, float? max_norm) -> Tensor[]",

@@ -76,7 +76,6 @@ class TestOpcheck:
         arguments = (weights, u, v, 1, 1e-12, True, None, None)
         opcheck(OPS.spectral_norm_, arguments, test_utils="test_schema")
 
-
     def test_packed_backward(self, dtype):
         """For where no graph is built: without a derivative of its own."""
         weights, u, v, _ = layers(dtype, trainable=False)
