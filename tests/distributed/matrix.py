@@ -31,6 +31,9 @@ _FSDP_PENALTIES = "distributed/test_fsdp_penalties.py::test_penalties"
 _STATES = "distributed/test_shared_states.py::"
 _ADA = "augment/test_augment_controller.py::"
 
+_WEIGHT_NORM = "distributed/test_weight_norm.py::test_training"
+_FUSE_WEIGHTS = "weight_norm/test_fuse_weight_norm.py::"
+
 #: By operator and column the test in tests/, with a remark after "; "; what is not there is not
 #: tested.
 ROWS: dict[str, dict[str, str]] = {
@@ -51,6 +54,14 @@ ROWS: dict[str, dict[str, str]] = {
         "compile": _FUSE + "test_compiles_in_one_graph; fuse first",
         "CUDA graph": _CAPTURE,
         "AMP, half": _HALF,
+    },
+    "`fuse_weight_norm`": {
+        "DDP": _WEIGHT_NORM,
+        "FSDP2": _WEIGHT_NORM + "; layer by layer, as weights are gathered",
+        "checkpoint": _FUSE_WEIGHTS + "test_checkpointing",
+        "compile": _FUSE_WEIGHTS + "test_compiled; layer by layer, as the compiler fuses it",
+        "CUDA graph": _FUSE_WEIGHTS + "test_nothing_is_kept_for_the_next_forward",
+        "AMP, half": _FUSE_WEIGHTS + "test_autocast",
     },
     "penalties, exact": {
         "DDP": _TWO,

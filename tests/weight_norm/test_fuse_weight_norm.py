@@ -314,6 +314,16 @@ def test_memory_goes_with_the_forward(weight_norm):
     assert seen[0]() is None
 
 
+def test_nothing_is_kept_for_the_next_forward(weight_norm):
+    """As a replay of a CUDA graph needs it: writes that nothing counts are seen, too."""
+    plain, fused, _, x = pair(weight_norm, "cpu")
+    fused(x)
+    for model in (plain, fused):
+        for p in model.parameters():
+            p.data.mul_(1.5)
+    torch.testing.assert_close(fused(x), plain(x))
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing(weight_norm, reentrant):
     """Inside a fused model and around it: the bits of a run without."""
