@@ -136,7 +136,8 @@ def _results(op: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:
     differentiable = [x for x in outputs if x.requires_grad]
     gradients: Sequence[Tensor] = ()
     if differentiable:
-        total = torch.stack([x.square().sum() for x in differentiable]).sum()
+        # Not squares alone: those of a weight with given norms do not depend on its direction.
+        total = torch.stack([(x + x.square()).sum() for x in differentiable]).sum()
         gradients = torch.autograd.grad(total, leaves)
     return [x.detach() for x in (*outputs, *gradients, *inputs)]
 

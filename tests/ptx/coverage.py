@@ -41,6 +41,10 @@ EXPLAINED: dict[str, tuple[float, str]] = {
         "a table of one has the first tensor's column, where weights of samples are added up over "
         "the rows, only if there is one row",
     ),
+    r"weight_norm::scale_rows<.*, \(Pass\)[02], .*>": (
+        0.91,
+        "loops over the chunks of a row, unrolled by four: a thread has so many from 64 MiB on",
+    ),
 }
 
 
