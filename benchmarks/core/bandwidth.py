@@ -37,8 +37,9 @@ def probes(numel: int) -> dict[str, Callable[[], None]]:
     """
     source, target = torch.ones(numel), _reused_target(numel)
     half = numel // 2
-    matrix = source[: numel - numel % COLUMNS].view(-1, COLUMNS)
-    u, v, sigma = torch.zeros(len(matrix)), torch.zeros(COLUMNS), torch.ones(1)
+    columns = min(numel, COLUMNS)
+    matrix = source[: numel - numel % columns].view(-1, columns)
+    u, v, sigma = torch.zeros(len(matrix)), torch.zeros(columns), torch.ones(1)
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads)
     step = BYTES_PER_ELEMENT * (-(-numel // threads))

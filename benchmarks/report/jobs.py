@@ -17,7 +17,7 @@ from benchmarks.suites.spectral_norm import FUSED, HOOK, LAYER, PASSES, TORCH
 Job = dict[str, Any]
 
 QUICK_COMPILED = ("sngan_resnet_cifar10", "biggan_128")  # compiling takes its time
-QUICK_DEFAULT = ("mlp_critic", "hifigan_msd", "biggan_128")
+QUICK_DEFAULT = ("hifigan_msd", "biggan_128")
 LARGE_BYTES = 1 << 27
 QUICK_COMPILED_PENALTIES = (
     PenaltyCase((64, 3, 64, 64), False, 1.0),
@@ -34,6 +34,7 @@ def quick_jobs() -> Iterator[Job]:
     loaded = sorted(workloads.load().values(), key=lambda workload: workload.nbytes)
     for workload in loaded:
         yield network_job(workload, [TORCH, LAYER, FUSED], [FORWARD, BACKWARD], TUNED, 2, 0.5)
+    yield host_job(0.3)
     for shape in SHAPES:
         cases = [case for case in gradient_penalty.cases([shape]) if _in_quick(case)]
         rest = [case for case in cases if case not in QUICK_COMPILED_PENALTIES]
@@ -77,6 +78,7 @@ def full_jobs() -> Iterator[Job]:
         yield network_job(workload, [HOOK, TORCH, LAYER, FUSED], list(PASSES), TUNED, 1, 1.5)
         some = [HOOK, TORCH, LAYER, FUSED]
         yield network_job(workload, some, [FORWARD, BACKWARD], DEFAULT, 2, 1.5)
+    yield host_job(0.5)
     for shape in SHAPES:
         cases = list(gradient_penalty.cases([shape]))
         yield penalty_job(cases, [USUAL, EAGER, COMPILED, OURS], TUNED, 2, 1.0)
@@ -102,6 +104,11 @@ def full_jobs() -> Iterator[Job]:
     yield method_job(compiled=True, budget_s=30.0, cost_s=180.0)
     for name in NETWORKS:  # whose compilation is longer than quick mode has for a job
         yield compiled_step_job(name, quick=True, budget_s=12.0, cost_s=100.0)
+
+
+def host_job(budget_s: float) -> Job:
+    kinds = [HOOK, TORCH, LAYER, FUSED]
+    return network_job(workloads.HOST, kinds, [FORWARD, BACKWARD], TUNED, 1, budget_s)
 
 
 def job_of(work: str, cost_s: float, **more: Any) -> Job:

@@ -68,7 +68,7 @@ from benchmarks.suites.spectral_norm import LAYER, TORCH
 
 def network_rows(job: Job) -> Iterator[Event]:
     """All the weights of one network."""
-    case = spectral_norm.case_of(workloads.load()[job["network"]])
+    case = spectral_norm.case_of(workloads.named(job["network"]))
     yield from _rows(job, case, layers=len(case.weights))
 
 
