@@ -25,11 +25,7 @@ from gankernels._torch import (
     without_hooks,
 )
 from gankernels._warnings import warn
-from gankernels.spectral_norm.fuse import handle_of
-from gankernels.spectral_norm.hook import SpectralNorm as Hook
-from gankernels.spectral_norm.parametrization import SpectralNorm as Parametrization
 from gankernels.spectral_norm.sharded import is_sharded
-from gankernels.spectral_norm.sites import sites
 
 __all__ = ["CompiledStep", "compile_step"]
 
@@ -273,8 +269,6 @@ class CompiledStep:
                 "gradients unreduced without a word. Call backward(), compile the blocks of the "
                 'network before they are wrapped, and give penalties method="difference"'
             )
-        for module in self._modules():
-            _make_deposits(module)
         wrapped = [m for m in mentioned if isinstance(m, DistributedDataParallel)]
         for ddp in wrapped:
             if getattr(ddp, "static_graph", False):
@@ -284,18 +278,6 @@ class CompiledStep:
                 )
         if [id(m) for m in wrapped] != [id(m) for m in self._replicas.wrapped]:
             self._replicas = Replicas(wrapped)
-
-
-def _make_deposits(model: nn.Module) -> None:
-    """The attributes that the first trace of a fused model would make: the second call would find
-    other ones than the first, and compile once more.
-    """
-    for site in sites(model):
-        if isinstance(site.norm, (Hook, Parametrization)) and site.is_stored:
-            site.deposit_compiled(site.norm, None)
-    for module in model.modules():
-        if handle_of(module) is not None:
-            module._gankernels_deposits = []  # type: ignore[assignment]
 
 
 def _is_fully_sharded(module: nn.Module) -> bool:

@@ -103,6 +103,7 @@ class FusedSpectralNorm:
         for handle in [*self._handles, *(handle for _, handle in self._optimizers)]:
             handle.remove()
         self._handles, self._optimizers = [], []
+        vars(self.model).pop("_gankernels_deposits", None)
         return self.model
 
     def _watch(self, optimizer: torch.optim.Optimizer) -> None:
@@ -111,6 +112,9 @@ class FusedSpectralNorm:
             self._optimizers.append((optimizer, handle))
 
     def _fuse(self) -> None:
+        # Attributes that a first trace would make: the second call would find others, and compile
+        # once more.
+        self.model._gankernels_deposits = []  # type: ignore[assignment]
         fused = [ours for _, ours in self._swaps]
         for site in sites(self.model):
             original = site.norm
@@ -118,6 +122,7 @@ class FusedSpectralNorm:
                 continue
             ours = self._ours(site, original)
             site.replace(ours)
+            site.deposit_compiled(ours, None)
             if site.chain is not None:
                 read_deposits_first(site.module, site.name)
             self.sites.append(site)
@@ -253,6 +258,8 @@ class FusedSpectralNorm:
             norm = site.norm
             if isinstance(norm, (Hook, Parametrization)) and site.is_stored:
                 layer = site.layer(norm)
+                if is_sharded(layer.weight):
+                    continue  # FSDP gathers it for the layer's call
                 if site.compiled_deposit(norm) is None:  # else a model around this has made one
                     wanted.append((site, norm))
                     layers.append(layer)

@@ -63,7 +63,7 @@ NETWORKS = [
     ("parametrization", True, "DDP", "all", difference),
     ("hook", True, "DDP", "all", hinge),
     *itertools.product(KINDS, (True,), ("FSDP2",), ("blocks",), (hinge, difference)),
-    ("parametrization", False, "FSDP2", "all", difference),
+    *itertools.product(("parametrization",), (False, True), ("FSDP2",), ("all",), (difference,)),
 ]
 
 

@@ -661,6 +661,24 @@ def test_compiles_in_one_graph(mix, guard):
     torch._dynamo.reset()
 
 
+def test_compiles_once():
+    """The first trace leaves no attribute that the second call would find."""
+    torch._dynamo.reset()
+    model = nn.Sequential(*(WAYS["torch_parametrization"](nn.Linear(4, 4)) for _ in range(2)))
+    fuse_spectral_norm(model)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
+    for _ in range(3):
+        compiled(torch.ones(2, 4))
+    assert len(graphs) == 1
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 def test_compiles_with_inductor():
     torch._dynamo.reset()
