@@ -35,7 +35,7 @@ struct PowerIterationLayer {
 struct PowerIteration {
   DType dtype;
   bool wide_vectors;  // u and v are of acc, else of the weights' dtype
-  int64_t n;  // steps
+  int64_t n;          // steps
   double eps;
   bool u_first;     // u <- n(W v), v <- n(W^T u); else v first
   double max_norm;  // as in Normalize
