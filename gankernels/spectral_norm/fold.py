@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -37,20 +38,7 @@ def fold_spectral_norm(model: M, *, inplace: bool = False) -> M:
         TypeError: if ``model`` is not a module, or ``inplace`` not True or False.
         ValueError: for a model that FSDP2 has sharded.
     """
-    check_module("fold_spectral_norm", model)
-    check_bool("fold_spectral_norm", "inplace", inplace)
-    if fsdp_modules(model):
-        raise ValueError(
-            "fold_spectral_norm: expected a model without fully_shard, which torch does not copy; "
-            "load its whole state_dict (torch.distributed.checkpoint.state_dict, "
-            "full_state_dict=True) into a model that is not sharded, and fold that"
-        )
-    if not inplace:
-        model = copy.deepcopy(model, copies_of_computed(model))
-    for module in model.modules():
-        handle = handle_of(module)
-        if handle is not None:
-            handle.unfuse()
+    model = unfused("fold_spectral_norm", model, inplace, handle_of)
     for module in list(model.modules()):
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, TorchHook):
@@ -63,7 +51,26 @@ def fold_spectral_norm(model: M, *, inplace: bool = False) -> M:
     return model
 
 
-def copies_of_computed(model: Module) -> dict[int, Any]:
+def unfused(op: str, model: M, inplace: bool, handle_of: Callable[[Module], Any]) -> M:
+    """The model to fold, or a copy, in the name of ``op``; without what ``handle_of`` finds."""
+    check_module(op, model)
+    check_bool(op, "inplace", inplace)
+    if fsdp_modules(model):
+        raise ValueError(
+            f"{op}: expected a model without fully_shard, which torch does not copy; "
+            "load its whole state_dict (torch.distributed.checkpoint.state_dict, "
+            "full_state_dict=True) into a model that is not sharded, and fold that"
+        )
+    if not inplace:
+        model = copy.deepcopy(model, _copies_of_computed(model))
+    for module in model.modules():
+        handle = handle_of(module)
+        if handle is not None:
+            handle.unfuse()
+    return model
+
+
+def _copies_of_computed(model: Module) -> dict[int, Any]:
     """For deepcopy: what hooks have stored, of weight_norm for instance, as plain tensors, also in
     the lists of recurrent layers. Autograd refuses to copy tensors with a history."""
     values: list[Any] = []

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 import torch
 from torch.nn import Module, Parameter
 
-from gankernels._checks import check_bool, check_module
-from gankernels.spectral_norm.fold import bake, copies_of_computed
-from gankernels.spectral_norm.sharded import fsdp_modules
+from gankernels.spectral_norm.fold import bake, unfused
 from gankernels.weight_norm.fuse import handle_of
 from gankernels.weight_norm.sites import Site, sites
 
@@ -33,20 +30,7 @@ def fold_weight_norm(model: M, *, inplace: bool = False) -> M:
         TypeError: if ``model`` is not a module, or ``inplace`` not True or False.
         ValueError: for a model that FSDP2 has sharded.
     """
-    check_module("fold_weight_norm", model)
-    check_bool("fold_weight_norm", "inplace", inplace)
-    if fsdp_modules(model):
-        raise ValueError(
-            "fold_weight_norm: expected a model without fully_shard, which torch does not copy; "
-            "load its whole state_dict (torch.distributed.checkpoint.state_dict, "
-            "full_state_dict=True) into a model that is not sharded, and fold that"
-        )
-    if not inplace:
-        model = copy.deepcopy(model, copies_of_computed(model))
-    for module in model.modules():
-        handle = handle_of(module)
-        if handle is not None:
-            handle.unfuse()
+    model = unfused("fold_weight_norm", model, inplace, handle_of)
     for site in list(sites(model)):
         if site.chain is not None:
             bake(site.module, site.name)
