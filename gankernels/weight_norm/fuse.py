@@ -263,9 +263,10 @@ def fuse_weight_norm(model: Module) -> FusedWeightNorm:
     layer within ``torch.utils.checkpoint`` or other hooks on saved tensors, below a forward
     pre-hook of the user's that may write weights, and below FSDP; what the kernels do not take
     (sharded weights, v and g of two dtypes) is computed in plain PyTorch. A weight that a forward
-    uses twice is computed once. One thing is not seen: a write through ``.data`` between the start
-    of the model's forward and the call of the layer, by that ``forward`` itself, by a part's
-    forward hook, or by a hook on all modules.
+    uses twice is computed once. All weights are there at the same time for as long as the forward
+    runs, without a gradient, too: ``fold_weight_norm`` is for inference. One thing is not seen: a
+    write through ``.data`` between the start of the model's forward and the call of the layer, by
+    that ``forward`` itself, by a part's forward hook, or by a hook on all modules.
 
     The numbers are those of :func:`gankernels.ops.weight_norm`: torch's up to rounding, but for
     second derivatives in v, where torch (2.11 to 2.15) takes the norm of v for a constant.
