@@ -123,6 +123,7 @@ OMITTED = {
     "inv_scale": "Of mixed precision: the results are the same.",
     "nn but GradientNormalizer": "Its modules are the functions of penalties.",
     "spectral norms of models": "They are ops.spectral_norm, for each layer.",
+    "fuse_weight_norm": "It is ops.weight_norm, for each layer.",
     "dtypes but float64": "Their results are these, rounded.",
     "NaN, infinities": "JSON has none.",
 }
@@ -1068,6 +1069,23 @@ case(
     **VECTORS,
     options={"n": 5},
 )
+
+
+# --- weight normalization ------------------------------------------------------------------------
+
+for which, size in ((0, numbers(51, 3)), (None, 1.5)):
+    case(
+        f"ops.weight_norm: dim={which}",
+        "value = g v / ||v||, the norm over "
+        + ("all dimensions but the first" if which == 0 else "all dimensions"),
+        "Salimans & Kingma 2016, arXiv 1602.07868, equation 2",
+        "value = ops.weight_norm(v, g, **options)",
+        v=numbers(52, 3, 2, 2),
+        g=size,
+        cotangent=numbers(53, 3, 2, 2),
+        by=("v", "g"),
+        options={"dim": which},
+    )
 
 
 # --- regularizers --------------------------------------------------------------------------------

@@ -485,6 +485,14 @@ def _(x, o):
     return {"value": sigma, "u": u, "v": v}
 
 
+@restates("ops.weight_norm")
+def _(x, o):
+    """The norms of rows, or of all; squares are not of absolute values."""
+    rows = x.v.reshape(1 if o["dim"] is None else len(x.v), -1)
+    norms = np.sqrt((rows**2).sum(1, keepdims=True))
+    return (np.asarray(x.g).reshape(-1, 1) * rows / norms).reshape(x.v.shape)
+
+
 def root(squares):
     """With no derivative at 0."""
     some = np.real(squares) > 0

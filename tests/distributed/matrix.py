@@ -31,7 +31,7 @@ _FSDP_PENALTIES = "distributed/test_fsdp_penalties.py::test_penalties"
 _STATES = "distributed/test_shared_states.py::"
 _ADA = "augment/test_augment_controller.py::"
 
-_WEIGHT_NORM = "distributed/test_weight_norm.py::test_training"
+_WEIGHT_NORM = "distributed/test_fused_weight_norm.py::test_training"
 _FUSE_WEIGHTS = "weight_norm/test_fuse_weight_norm.py::"
 
 #: By operator and column the test in tests/, with a remark after "; "; what is not there is not

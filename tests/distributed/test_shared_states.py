@@ -105,7 +105,7 @@ def path_length(how=None, mesh=None, rank=0, world=1):
     noise = [torch.Generator().manual_seed(r) for r in (range(WORLD) if world == 1 else [rank])]
     randn = torch.randn
 
-    def of_ranks(shape, *, generator, **options):
+    def of_ranks(shape, *, generator=None, **options):
         part = (shape[0] // len(noise), *shape[1:])
         return torch.cat([randn(part, generator=one, **options) for one in noise])
 

@@ -32,6 +32,7 @@ NOT_CALLED = {
     "CompiledStep": "returned by compile_step",
     "CriticStep": "returned by critic_step",
     "FusedSpectralNorm": "returned by fuse_spectral_norm",
+    "FusedWeightNorm": "returned by fuse_weight_norm",
     "SpectralNorms": "returned by spectral_norms",
     "Transform": "returned by ADAPipe.sample; its calls are in the table",
     "Loss": "the type of losses.hinge and the others; their sides are in the table",
