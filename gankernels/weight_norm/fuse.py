@@ -269,7 +269,7 @@ def fuse_weight_norm(model: Module) -> FusedWeightNorm:
     that ``forward`` itself, by a part's forward hook, or by a hook on all modules.
 
     The numbers are those of :func:`gankernels.ops.weight_norm`: torch's up to rounding, but for
-    second derivatives in v, where torch (2.11 to 2.15) takes the norm of v for a constant.
+    second derivatives in v, where torch (2.13, 2.14) takes the norm of v for a constant.
     Other than with torch's hook, the model can be copied (``copy.deepcopy``) and pickled after a
     forward.
 
