@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.backends import instruction_sets
 from support.tensors import assert_near, drawer, dtype_name
 from support.weights import joined
 from torch import Tensor, nn
@@ -318,3 +319,16 @@ def test_drop_ins_of_nine_dimensions_and_more(cpu_backend, layout, form):
     for mine in results[1:]:
         for a, b in zip(results[0], mine, strict=True):
             assert_near(b, a.double(), torch.float32, factor=8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_name)
+def test_every_nan_stays_nan_in_half_precision(backend, isa, dtype):
+    """Also those whose last bits would carry into the exponent where they are rounded."""
+    w = drawer(0, dtype, backend)(3, 131).requires_grad_()
+    u = drawer(1, torch.float32, backend)(3)
+    v = torch.full((131,), 0x7FFFFFFF, dtype=torch.int32).view(torch.float32).to(backend)
+    for name in instruction_sets():
+        isa(name)
+        (out,), _ = ops.spectral_normalize([w], [u], [v], torch.ones(1, device=backend))
+        (grad,) = torch.autograd.grad(out, w, torch.ones_like(out))
+        assert grad.isnan().all(), name
