@@ -208,6 +208,29 @@ def test_wider_vectors(backend, dtype, order, guarded):
     assert found.sigma.dtype == torch.float32
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_name)
+def test_wider_vectors_that_are_guarded(backend, dtype, order):
+    """A weight of zeros keeps u and v; a vector of zeros, or NaN, begins again."""
+    weights = [drawer(0, dtype, backend)(*shape) for shape in ((16, 24), (5, 70), (7, 3))]
+    weights[0].zero_()
+    wide = [w.float() for w in weights]
+    u, v = vectors(wide)
+    u[1].zero_()
+    v[1].fill_(float("nan"))
+    kept = u[0].clone(), v[0].clone()
+    others = [x.clone() for x in u], [x.clone() for x in v]
+    skipped, expected_skipped = (torch.zeros(3, dtype=torch.int64, device=backend) for _ in "12")
+    found = ops.power_iteration_(weights, u, v, 1, order=order, skipped=skipped)
+    expected = ops.power_iteration_(wide, *others, 1, order=order, skipped=expected_skipped)
+    assert skipped.tolist() == expected_skipped.tolist() == [1, 0, 0]
+    assert torch.equal(u[0], kept[0])
+    assert torch.equal(v[0], kept[1])
+    mine, right = ([*x.u, *x.v, x.sigma] for x in (found, expected))
+    for x, y in zip([*mine, *u, *v], [*right, *others[0], *others[1]], strict=True):
+        assert_near(x, y.double())
+
+
 # --- large weights: threads, streaming ----------------------------------------------------------
 
 
