@@ -16,7 +16,7 @@ from gankernels._fused.ancestors import Ancestors
 from gankernels._fused.computed import copyable, make_copyable
 from gankernels._fused.frames import Depth, Frame, OpenFrames, can_deposit, with_token
 from gankernels._library import has_kernels
-from gankernels._torch import TorchWeightNorm, in_backward, saves_through_hooks
+from gankernels._torch import TorchWeightNorm
 from gankernels.ops.weight_norm import weight_norm
 from gankernels.spectral_norm.fuse import FusedSpectralNorm
 from gankernels.weight_norm.sites import Site, as_slices, dim_of, sites
@@ -117,16 +117,9 @@ def _deposit_for(norm: Any, v: Tensor, g: Tensor) -> _Deposit | None:
         if not frame.runs(norm.depth):
             frame.close()
             continue
-        # A checkpointed region has to see the layer's own tensors, and the same ones when it
-        # computes it again; so have other hooks.
-        if saves_through_hooks() or in_backward() or frame.inference is not _inference():
-            return None
-        return deposit if deposit.fits(v, g) else None
+        usable = frame.inference is torch.is_inference_mode_enabled() and deposit.fits(v, g)
+        return deposit if usable else None
     return None
-
-
-def _inference() -> bool:
-    return torch.is_inference_mode_enabled()
 
 
 class FusedWeightNorm:
@@ -260,8 +253,8 @@ def fuse_weight_norm(model: Module) -> FusedWeightNorm:
     layer. Parameters and state_dict keys stay what they are; loading also takes the keys of the
     other kind, and those of a folded model (``weight`` alone). A submodule that is called by
     itself, outside ``model``'s forward, computes its own weight, by the same kernels. So does a
-    layer within ``torch.utils.checkpoint`` or other hooks on saved tensors, below a forward
-    pre-hook of the user's that may write weights, and below FSDP; what the kernels do not take
+    layer that ``torch.utils.checkpoint`` computes again, below a forward pre-hook of the user's
+    that may write weights, and below FSDP; what the kernels do not take
     (sharded weights, v and g of two dtypes) is computed in plain PyTorch. A weight that a forward
     uses twice is computed once. All weights are there at the same time for as long as the forward
     runs, without a gradient, too: ``fold_weight_norm`` is for inference. One thing is not seen: a

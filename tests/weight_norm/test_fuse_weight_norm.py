@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 import torch
+from support.networks import replicate
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, remove_weight_norm
 from torch.utils.checkpoint import checkpoint
@@ -268,6 +269,115 @@ def test_a_write_during_the_forward_is_seen(weight_norm, which, way):
     assert not torch.equal(*outputs[0]) or which == "v"
 
 
+@pytest.mark.parametrize("which", ["g", "v"])
+@pytest.mark.parametrize("way", ["in place", "other memory", "another parameter"])
+def test_a_write_by_the_forward_itself_is_seen(weight_norm, which, way):
+    """After the weights were computed ahead, and without a hook that tells."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (weight_norm(nn.Linear(3, 3)) for _ in range(2))
+
+        def forward(self, x):
+            x = self.a(x)
+            p = parameter_of(self.b, which)
+            with torch.no_grad():
+                if way == "in place":
+                    p[0] = 3 * p[0] + 1
+                elif way == "other memory":
+                    p.data = 3 * p.data + torch.ones_like(p).cumsum(-1)
+                else:
+                    name, _ = next(x for x in self.b.named_parameters() if x[1] is p)
+                    owner, _, name = name.rpartition(".")
+                    other = 3 * p + torch.ones_like(p).cumsum(-1)
+                    setattr(self.b.get_submodule(owner), name, nn.Parameter(other))
+            return self.b(x)
+
+    torch.manual_seed(0)
+    plain = Net()
+    torch.manual_seed(0)
+    fused = Net()
+    gankernels.fuse_weight_norm(fused)
+    x = torch.randn(2, 3)
+    for _ in range(2):
+        torch.testing.assert_close(fused(x), plain(x))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_traceback_holds_an_interrupted_forward(weight_norm, alone):
+    """And with it what was computed ahead, which nobody takes any more."""
+    plain, fused, _, x = pair(weight_norm, "cpu")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = fused.plain.register_forward_hook(interrupt)
+    held = None
+    try:
+        fused(x)
+    except KeyboardInterrupt as error:
+        held = error
+    handle.remove()
+    assert held is not None
+    assert fuse.open_frames.frames
+    for model in (plain, fused):
+        parameter_of(model.pre, "v").data.copy_(torch.ones(6, 4, 3))
+    if alone:
+        torch.testing.assert_close(fused.pre(x), plain.pre(x))
+    else:
+        torch.testing.assert_close(fused(x), plain(x))
+        assert not fuse.open_frames.frames
+
+
+def test_inference_within_and_around(weight_norm):
+    """A weight of inference mode cannot be saved for a backward pass."""
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = weight_norm(nn.Linear(3, 3)).requires_grad_(False)
+
+        def forward(self, x):
+            with torch.inference_mode(False), torch.enable_grad():
+                x = torch.ones(2, 3, requires_grad=True)
+                (grad,) = torch.autograd.grad(self.inner(x).square().sum(), x)
+                return grad
+
+    model = Around()
+    handle = gankernels.fuse_weight_norm(model)
+    with torch.inference_mode():
+        found = model(None)
+    handle.unfuse()
+    torch.testing.assert_close(found, model(None))
+
+
+def test_read_without_a_gradient():
+    seen = []
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = parametrizations.weight_norm(nn.Linear(3, 3))
+
+        def forward(self, x):
+            with torch.no_grad():
+                seen.append(self.inner.weight.requires_grad)
+            return self.inner(x)
+
+    model = Reader()
+    gankernels.fuse_weight_norm(model)
+    assert model(torch.ones(1, 3)).requires_grad
+    assert seen == [False]
+
+
+def test_a_replica_computes_its_own(weight_norm, calls):
+    """Of DataParallel: it has the hooks of the model, and parameters of its own."""
+    plain, fused, _, x = pair(weight_norm, "cpu")
+    torch.testing.assert_close(replicate(fused)(x), plain(x))
+    assert calls == [1] * 5
+
+
 def test_after_an_interrupted_forward(weight_norm):
     plain, fused, _, x = pair(weight_norm, "cpu")
 
@@ -394,6 +504,24 @@ def test_copies_and_pickles(weight_norm, calls):
     torch.save(fused, file)
     file.seek(0)
     torch.testing.assert_close(torch.load(file, weights_only=False)(x), expected)
+
+
+def test_a_copy_before_the_first_forward(weight_norm):
+    plain, fused, _, x = pair(weight_norm, "cpu")
+    twin = copy.deepcopy(fused)
+    torch.testing.assert_close(twin(x), plain(x))
+    again = copy.deepcopy(twin)  # knows hooks by the modules that have them: its own
+    assert fuse.handle_of(twin)._ancestors is not None
+    assert fuse.handle_of(again)._ancestors is None
+
+
+def test_a_plain_weight_beside_its_own_keys_is_unexpected(weight_norm):
+    _, fused, _, _ = pair(weight_norm, "cpu")
+    before = parameter_of(fused.post, "v").clone()
+    state = {**fused.state_dict(), "post.weight": torch.zeros(2, 3)}
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*post\.weight"):
+        fused.load_state_dict(state)
+    assert torch.equal(parameter_of(fused.post, "v"), before)
 
 
 def test_keys_load_both_ways():
