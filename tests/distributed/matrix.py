@@ -58,6 +58,8 @@ ROWS: dict[str, dict[str, str]] = {
     "`fuse_weight_norm`": {
         "DDP": _WEIGHT_NORM,
         "FSDP2": _WEIGHT_NORM + "; layer by layer, as weights are gathered",
+        "tensor parallel": "distributed/test_fused_weight_norm.py::test_tensor_parallel; "
+        "layer by layer, in plain PyTorch",
         "checkpoint": _FUSE_WEIGHTS + "test_checkpointing",
         "compile": _FUSE_WEIGHTS + "test_compiled; layer by layer, as the compiler fuses it",
         "CUDA graph": _FUSE_WEIGHTS + "test_nothing_is_kept_for_the_next_forward",

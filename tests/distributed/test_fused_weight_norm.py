@@ -14,7 +14,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 
@@ -71,7 +71,38 @@ def all_cases():
             found[kind, where, fused, checkpointed] = train(model, rank, world)
         except Exception:
             found[kind, where, fused, checkpointed] = traceback.format_exc()
-    return found, calls(mesh), mixed_precision(mesh, rank, world)
+    return found, calls(mesh), mixed_precision(mesh, rank, world), tensor_parallel(mesh)
+
+
+#: Of v; g lies likewise, but where it has nothing to split.
+PLACEMENTS = {"rows": Shard(0), "columns": Shard(1), "whole": Replicate()}
+
+
+def tensor_parallel(mesh):
+    """Outputs and gradients of a layer whose weight stays in shards, beside a whole one's."""
+    found = {}
+    for name, placement in PLACEMENTS.items():
+        torch.manual_seed(0)
+        model = nn.Sequential(KINDS["parametrization"](nn.Linear(6, 7, bias=False, dtype=D)))
+        gk.fuse_weight_norm(model)
+        x = torch.randn(3, 6, dtype=D)
+        chain = model[0].parametrizations.weight
+        pairs = []
+        for sharded in (False, True):
+            if sharded:
+                places = {"original0": placement, "original1": placement}
+                if name == "columns":
+                    places["original0"] = Replicate()
+                for part, place in places.items():
+                    whole = getattr(chain, part).detach()
+                    setattr(chain, part, nn.Parameter(distribute_tensor(whole, mesh, [place])))
+                x = distribute_tensor(x, mesh, [Replicate()])
+            output = model(x)
+            output.square().sum().backward()
+            made = (output.detach(), chain.original0.grad, chain.original1.grad)
+            pairs.append([t.full_tensor() if isinstance(t, DTensor) else t.clone() for t in made])
+        found[name] = pairs
+    return found
 
 
 def calls(mesh):
@@ -117,15 +148,22 @@ def found(request, tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_training(found, case):
-    ranks.assert_same([cases for cases, _, _ in found], case, train(build(case[0])))
+    ranks.assert_same([cases for cases, *_ in found], case, train(build(case[0])))
 
 
 def test_one_call_where_weights_are_whole(found):
     """Below FSDP each layer computes its weight, from what is gathered when it is called."""
-    for _, counted, _ in found:
+    for _, counted, *_ in found:
         assert counted == {"ddp": [5], "all": [1] * 6}
 
 
 def test_mixed_precision(found):
-    for _, _, (plain, fused) in found:
+    for _, _, (plain, fused), _ in found:
         torch.testing.assert_close(fused, plain, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_tensor_parallel(found, placement):
+    for *_, parallel in found:
+        for whole, sharded in zip(*parallel[placement], strict=True):
+            torch.testing.assert_close(sharded, whole, rtol=1e-10, atol=1e-10)
