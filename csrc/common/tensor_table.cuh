@@ -71,6 +71,23 @@ DEVICE int owner_of(const Item (&items)[kCapacity], int count, int tile) {
   return low;
 }
 
+// The chunk of a row of a tensor that a tile is: `count` elements from `offset` on.
+struct Chunk {
+  int row, index, count;
+  int64_t offset;
+};
+
+// The tiles of an item are chunks of its rows: `chunks` a row, of `chunk` elements, the last of a row of
+// what is left of its `size`.
+template <class Item>
+DEVICE Chunk chunk_of(const Item& item, int tile) {
+  const int row = tile / item.chunks, index = tile % item.chunks;
+  const int64_t begin = static_cast<int64_t>(index) * item.chunk;
+  const int64_t left = item.size - begin;
+  return {row, index, left < item.chunk ? static_cast<int>(left) : item.chunk,
+          row * item.size + begin};
+}
+
 // Parts of the workspace, one after the other; without memory it only counts.
 class Arena {
  public:

@@ -42,20 +42,6 @@ struct PenaltyTable {
   Item items[kCapacity];
 };
 
-// The work of a block: `count` elements from `offset` on.
-struct Chunk {
-  int sample, index, count;
-  int64_t offset;
-};
-
-DEVICE Chunk chunk_of(const Item& item, int tile) {
-  const int sample = tile / item.chunks, index = tile % item.chunks;
-  const int64_t begin = static_cast<int64_t>(index) * item.chunk;
-  const int64_t left = item.size - begin;
-  return {sample, index, left < item.chunk ? static_cast<int>(left) : item.chunk,
-          sample * item.size + begin};
-}
-
 template <class Acc>
 DEVICE Acc number(const void* x, int64_t i, Acc otherwise) {
   return x ? load(static_cast<const Acc*>(x) + i) : otherwise;
@@ -131,8 +117,7 @@ products(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
                                        : multiply<T, kSquares, 1>(item, chunk));
   if (thread_id() == 0)
     store(static_cast<Acc*>(table.numbers.partial) +
-              static_cast<int64_t>(chunk.sample) * table.numbers.columns + item.column +
-              chunk.index,
+              static_cast<int64_t>(chunk.row) * table.numbers.columns + item.column + chunk.index,
           total);
 }
 
@@ -266,7 +251,8 @@ backward(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
   const auto& n = table.numbers;
   const Item& item = table.items[owner_of(table.items, table.count, block_id())];
   const Chunk chunk = chunk_of(item, block_id() - item.first_tile);
-  const auto s = sample_of(n, norm_of(n, item.row, chunk.sample), item.row, chunk.sample);
+  const int sample = chunk.row;
+  const auto s = sample_of(n, norm_of(n, item.row, sample), item.row, sample);
   const Acc factor = s.d_gradient();
   if (item.vectors)
     combine<T, false, kVector<T>>(item, chunk, 0, factor);
@@ -275,8 +261,8 @@ backward(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
   if (!n.d_sample_weight || item.column + chunk.index > 0 || thread_id() > 0) return;
   Acc d_weight = 0;
   for (int row = 0; row < n.rows; ++row)
-    d_weight += sample_of(n, norm_of(n, row, chunk.sample), row, chunk.sample).d_weight();
-  store(static_cast<Acc*>(n.d_sample_weight) + chunk.sample, d_weight);
+    d_weight += sample_of(n, norm_of(n, row, sample), row, sample).d_weight();
+  store(static_cast<Acc*>(n.d_sample_weight) + sample, d_weight);
 }
 
 // out = a h + b g. Reads both once, writes out once.
@@ -288,10 +274,11 @@ double_backward(TABLE(PenaltyTable<Accumulation<T>, kCapacity>) table) {
   const auto& n = table.numbers;
   const Item& item = table.items[owner_of(table.items, table.count, block_id())];
   const Chunk chunk = chunk_of(item, block_id() - item.first_tile);
-  const auto s = sample_of(n, norm_of(n, item.row, chunk.sample), item.row, chunk.sample);
-  const Acc t = load(static_cast<const Acc*>(n.products) +
-                     static_cast<int64_t>(item.row) * n.batch + chunk.sample);
-  const Acc a = s.from_h(), b = s.from_g(t, number<Acc>(n.e, chunk.sample, 0));
+  const int sample = chunk.row;
+  const auto s = sample_of(n, norm_of(n, item.row, sample), item.row, sample);
+  const Acc t =
+      load(static_cast<const Acc*>(n.products) + static_cast<int64_t>(item.row) * n.batch + sample);
+  const Acc a = s.from_h(), b = s.from_g(t, number<Acc>(n.e, sample, 0));
   if (item.vectors)
     combine<T, true, kVector<T>>(item, chunk, a, b);
   else

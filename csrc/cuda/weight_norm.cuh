@@ -38,20 +38,6 @@ struct Sums {
   Acc at[kSums<kPass>];
 };
 
-// The work of a block: `count` elements from `offset` on.
-struct Chunk {
-  int row, index, count;
-  int64_t offset;
-};
-
-DEVICE Chunk chunk_of(const Item& item, int tile) {
-  const int row = tile / item.chunks, index = tile % item.chunks;
-  const int64_t begin = static_cast<int64_t>(index) * item.chunk;
-  const int64_t left = item.size - begin;
-  return {row, index, left < item.chunk ? static_cast<int>(left) : item.chunk,
-          row * item.size + begin};
-}
-
 // The tensors that a pass reads, v first.
 template <Pass kPass>
 constexpr int kSources = static_cast<int>(kPass) + 1;

@@ -108,6 +108,21 @@ void test_ranges() {
                    "far");
 }
 
+// Rows of zeros, of infinities and of NaN have these for a norm, in every type; rows beside them their own.
+void test_special_rows() {
+  for (const DType dtype : kDTypes)
+    for (const double value : {0.0, HUGE_VAL, std::nan("")})
+      for (const Shape& shape : {Shape{3, 37}, Shape{2, 64}, Shape{2, 40000}}) {
+        Case c({shape}, {dtype, false, false});
+        for (int64_t j = 0; j < shape.size; ++j) c.v[0]->set(j, value);
+        c.list[0].out = c.w[0]->data;
+        good(kLaunchers.forward({c.weights()}));
+        const double norm = (*c.norms[0])[0], beside = (*c.norms[0])[1];
+        CHECK(std::isnan(value) ? std::isnan(norm) : norm == value, "a row of %g: %g", value, norm);
+        CHECK(std::isfinite(beside) && beside > 0, "beside a row of %g: %g", value, beside);
+      }
+}
+
 void test_refused() {
   wn::Weight w{};
   w.rows = 1, w.size = (int64_t{1} << 40) + 1;
@@ -131,6 +146,7 @@ int main() {
     test_many_weights();
     test_many_chunks();
     test_ranges();
+    test_special_rows();
   }
   test_refused();
   std::printf("%d failures\n", failures);
