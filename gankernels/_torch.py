@@ -120,6 +120,11 @@ def in_backward() -> bool:
     return _graph_task() != -1
 
 
+def is_watched() -> bool:
+    """Either of the two."""
+    return _top_hooks(False) is not None or _graph_task() != -1
+
+
 class Checkpoints(NamedTuple):
     """The regions of torch.utils.checkpoint that code runs in."""
 

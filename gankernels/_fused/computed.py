@@ -31,9 +31,9 @@ def copyable(weight: Tensor) -> Tensor:
     # constant, and a subclass of another kind must not lose what it is.
     if weight.grad_fn is None or type(weight) is not Tensor:
         return weight
-    if in_dispatch_mode() or in_jit_trace():
-        return weight
-    return weight.as_subclass(ComputedWeight)
+    if not (in_dispatch_mode() or in_jit_trace()):
+        weight.__class__ = ComputedWeight  # a view of it would be one more node of autograd
+    return weight
 
 
 def make_copyable(module: Module, name: str) -> None:

@@ -63,9 +63,17 @@ class Frame:
         self.model = model
         self.caller = id(caller)  # the Python frame that calls the model's forward
         self.inference = torch.is_inference_mode_enabled()
-        self.deposits: dict[int, Any] = {}  # by the id of whom they are for, whom they keep alive
+        self._deposits: dict[int, Any] = {}  # by the id of whom they are for, whom they keep alive
+        self.planned: Any = None  # deposits that are made when somebody looks at one
         self.owner = owner  # another thread may collect the token
         self.owner.append(self)
+
+    @property
+    def deposits(self) -> dict[int, Any]:
+        planned, self.planned = self.planned, None
+        if planned is not None:
+            planned.spread(self._deposits)
+        return self._deposits
 
     def runs(self, memory: Any) -> bool:
         """Whether this forward is still running, and not just held by a traceback.
@@ -87,7 +95,9 @@ class Frame:
     def close(self) -> None:
         if self in self.owner:
             self.owner.remove(self)
-        deposits, self.deposits = self.deposits, {}
+        if self.planned is not None and not self.planned.left:
+            self.planned = None  # all were used, as they mostly are
+        deposits, self._deposits = self.deposits, {}
         for deposit in deposits.values():
             deposit.take_back()
 

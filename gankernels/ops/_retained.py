@@ -10,30 +10,26 @@ from torch import Tensor
 
 
 class Held(NamedTuple):
-    """A tensor that a node keeps. Of a view its base and where it lies in it: the view itself would
-    be one more reference to a parameter, which ``torch.utils.swap_tensors`` does not allow."""
+    """A view that a node keeps, as its base and where it lies in it: the view itself would be one more
+    reference to a parameter, which ``torch.utils.swap_tensors`` does not allow."""
 
-    tensor: Tensor
-    version: int
-    view: tuple | None  # size, strides, offset
+    base: Tensor
+    view: tuple  # size, strides, offset
     differentiable: bool
 
-    @staticmethod
-    def of(tensor: Tensor) -> Held:
-        base = tensor._base
-        if base is None:
-            return Held(tensor, tensor._version, None, tensor.requires_grad)
-        alone = tensor.requires_grad and _leaf_of(tensor) is not base
-        if alone or _interpretation(tensor) != _interpretation(base):
-            return Held(tensor, tensor._version, None, tensor.requires_grad)
-        view = tensor.shape, tensor.stride(), tensor.storage_offset()
-        return Held(base, tensor._version, view, tensor.requires_grad)
-
     def get(self) -> Tensor:
-        if self.view is None:
-            return self.tensor
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
-            return self.tensor.as_strided(*self.view)
+            return self.base.as_strided(*self.view)
+
+
+def _held(tensor: Tensor) -> Tensor | Held:
+    base = tensor._base
+    if base is None or (tensor.requires_grad and _leaf_of(tensor) is not base):
+        return tensor
+    if _interpretation(tensor) != _interpretation(base):
+        return tensor
+    view = tensor.shape, tensor.stride(), tensor.storage_offset()
+    return Held(base, view, tensor.requires_grad)
 
 
 def _leaf_of(tensor: Tensor) -> Tensor | None:
@@ -54,8 +50,11 @@ def keep(ctx: Any, tensors: Sequence[Tensor], retain: bool) -> None:
 
     What autograd checks for saved tensors, that nobody overwrote them, is then checked by kept().
     """
-    ctx.kept = [Held.of(t) for t in tensors] if retain else None
-    if not retain:
+    ctx.kept = None
+    if retain:
+        ctx.kept = [_held(t) for t in tensors]
+        ctx.versions = [t._version for t in tensors]
+    else:
         ctx.save_for_backward(*tensors)
 
 
@@ -66,14 +65,14 @@ def kept(op: str, ctx: Any, grads: Sequence[Tensor | None] | None = None) -> Seq
     """
     if ctx.kept is None:
         return ctx.saved_tensors
-    tensors = [held.get() for held in ctx.kept]
+    tensors = [x.get() if isinstance(x, Held) else x for x in ctx.kept]
     unused = () if grads is None else [i for i, g in enumerate(grads) if g is None]
-    for i, (tensor, held) in enumerate(zip(tensors, ctx.kept, strict=True)):
-        if tensor._version != held.version and i not in unused:
+    for i, (tensor, version) in enumerate(zip(tensors, ctx.versions, strict=True)):
+        if tensor._version != version and i not in unused:
             raise RuntimeError(
                 f"{op}: one of the variables needed for gradient computation has been "
                 f"modified by an inplace operation: a tensor of shape {tuple(tensor.shape)} is at "
-                f"version {tensor._version}; expected version {held.version}. Run the backward "
+                f"version {tensor._version}; expected version {version}. Run the backward "
                 "pass before the optimizer's step."
             )
     return tensors

@@ -105,13 +105,20 @@ class SpectralCall {
       phases[i] = phases_of(i);
       longest = std::max(longest, phases[i].size());
     }
-    for (int64_t turn = 0; turn < count + static_cast<int64_t>(longest) - 1; ++turn)
+    const auto add = [&](int64_t i, size_t k, int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c)
+        tasks.push_back({phases[i][k], i, c, static_cast<int>(k)});
+    };
+    for (int64_t turn = 0; turn < count + static_cast<int64_t>(longest) - 1; ++turn) {
+      // While one thread finishes a phase the others begin the next layer; two chunks are enough.
+      int64_t begun = 0;
+      if (turn < count)
+        add(turn, 0, 0, begun = std::min<int64_t>(2 * threads_ - 2, plans[turn].chunks));
       for (size_t k = std::min<size_t>(longest, turn + 1); k-- > 0;) {
         const int64_t i = turn - static_cast<int64_t>(k);
-        if (i >= count || k >= phases[i].size()) continue;
-        for (int64_t c = 0; c < plans[i].chunks; ++c)
-          tasks.push_back({phases[i][k], i, c, static_cast<int>(k)});
+        if (i < count && k < phases[i].size()) add(i, k, k == 0 ? begun : 0, plans[i].chunks);
       }
+    }
 
     struct Progress {
       std::atomic<int64_t> left;  // chunks of the current phase

@@ -16,10 +16,7 @@ from torch import Tensor
 
 from gankernels._fused.frames import Frame, OpenFrames
 from gankernels._library import has_kernels
-from gankernels._torch import (
-    in_backward,
-    saves_through_hooks,
-)
+from gankernels._torch import saves_through_hooks
 from gankernels.spectral_norm import sharded
 from gankernels.spectral_norm.layer import Kept, Layer, Memory, needs_grad, version_of, versions_of
 from gankernels.spectral_norm.memory import kept_of, recall
@@ -72,14 +69,13 @@ class Deposit:
     where the layer is only watched."""
 
     __slots__ = (
-        *("group", "index", "is_plain", "kept", "layer", "norm", "output", "pointer", "u", "used"),
-        *("v", "vectors", "version", "versions", "weight"),
+        *("group", "index", "kept", "layer", "norm", "output", "pointer", "used", "vectors"),
+        *("version", "weight"),
     )
 
     def __init__(self, norm: Any, layer: Layer) -> None:
         weight = layer.weight
         self.norm, self.layer, self.weight = norm, layer, weight
-        self.u, self.v = layer.u, layer.v
         self.version, self.pointer = version_of(weight), weight.data_ptr()
         self.output: Tensor | None = None
         self.vectors: Vectors | None = None
@@ -87,15 +83,10 @@ class Deposit:
         self.group: Group | None = None  # where u and v were moved for it
         self.index = 0
         self.used = False
-        self.is_plain = False  # as most are: for a training step, in which u and v were moved
-        self.versions = 0, 0  # of u and v, then
 
     def fill(self, output: Tensor, group: Group | None, index: int) -> None:
         """With W / sigma, the ``index``-th of a group."""
         self.output, self.group, self.index = output, group, index
-        if group is not None and self.kept is None and output.requires_grad:
-            self.is_plain = True
-            self.versions = group.versions[2 * index], group.versions[2 * index + 1]
 
     @property
     def is_unused(self) -> bool:
@@ -153,28 +144,10 @@ def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Ten
     frames = open_frames.frames
     if len(frames) == 1:
         frame = frames[0]
-        one = frame.deposits.get(id(norm))
-        if one is None:
-            return None
-        # What fits() asks, of a plain one.
-        if (
-            one.is_plain
-            and one.weight is weight
-            and one.u is u
-            and one.v is v
-            and training
-            and weight._version == one.version
-            and (u._version, v._version) == one.versions
-            and weight.data_ptr() == one.pointer
-            and torch.is_grad_enabled()
-            and not torch.is_inference_mode_enabled()
-            and frame.runs(norm.memory)
-            and not saves_through_hooks()
-            and not in_backward()
-        ):
-            one.used = True
-            del frame.deposits[id(norm)]
-            return one.output
+        if frame.planned is not None:
+            found: Tensor | None = frame.planned.take(frame, norm, weight, u, v, training)
+            if found is not None:
+                return found
     for frame in reversed(frames) if len(frames) > 1 else frames[:]:
         deposit = frame.deposits.get(id(norm))
         if deposit is None or not deposit.is_of(weight):

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.nn import Module
+from torch.utils.hooks import RemovableHandle
 
 from gankernels._torch import caches_parametrizations, has_global_hooks
 from gankernels.spectral_norm._fused.deposits import open_frames, take
@@ -23,6 +24,18 @@ class _Property(property):
     torchs: property
 
 
+def is_seen(chain: Any, norm: Any) -> bool:
+    """Whether somebody would miss the call of a parametrization, or change what it is called with."""
+    hooks = (
+        *(chain._forward_pre_hooks, chain._forward_hooks),
+        *(norm._forward_pre_hooks, norm._forward_hooks),
+        *(chain._backward_pre_hooks, chain._backward_hooks),
+        *(norm._backward_pre_hooks, norm._backward_hooks),
+    )
+    ours = type(norm) is SpectralNorm and norm._first_reads is None
+    return not ours or any(hooks) or has_global_hooks()
+
+
 def read_deposits_first(module: Module, name: str) -> None:
     """Put the property in the class of a parametrized module, which copies of it share."""
     torchs = vars(type(module)).get(name)
@@ -31,30 +44,28 @@ def read_deposits_first(module: Module, name: str) -> None:
     slow = torchs.fget
 
     def read(module: Module) -> Tensor:
-        if is_compiling() or not open_frames.frames:
+        if is_compiling():
+            return slow(module)  # type: ignore[no-any-return]
+        frames = open_frames.frames
+        if not frames:
             return slow(module)  # type: ignore[no-any-return]
         chain: Any = module._modules["parametrizations"]._modules[name]  # type: ignore[union-attr]
-        links, parameters = chain._modules, chain._parameters
-        norm = links["0"]
-        # One link, which nobody sees called, nor changes what it is called with.
-        if (
-            type(norm) is SpectralNorm
-            and norm._first_reads is None
-            and len(links) == 1
-            and "original" in parameters
-            and not (chain._forward_pre_hooks or chain._forward_hooks)
-            and not (norm._forward_pre_hooks or norm._forward_hooks)
-            and not (chain._backward_pre_hooks or chain._backward_hooks)
-            and not (norm._backward_pre_hooks or norm._backward_hooks)
-            and not has_global_hooks()
-            and not caches_parametrizations()
-        ):
-            buffers: Any = norm._buffers
-            u: Any = buffers.get("_u")  # none of a vector
-            if u is not None:
-                found = take(norm, parameters["original"], u, buffers["_v"], norm.training)
-                if found is not None:
-                    return found
+        links, planned = chain._modules, frames[0].planned
+        if len(links) == 1 and not caches_parametrizations():
+            norm = links["0"]
+            buffers = norm._buffers
+            weight, u, v = chain._parameters.get("original"), buffers.get("_u"), buffers.get("_v")
+            found = None
+            if (
+                planned is not None
+                and planned.registered == RemovableHandle.next_id
+                and len(frames) == 1
+            ):
+                found = planned.take(frames[0], norm, weight, u, v, norm.training)
+            elif weight is not None and u is not None and not is_seen(chain, norm):
+                found = take(norm, weight, u, v, norm.training)
+            if found is not None:
+                return found
         return slow(module)  # type: ignore[no-any-return]
 
     ours = _Property(read, torchs.fset, torchs.fdel, torchs.__doc__)
