@@ -9,6 +9,7 @@
 #   make test-torch TORCH=2.11.0   the same tests, without the slow and the emulated ones, under
 #                  another torch, which goes into build/torch-2.11.0
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
+#   make docs      the site, build/docs/index.html: of docs/ and the docstrings; warnings are errors
 #   make lint      ruff, mypy, typos, clang-format
 #   make format    let ruff and clang-format rewrite the sources
 #   make sanitize  CPU and emulated CUDA kernels under AddressSanitizer, UndefinedBehaviorSanitizer
@@ -47,7 +48,7 @@ CXX_SOURCES = $(shell find csrc tests/cpp tests/ptx -name '*.h' -o -name '*.inc'
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-fast test-pretended test-torch emu ptx bench lint format sanitize fuzz aarch64 coverage cuda-report \
+.PHONY: help test test-fast test-pretended test-torch emu ptx bench docs lint format sanitize fuzz aarch64 coverage cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
 
@@ -93,6 +94,13 @@ ptx: $(STAMPS)/installed
 
 bench: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.report $(BENCH)
+
+# All pages anew: Sphinx follows no change of a docstring.
+docs: $(STAMPS)/docs
+	rm -rf build/docs
+	$(BIN)/sphinx-build -b html -W --keep-going -q -d build/doctrees -E docs build/docs
+	$(BIN)/python tools/check_site.py build/docs
+	@echo "build/docs/index.html"
 
 # All of them, also after one that fails.
 lint: $(STAMPS)/installed
@@ -175,4 +183,9 @@ $(STAMPS)/nvcc: $(STAMPS)/torch build_support/cuda.py $(wildcard csrc/cuda/*.cu)
 
 $(STAMPS)/installed: $(STAMPS)/nvcc $(BUILT_FROM)
 	$(PIP) install --no-build-isolation -e ".[dev]"
+	touch $@
+
+$(STAMPS)/docs: $(STAMPS)/installed
+	$(PIP) install $$($(BIN)/python -c 'from importlib.metadata import requires; \
+	  print(*(r.partition(";")[0].strip() for r in requires("gankernels") if r.endswith("extra == \"docs\"")))')
 	touch $@

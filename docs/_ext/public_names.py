@@ -1,0 +1,135 @@
+"""The reference of a module: its docstring, then every name of its ``__all__``.
+
+``.. public-names:: gankernels.losses``. A name that another page of the reference has already, such
+as ``gankernels.gradient_penalty``, is listed with a link. ``:as: gankernels`` documents the names
+as those of that module, from which users take them.
+"""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.docutils import SphinxDirective
+
+from homes import anchor_of, home_of, public
+
+#: Stars of arguments, and not of literals, of emphasis, or of a product.
+STARS = re.compile(r"(?<![\w`*\\])\*{1,2}(?=[A-Za-z_]\w*(?![\w*]))")
+
+
+def entry(module: str, shown_as: str, name: str, value: Any) -> list[str]:
+    """The directive that documents one name."""
+    # With colons: nn.utils.spectral_norm is a module and a function.
+    path = f"{shown_as}::{name}"
+    if inspect.isclass(value):
+        return [f".. autoclass:: {path}", "   :members:", "   :special-members: __call__", ""]
+    if callable(value) and hasattr(value, "__name__"):
+        return [f".. autofunction:: {path}", ""]
+    if hasattr(value, "discriminator"):  # a loss: an object with methods
+        members = [x for x in ("discriminator", "real", "fake", "generator") if hasattr(value, x)]
+        text = inspect.cleandoc(type(value).__doc__ or "").splitlines()
+        lines = [f".. py:data:: {name}", f"   :module: {shown_as}", "", *("   " + x for x in text)]
+        for member in members:
+            method = getattr(type(value), member)
+            parameters = list(inspect.signature(method).parameters.values())[1:]
+            signature = inspect.Signature(
+                [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+            )
+            lines += ["", f"   .. py:method:: {name}.{member}{signature}", ""]
+            lines += [f"   {x}" for x in loss_docstring(method)]
+        return [*lines, ""]
+    comment = comment_of(module, name)
+    return [f".. py:data:: {name}", f"   :module: {shown_as}", "", *("   " + x for x in comment), ""]
+
+
+def comment_of(module: str, name: str) -> list[str]:
+    """What ``#:`` above a constant says, in whichever file of the module it is."""
+    folder = Path(importlib.import_module(module).__file__ or "")
+    files = folder.parent.glob("*.py") if folder.name == "__init__.py" else [folder]
+    for file in sorted(files):
+        found = ModuleAnalyzer.for_file(file, file.stem).find_attr_docs()
+        if ("", name) in found:
+            return found["", name]
+    raise ExtensionError(f"{module}.{name}: expected a comment with #: above it")
+
+
+def loss_docstring(method: Any) -> list[str]:
+    text = for_napoleon(inspect.cleandoc(method.__doc__ or "").splitlines())
+    return ["   " + x for x in GoogleDocstring("\n".join(text), Config()).lines()]
+
+
+def for_napoleon(lines: list[str]) -> list[str]:
+    """A docstring as napoleon and reST want it: names that share a description in one line, stars
+    of ``*args`` escaped. Literal blocks stay what they are.
+    """
+    joined: list[str] = []
+    literal: int | None = None  # the indentation of the line that announced one
+    for line in lines:
+        indentation = len(line) - len(line.lstrip())
+        if literal is not None and line.strip() and indentation <= literal:
+            literal = None
+        if literal is not None:
+            joined.append(line)
+            continue
+        if line.rstrip().endswith("::"):
+            literal = indentation
+        goes_on = joined and re.fullmatch(r" *(\*{0,2}\w+, )*\*{0,2}\w+,", joined[-1])
+        if goes_on and re.match(r" *(\*{0,2}\w+, )*\*{0,2}\w+:", line):
+            joined[-1] += " " + line.strip()
+        else:
+            joined.append(line)
+    return [STARS.sub(lambda m: "\\*" * len(m[0]), line) for line in joined]
+
+
+class PublicNames(SphinxDirective):
+    required_arguments = 1
+    option_spec: ClassVar = {"as": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        module = self.arguments[0]
+        shown_as = self.options.get("as", module)
+        here, elsewhere = [], []
+        for name, value in public(module).items():
+            if home_of(module, name) == module:
+                here.append((name, value))
+            else:
+                elsewhere.append(f":py:obj:`{name} <{anchor_of(module, name)}>`")
+        lines = [f".. py:module:: {module}", "", *docstring(module), ""]
+        if "." in module and inspect.isfunction(import_object(module)):  # it shadows the module
+            lines.insert(1, "   :no-index:")
+        if elsewhere:
+            lines += [f"Also here, from their own pages: {', '.join(elsewhere)}.", ""]
+        for name, value in here:
+            lines += entry(module, shown_as, name, value)
+        text = StringList(lines, source=f"public-names:{module}")
+        container = nodes.Element()
+        self.state.nested_parse(text, 0, container, match_titles=1)
+        return container.children
+
+
+def docstring(module: str) -> list[str]:
+    return inspect.cleandoc(importlib.import_module(module).__doc__ or "").splitlines()
+
+
+def import_object(path: str) -> Any:
+    package, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(package), name)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("public-names", PublicNames)
+    app.connect("autodoc-process-docstring", _prepare, priority=100)  # before napoleon's 500
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = for_napoleon(lines)
