@@ -29,7 +29,7 @@ suppress_warnings = ["myst.header"]  # parts of other files begin at the level t
 
 # Docstrings
 autosummary_generate = False
-autodoc_typehints = "none"  # signatures have them in full; here a page is read on a phone, too
+autodoc_typehints = "none"  # docstrings say them in words; in signatures they take a screen
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False

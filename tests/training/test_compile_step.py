@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from support import ROOT
+from support import ROOT, documents
 from support.capture import capturing
 from torch import distributed as dist
 from torch import nn
@@ -305,8 +305,8 @@ def test_copies_and_states_after_a_step():
 @pytest.mark.slow
 def test_the_page_on_compiling_can_be_run(tmp_path):
     """docs/at-scale.md: fuse, wrap, compile."""
-    page = (ROOT / "docs" / "at-scale.md").read_text().partition("## Compiled")[2]
-    code = page.partition("```python\n")[2].partition("```")[0]
+    page = (ROOT / "docs" / "at-scale.md").read_text()
+    (code,) = [block for block in documents.blocks(page) if "compile_step" in block]
     critic = linear(parametrizations.spectral_norm, dtype=torch.float32)
     start = [p.detach().clone() for p in critic.parameters()]
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
@@ -318,7 +318,7 @@ def test_the_page_on_compiling_can_be_run(tmp_path):
             "optimizer": torch.optim.SGD(critic.parameters(), 0.1),
             "batches": [batch(i, dtype=torch.float32) for i in range(2)],
         }
-        exec(code, names)
+        documents.run(code, names, "docs/at-scale.md")
     finally:
         dist.destroy_process_group()
     assert names["step"].graphs == 1
