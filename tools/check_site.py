@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 
 #: Attributes that make a browser fetch something by itself.
-FETCHED = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
+FETCHED = {
+    ("script", "src"),
+    ("img", "src"),
+    ("link", "href"),
+    ("iframe", "src"),
+    ("source", "src"),
+}
 #: Pages whose links a script makes.
 GENERATED = {"search.html"}
 
@@ -60,7 +66,9 @@ def broken(site: Path) -> list[str]:
                 if unquote(parts.fragment) not in pages[target].anchors:
                     problems.append(f"{name}: {link}: no such anchor")
     for path in site.rglob("*.css"):
-        for link in re.findall(r"url\(['\"]?(?!data:)([^'\")]+)|@import ['\"]([^'\"]+)", path.read_text()):
+        for link in re.findall(
+            r"url\(['\"]?(?!data:)([^'\")]+)|@import ['\"]([^'\"]+)", path.read_text()
+        ):
             if urlsplit("".join(link)).netloc:
                 problems.append(f"{path.relative_to(site)}: fetches {''.join(link)}")
     anchors = set().union(*(page.anchors for page in pages.values()))

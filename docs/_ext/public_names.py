@@ -48,7 +48,13 @@ def entry(module: str, shown_as: str, name: str, value: Any) -> list[str]:
             lines += [f"   {x}" for x in loss_docstring(method)]
         return [*lines, ""]
     comment = comment_of(module, name)
-    return [f".. py:data:: {name}", f"   :module: {shown_as}", "", *("   " + x for x in comment), ""]
+    return [
+        f".. py:data:: {name}",
+        f"   :module: {shown_as}",
+        "",
+        *("   " + x for x in comment),
+        "",
+    ]
 
 
 def comment_of(module: str, name: str) -> list[str]:

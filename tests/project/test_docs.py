@@ -10,7 +10,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from support import ROOT, bad_arguments, documents
+from project import documents, messages
+from support import ROOT, bad_arguments
 from torch import distributed as dist
 
 import gankernels
@@ -62,9 +63,7 @@ def test_pages_have_blocks():
 def test_every_page_is_in_the_navigation():
     trees = [(DOCS / "index.md").read_text(), (DOCS / "api" / "index.rst").read_text()]
     listed = {re.sub(r".*<(.+)>", r"\1", line.strip()) for x in trees for line in x.splitlines()}
-    missing = [
-        path.stem for path in PAGES if path.stem != "index" and path.stem not in listed
-    ]
+    missing = [path.stem for path in PAGES if path.stem != "index" and path.stem not in listed]
     assert missing == []
 
 

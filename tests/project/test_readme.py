@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from support import ROOT, documents
+from project import documents
+from support import ROOT
 
 import gankernels
 from gankernels import losses

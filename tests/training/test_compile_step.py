@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 import torch
-from support import ROOT, documents
+from project import documents
+from support import ROOT
 from support.capture import capturing
 from torch import distributed as dist
 from torch import nn
