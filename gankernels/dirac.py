@@ -123,7 +123,7 @@ def _gauss_hermite(count: int = 32) -> tuple[Tensor, Tensor]:
     return nodes, vectors[0].square()
 
 
-#: The methods by name, each with its title, its losses and its hyper-parameters with their defaults.
+#: The methods by name: titles, losses, and hyper-parameters with their defaults.
 METHODS: dict[str, Method] = {
     "gan": Method("GAN (minimax)", _gan),
     "nsgan": Method("Non-saturating GAN", _nsgan, note=", inwards ever slower"),

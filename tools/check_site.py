@@ -23,8 +23,6 @@ FETCHED = {
     ("iframe", "src"),
     ("source", "src"),
 }
-#: Pages whose links a script makes.
-GENERATED = {"search.html"}
 
 
 class Page(HTMLParser):
@@ -60,11 +58,11 @@ def broken(site: Path) -> list[str]:
                     problems.append(f"{name}: fetches {link}")
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchor = unquote(parts.fragment)
             if not target.exists():
                 problems.append(f"{name}: {link} does not exist")
-            elif parts.fragment and target in pages and target.name not in GENERATED:
-                if unquote(parts.fragment) not in pages[target].anchors:
-                    problems.append(f"{name}: {link}: no such anchor")
+            elif anchor and target in pages and anchor not in pages[target].anchors:
+                problems.append(f"{name}: {link}: no such anchor")
     for path in site.rglob("*.css"):
         for link in re.findall(
             r"url\(['\"]?(?!data:)([^'\")]+)|@import ['\"]([^'\"]+)", path.read_text()

@@ -14,13 +14,12 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from homes import anchor_of, home_of, public
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
-
-from homes import anchor_of, home_of, public
 
 #: Stars of arguments, and not of literals, of emphasis, or of a product.
 STARS = re.compile(r"(?<![\w`*\\])\*{1,2}(?=[A-Za-z_]\w*(?![\w*]))")

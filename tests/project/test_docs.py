@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from project import documents, messages
+from project import documents
 from support import ROOT, bad_arguments
 from torch import distributed as dist
 
