@@ -30,9 +30,11 @@ suppress_warnings = ["myst.header"]  # parts of other files begin at the level t
 # Docstrings
 autosummary_generate = False
 autodoc_typehints = "none"  # docstrings say them in words; in signatures they take a screen
+autodoc_inherit_docstrings = False  # torch says of every forward what a forward is
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_param = False  # names that share a description share a line
 add_module_names = False
 python_maximum_signature_line_length = 70
 toc_object_entries_show_parents = "hide"
@@ -45,3 +47,4 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False

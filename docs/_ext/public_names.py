@@ -5,6 +5,7 @@ as ``gankernels.gradient_penalty``, is listed with a link. ``:as: gankernels`` d
 as those of that module, from which users take them.
 """
 
+import builtins
 import importlib
 import inspect
 import re
@@ -19,9 +20,13 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
 
-#: Stars of arguments, and not of literals, of emphasis, or of a product.
+logger = logging.getLogger(__name__)
+
+#: Stars of arguments, and not of emphasis, or of a product.
 STARS = re.compile(r"(?<![\w`*\\])\*{1,2}(?=[A-Za-z_]\w*(?![\w*]))")
 
 
@@ -30,7 +35,7 @@ def entry(module: str, shown_as: str, name: str, value: Any) -> list[str]:
     # With colons: nn.utils.spectral_norm is a module and a function.
     path = f"{shown_as}::{name}"
     if inspect.isclass(value):
-        return [f".. autoclass:: {path}", "   :members:", "   :special-members: __call__", ""]
+        return [f".. autoclass:: {path}", "   :members:", ""]
     if callable(value) and hasattr(value, "__name__"):
         return [f".. autofunction:: {path}", ""]
     if hasattr(value, "discriminator"):  # a loss: an object with methods
@@ -69,7 +74,10 @@ def comment_of(module: str, name: str) -> list[str]:
 
 def loss_docstring(method: Any) -> list[str]:
     text = for_napoleon(inspect.cleandoc(method.__doc__ or "").splitlines())
-    return ["   " + x for x in GoogleDocstring("\n".join(text), Config()).lines()]
+    return [
+        "   " + x
+        for x in GoogleDocstring("\n".join(text), Config(napoleon_use_param=False)).lines()
+    ]
 
 
 def for_napoleon(lines: list[str]) -> list[str]:
@@ -92,7 +100,14 @@ def for_napoleon(lines: list[str]) -> list[str]:
             joined[-1] += " " + line.strip()
         else:
             joined.append(line)
-    return [STARS.sub(lambda m: "\\*" * len(m[0]), line) for line in joined]
+    return [escape_stars(line) for line in joined]
+
+
+def escape_stars(line: str) -> str:
+    """Stars of arguments, outside of literals."""
+    parts = line.split("``")
+    parts[::2] = [STARS.sub(lambda m: "\\*" * len(m[0]), part) for part in parts[::2]]
+    return "``".join(parts)
 
 
 class PublicNames(SphinxDirective):
@@ -130,11 +145,47 @@ def import_object(path: str) -> Any:
     return getattr(importlib.import_module(package), name)
 
 
+def resolve(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) -> nodes.Node | None:
+    """A reference by a short name, as docstrings have them: to the public object of that name."""
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"].removeprefix("gankernels.penalties.")
+    module, _, name = target.rpartition(".")
+    if module == "gankernels" and name in public(module):  # of another page
+        target = anchor_of(module, name)
+    found = [x for x in env.domains["py"].objects.items() if f".{x[0]}".endswith(f".{target}")]
+    found = [(name, entry) for name, entry in found if not entry.aliased]
+    if not found:
+        # Not the types of attributes, which no docstring mentions.
+        written = "._" not in target and node["reftype"] in ("func", "class", "meth", "mod", "attr")
+        if written and not target.startswith("torch.") and not hasattr(builtins, target):
+            logger.warning("no public name %r", target, location=node)
+        return None
+    name, entry = min(found, key=lambda x: len(x[0]))
+    return make_refnode(
+        app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, title=name
+    )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public-names", PublicNames)
-    app.connect("autodoc-process-docstring", _prepare, priority=100)  # before napoleon's 500
+    app.connect("missing-reference", resolve)
+    # Before and after napoleon's 500.
+    app.connect("autodoc-process-docstring", _prepare, priority=100)
+    app.connect("autodoc-process-docstring", _restore, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+#: Comments of attributes, which are no docstrings to napoleon: it would take "this: that" apart.
+_comments: dict[str, list[str]] = {}
 
 
 def _prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = for_napoleon(lines)
+    if what in ("attribute", "data"):
+        _comments[name] = list(lines)
+
+
+def _restore(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    if what in ("attribute", "data"):
+        lines[:] = _comments.pop(name)

@@ -143,7 +143,7 @@ class FadingBlur(nn.Module):
         scores = D(pipe(blur(real)))
         blur.step(len(real))  # of all processes together
 
-    How many images were :attr:`seen` is in the state_dict, as a Python int. Nothing waits for the
+    How many images were ``seen`` is in the state_dict, as a Python int. Nothing waits for the
     GPU. A compiled function would be compiled anew for every sigma: call it outside.
 
     Args:
