@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 class Held(NamedTuple):
-    """A view that a node keeps, as its base and where it lies in it: the view itself would be one more
-    reference to a parameter, which ``torch.utils.swap_tensors`` does not allow."""
+    """A view that a node keeps, as its base and where it lies in it: the view itself would be one
+    more reference to a parameter, which ``torch.utils.swap_tensors`` does not allow."""
 
     base: Tensor
     view: tuple  # size, strides, offset

@@ -217,6 +217,84 @@ def test_hooks_on_what_torch_calls_are_called():
     assert called.count("SpectralNorm") == called.count("ParametrizationList") == 3
 
 
+@pytest.mark.parametrize("where", ["chain", "link", "everywhere"])
+def test_hooks_of_a_running_forward_are_called(where):
+    seen = []
+    net = Runs(PARAMETRIZATION.ours, plainly)
+    gk.fuse_spectral_norm(net)
+    for seed in range(3):
+        net(draw(seed))
+
+    def registers(net, x):
+        chain = net.b.parametrizations.weight
+        module = {"chain": chain, "link": chain[0], "everywhere": None}[where]
+        note = lambda module, *_: seen.append(module)  # noqa: E731
+        handle = (module.register_forward_hook if module else register_module_forward_hook)(note)
+        try:
+            return plainly(net, x)
+        finally:
+            handle.remove()
+
+    net.run = registers
+    net(draw(3))
+    chain = net.b.parametrizations.weight
+    assert (chain if where == "chain" else chain[0]) in seen
+
+
+def test_reading_calls_nothing(monkeypatch):
+    """In the usual forward; also after somebody has registered a hook elsewhere."""
+    net = Net(PARAMETRIZATION.ours)
+    gk.fuse_spectral_norm(net)
+    for seed in range(3):
+        net(draw(seed))
+    called = []
+    monkeypatch.setattr(
+        parametrize.ParametrizationList, "__call__", lambda *_: called.append(1) or 1 / 0
+    )
+    net(draw(3))
+    net.register_forward_hook(lambda *_: None)
+    net(draw(4))
+    draw(5).requires_grad_().register_hook(print)
+    net(draw(5))
+    assert not called
+
+
+def test_another_link_in_a_running_forward():
+    found = []
+    for fused in (False, True):
+        net = Runs(PARAMETRIZATION.ours, plainly)
+        if fused:
+            gk.fuse_spectral_norm(net)
+        for seed in range(3):
+            net(draw(seed))
+
+        def registers(net, x):
+            net.b.parametrizations.weight.append(nn.Tanh())
+            return plainly(net, x)
+
+        net.run = registers
+        found.append([net(draw(3)).detach(), states(net)])
+    assert_same(*found)
+
+
+def test_a_cache_in_a_running_forward():
+    found = []
+    for fused in (False, True):
+        net = Runs(PARAMETRIZATION.ours, plainly)
+        if fused:
+            gk.fuse_spectral_norm(net)
+        for seed in range(3):
+            net(draw(seed))
+
+        def caches(net, x):
+            with parametrize.cached():
+                return net.b(plainly(net, x)) + net.b.weight.sum()
+
+        net.run = caches
+        found.append([net(draw(3)).detach(), states(net)])
+    assert_same(*found)
+
+
 def test_within_a_cache():
     found = []
     for fused in (False, True):
@@ -290,9 +368,52 @@ def differentiates_a_recomputed_part(net, x):
     return net.c(gradient)
 
 
+def takes_a_state_after_writing(net, x):
+    """What is asked of one layer must not make the others forget what they were computed from."""
+    with torch.no_grad():
+        net.kind.parts(net.b)[0].mul_(1.5)
+    net.a.state_dict()
+    return plainly(net, x)
+
+
+def exchanges_a_parameter(net, x):
+    replace_parameter(net, net.kind)
+    return plainly(net, x)
+
+
+def exchanges_buffers(net, x):
+    for module in net.b.modules():
+        for name, u in module._buffers.items():
+            module._buffers[name] = torch.arange(1.0, 7.0, dtype=u.dtype) / 10
+    return plainly(net, x)
+
+
+def evaluates_one(net, x):
+    net.b.eval()
+    return plainly(net, x)
+
+
+def calls_one_twice(net, x):
+    return plainly(net, net.b(x))
+
+
+def saves_through_hooks(net, x):
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), lambda x: x):
+        return plainly(net, x)
+
+
+def differentiates_with_a_hook_that_reads(net, x):
+    y = x.detach().requires_grad_()
+    z = y * 2
+    z.register_hook(lambda grad: net.b(grad).detach())
+    return plainly(net, x + torch.autograd.grad(z.sum(), y)[0])
+
+
 RUNS = [
     *(writes_vectors, replaces_memory, reads_without_a_gradient),
-    differentiates_a_recomputed_part,
+    *(differentiates_a_recomputed_part, takes_a_state_after_writing, exchanges_a_parameter),
+    *(exchanges_buffers, evaluates_one, calls_one_twice, saves_through_hooks),
+    differentiates_with_a_hook_that_reads,
 ]
 
 

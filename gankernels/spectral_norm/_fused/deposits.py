@@ -150,11 +150,15 @@ def take(norm: Any, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Ten
                 return found
     for frame in reversed(frames) if len(frames) > 1 else frames[:]:
         deposit = frame.deposits.get(id(norm))
-        if deposit is None or not deposit.is_of(weight):
+        if deposit is None:
             continue
         memory: Memory = norm.memory
         if not frame.runs(memory):
             frame.close()
+            continue
+        if not deposit.is_of(weight):  # another parameter has taken the place of that one
+            deposit.take_back()
+            del frame.deposits[id(norm)]
             continue
         if deposit.fits(u, v, training, frame):
             if deposit.vectors is not None:

@@ -45,7 +45,9 @@ class Plan:
     def is_current(self) -> bool:
         if self.registered != RemovableHandle.next_id:
             chains = [site.chain for site in self.sites]
-            seen = any(c is not None and is_seen(c, n) for c, n in zip(chains, self.norms, strict=True))
+            seen = any(
+                c is not None and is_seen(c, n) for c, n in zip(chains, self.norms, strict=True)
+            )
             self.registered = -1 if seen else RemovableHandle.next_id
         for names, name, value in self.same:
             if names.get(name) is not value:

@@ -25,7 +25,7 @@ class _Property(property):
 
 
 def is_seen(chain: Any, norm: Any) -> bool:
-    """Whether somebody would miss the call of a parametrization, or change what it is called with."""
+    """Whether somebody would miss the call of a parametrization, or change its arguments."""
     hooks = (
         *(chain._forward_pre_hooks, chain._forward_hooks),
         *(norm._forward_pre_hooks, norm._forward_hooks),
