@@ -19,8 +19,9 @@
 #                  qemu. Missing packages are installed if that is possible: as root, by apt-get
 #   make ptx       the CUDA kernels as nvcc compiles them, its PTX run by the processor: tests/ptx
 #   make coverage  how much of the CUDA kernels the emulated C++ tests execute
-#   make cuda-report   compile the CUDA kernels for every architecture; write docs/cuda-report.md and
-#                  tests/kernels/cuda_report.json, which tests compare with
+#   make cuda-check    compile the CUDA kernels for every architecture; no kernel may fall behind its
+#                  figures, nor spill
+#   make cuda-report   the same; writes the figures, tests/kernels/cuda_report.json, and docs/cuda-report.md
 #   make gpu-check     on a machine with a GPU: everything that needs one, and a report. In five parts
 #                  of at most eight minutes (make gpu-check PART=2). Where there is no network:
 #                  make gpu-check VENV=0 PYTHON=python3, with what that Python has
@@ -48,7 +49,7 @@ CXX_SOURCES = $(shell find csrc tests/cpp tests/ptx -name '*.h' -o -name '*.inc'
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-fast test-pretended test-torch emu ptx bench docs lint format sanitize fuzz aarch64 coverage cuda-report \
+.PHONY: help test test-fast test-pretended test-torch emu ptx bench docs lint format sanitize fuzz aarch64 coverage cuda-check cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
 
@@ -146,6 +147,9 @@ coverage: $(STAMPS)/installed
 	$(CMAKE) --build build/coverage -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/coverage --output-on-failure --no-tests=error
 	$(BIN)/python tools/device_coverage.py build/coverage
+
+cuda-check: $(STAMPS)/installed
+	$(BIN)/python -m build_support.cuda_report
 
 cuda-report: $(STAMPS)/installed
 	$(BIN)/python -m build_support.cuda_report --write
