@@ -104,6 +104,7 @@ struct Settings {
   bool seeded = true;   // sigma has a cotangent
   bool guarded = false;
   bool with_out = true;
+  bool wide_vectors = false;  // u and v are of what is accumulated in
 };
 
 // A weight, its vectors, and the results of the four launchers.
@@ -114,8 +115,8 @@ struct Case {
         w(s.dtype, size(layout), s.shifted ? 3 : 0),
         g(s.dtype, size(layout), s.shifted ? 1 : 0),
         h(s.dtype, size(layout)),
-        u(s.dtype, layout.rows),
-        v(s.dtype, cols(layout)),
+        u(s.wide_vectors ? wide : s.dtype, layout.rows),
+        v(s.wide_vectors ? wide : s.dtype, cols(layout)),
         seed(wide, 1),
         u_out(wide, sn::packed_size(u.n)),
         v_out(wide, sn::packed_size(v.n)),
@@ -168,8 +169,8 @@ inline void run_iteration(const Launchers& launchers, const Cases& all, const Se
   const auto count = static_cast<int64_t>(all.size());
   const DType wide = accumulation(s.dtype);
   Numbers sigma(wide, sn::packed_size(count)), copy(wide, count);
-  good(launchers.power_iteration({s.dtype, false, s.n, 1e-12, s.u_first, s.max_norm, s.threads,
-                                  count, layers.data(), sigma.data,
+  good(launchers.power_iteration({s.dtype, s.wide_vectors, s.n, 1e-12, s.u_first, s.max_norm,
+                                  s.threads, count, layers.data(), sigma.data,
                                   s.with_out ? copy.data : nullptr}));
   for (int64_t i = 0; i < sigma.n; ++i)
     if (i >= count)

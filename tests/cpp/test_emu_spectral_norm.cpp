@@ -99,6 +99,7 @@ void test_settings() {
         s.seeded = turn / 4 % 2;
         s.guarded = turn % 5 < 2;
         s.with_out = turn % 4 != 3;
+        s.wide_vectors = turn / 2 % 2 == 0;
         const std::string where =
             std::string(kNames[static_cast<int>(dtype)]) + (shifted ? ", shifted" : "") +
             (u_first ? ", u first, n = " : ", v first, n = ") + std::to_string(n);

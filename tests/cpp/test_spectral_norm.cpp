@@ -141,6 +141,7 @@ int main() {
           settings.shifted = settings.guarded = max_norm == 0;
           settings.known = settings.with_out = settings.shifted == u_first;
           settings.seeded = !settings.known;
+          settings.wide_vectors = u_first;
           test_launchers(kSmall, settings, where);
           if (dtype == DType::kFloat32 && max_norm == 0)
             test_launchers(kLarge, {dtype, 1, u_first, max_norm, 2}, where);
