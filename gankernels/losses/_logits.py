@@ -59,6 +59,18 @@ def read_both(
     return reals, fakes
 
 
+def check_order(op: str, fakes: list[Tensor], reals: list[Tensor]) -> None:
+    """Refuse logits of which only the real ones would train the generator: its loss takes the fake
+    ones first, that of the discriminator the real ones."""
+    needs = [any(x.requires_grad for x in logits) for logits in (fakes, reals)]
+    if torch.is_grad_enabled() and needs == [False, True]:
+        raise ValueError(
+            f"{op}: expected fake_logits that require a gradient, as the generator is trained by "
+            "them, got none, and real_logits that do; call generator(fake_logits, real_logits), in "
+            "this order, and do not detach the generator's samples"
+        )
+
+
 # --- labels --------------------------------------------------------------------------------------
 
 

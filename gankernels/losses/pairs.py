@@ -16,6 +16,7 @@ from gankernels.losses._logits import (
     Logits,
     Scales,
     check_labels,
+    check_order,
     check_reduction,
     draw_labels,
     read,
@@ -122,9 +123,10 @@ class _Sided(_Published):
         return reduce_terms([self._wanted(x) for x in fakes], scales, weight)
 
     def _read_generated(self, fake_logits: Logits, real_logits: Logits | None) -> list[Tensor]:
+        fakes = read(self._op, "fake_logits", fake_logits)
         if real_logits is not None:  # refuse what other losses would refuse
-            read(self._op, "real_logits", real_logits)
-        return read(self._op, "fake_logits", fake_logits)
+            check_order(self._op, fakes, read(self._op, "real_logits", real_logits))
+        return fakes
 
 
 class _Labeled(_Sided):
@@ -402,6 +404,7 @@ class _Comparing(_Published):
                 "generator(fake_logits, real_logits)"
             )
         pairs = self._read_pairs(real_logits, fake_logits)
+        check_order(self._op, [fake for _, fake in pairs], [real for real, _ in pairs])
         return reduce_terms([self._compare(fake, real) for real, fake in pairs], scales, weight)
 
     @property

@@ -359,9 +359,10 @@ def test_computes_in_float32(name, dtype):
     got = loss.discriminator(real, fake)
     assert got.dtype == torch.float32
     assert_near(got, d_formula(*wide), torch.float32)
-    assert loss.generator(fake, real).dtype == torch.float32
-    assert_near(loss.generator(fake, real), g_formula(*reversed(wide)), torch.float32)
     (gradient,) = torch.autograd.grad(got, real)
+    got = loss.generator(fake, real.detach())
+    assert got.dtype == torch.float32
+    assert_near(got, g_formula(*reversed(wide)), torch.float32)
     assert gradient.dtype == dtype
 
 
@@ -629,6 +630,22 @@ def test_refuses_logits(name, bad, error, message):
         loss.discriminator(X, bad)
     with pytest.raises(error, match=f"^{name}: expected fake_logits .*{message}"):
         loss.generator(bad, X)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_generators_refuse_the_discriminators_order(name):
+    """Where it would train nothing: only the real logits have a gradient."""
+    loss = getattr(losses, name)
+    real, fake = logits(6)
+    trained = fake.clone().requires_grad_()
+    with pytest.raises(ValueError, match=f"^{name}: expected fake_logits that require a gradient"):
+        loss.generator(real, trained)
+    with torch.no_grad():
+        expected = loss.generator(real, trained)  # for a log
+    assert expected == loss.generator(real, fake)
+    both = loss.generator(trained, real.clone().requires_grad_())
+    assert both.requires_grad
+    assert loss.generator(trained, real) == both
 
 
 @pytest.mark.parametrize("name", ALL)
