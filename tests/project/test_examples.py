@@ -146,3 +146,11 @@ def test_distributed(package):
     )
     assert done.returncode == 2
     assert "expected --epochs of at least 1, got 0" in done.stderr
+
+
+def test_the_page_has_every_program():
+    page = (ROOT / "docs" / "examples.md").read_text()
+    named = re.findall(r"^(?:python|torchrun .*?) examples/(\w+)\.py", page, re.MULTILINE)
+    assert sorted(named) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
+    for name in named:
+        assert f"`{name}.py`" in page
