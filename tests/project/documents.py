@@ -6,6 +6,7 @@ A block sees what a trainer has, below, and nothing of the blocks before it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,24 @@ class Blocks(nn.Module):
         return x
 
 
+class Scale(nn.Module):
+    """A sub-discriminator of a vocoder: a score of every piece, and what its layers give."""
+
+    def __init__(self, norm: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [norm(nn.Conv1d(1, 8, 5, 2, 2)), norm(nn.Conv1d(8, 8, 5, 2, 2))]
+        )
+        self.last = norm(nn.Conv1d(8, 1, 3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        features = []
+        for layer in self.layers:
+            x = nn.functional.leaky_relu(layer(x), 0.1)
+            features.append(x)
+        return self.last(x), features
+
+
 def names() -> dict[str, Any]:
     """What a trainer has: networks, samples, scores, losses, an optimizer."""
     torch.manual_seed(0)
@@ -77,6 +96,7 @@ def names() -> dict[str, Any]:
         "gankernels": gankernels,
         "losses": losses,
         "regularizers": regularizers,
+        "Scale": Scale,
         "latent_consistency_generator": regularizers.latent_consistency_generator,
         "Adam": Adam,
         "torch": torch,

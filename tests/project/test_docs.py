@@ -25,14 +25,16 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("api/*.rst")])
 #: tests/conformance/test_trainers.py trains with the lines of this one.
 TRAINED = {"migrate.md"}
-#: Starts a group of processes, and compiles.
-SLOW = {"at-scale.md"}
+#: Starts a group of processes.
+DISTRIBUTED = {"at-scale.md"}
+#: What a block that compiles says.
+COMPILES = "compile_step("
 BLOCKS = [
     pytest.param(
         path.name,
         code,
         id=f"{path.stem}-{i}",
-        marks=[pytest.mark.slow] if path.name in SLOW else [],
+        marks=[pytest.mark.slow] if path.name in DISTRIBUTED or COMPILES in code else [],
     )
     for path in PAGES
     if path.name not in TRAINED
@@ -50,7 +52,7 @@ def one_process(tmp_path):
 
 @pytest.mark.parametrize("page, code", BLOCKS)
 def test_block(page, code, request):
-    if page in SLOW:
+    if page in DISTRIBUTED:
         request.getfixturevalue("one_process")
     documents.run(code, documents.names(), page)
     torch._dynamo.reset()
