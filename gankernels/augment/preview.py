@@ -200,10 +200,10 @@ def contact_sheet(
     sheet = torch.ones(3, sheet_height, sheet_width)
     figure = Figure(figsize=(sheet_width / _DPI, sheet_height / _DPI), dpi=_DPI)
 
-    def write(x: float, y: float, words: str, size: int, **options: Any) -> None:
+    def write(x: float, y: float, words: str, size: float, **options: Any) -> None:
         figure.text(x / sheet_width, 1 - y / sheet_height, words, size=size, **options)
 
-    write(_LEFT, 26, "Adaptive discriminator augmentation: every transform by itself", 12)
+    write(12, 26, "Every transform by itself", 12)
     columns: tuple[float | None, ...] = (None, *percentiles)
     for k, q in enumerate(columns):
         name = "original" if q is None else f"{100 * q:g} %"
@@ -221,7 +221,8 @@ def contact_sheet(
                 transform = pipe.sample(1, percentile=q, generator=generator)
                 shown = transform(image[None])[0]
                 label = row.say({name: x.item() for name, x in transform.named().items()})
-                write(left + width / 2, top + height + 11, label, 7, ha="center", color="#5b6675")
+                size = 7 * min(1, across / 80)  # a caption has the width of its picture
+                write(left + width / 2, top + height + 11, label, size, ha="center", color="#5b6675")
             sheet[:, top : top + height, left : left + width] = shown
     pixels = ((sheet.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
     data = bytes(pixels.flatten().tolist())

@@ -1,4 +1,4 @@
-"""What the README shows can be run: every line of its table, and its blocks of Python."""
+"""What the README and the table of papers show can be run: every line, and the blocks of Python."""
 
 import re
 
@@ -11,7 +11,7 @@ import gankernels
 from gankernels import losses
 
 README = (ROOT / "README.md").read_text()
-TABLE = README.partition("## A paper, a line")[2].partition("\n\nThings that go wrong")[0]
+TABLE = (ROOT / "docs" / "papers.md").read_text().partition("\n\nThings that go wrong")[0]
 ROWS = [line for line in TABLE.splitlines() if line.startswith("| ") and line.count("|") == 3]
 #: What is code to run, not a fragment of it.
 CODE = re.compile(r"`((?:gk|losses|regularizers|turned|Adam|latent)\b[^`]*)`")
@@ -53,10 +53,11 @@ def test_penalize(names, name):
 
 
 def test_augment(names):
-    blocks = [b for b in documents.blocks(README) if "ADAPipe" in b]
-    assert len(blocks) == 2
-    for block in blocks:
-        documents.run(block, names, "README.md")
+    page = (ROOT / "docs" / "augmentation.md").read_text()
+    (first,) = [b for b in documents.blocks(README) if "ADAPipe" in b]
+    documents.run(first, names, "README.md")
+    (second,) = documents.blocks(page)
+    documents.run(second, names, "docs/augmentation.md")
     assert names["controller"].p is not names["pipe"].p
     assert names["augmented"].shape == names["views"].shape == names["real"].shape
     assert names["masks"].unique().tolist() == [1]
