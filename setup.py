@@ -106,9 +106,12 @@ def find_nvcc(inplace: bool) -> tuple[cuda.Toolkit | cuda.Missing, list[str]]:
     """The CUDA toolkit to compile with, or why there is none, and nvcc's flags for the GPUs."""
     if cuda.parse_switch(os.environ.get("GANKERNELS_CUDA")) == "0":
         return cuda.Missing("GANKERNELS_CUDA=0 was set", "build with GANKERNELS_CUDA=1"), []
-    if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
+    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if not chosen and not torch.cuda.is_available():
         os.environ["TORCH_CUDA_ARCH_LIST"] = INPLACE_ARCH_LIST if inplace else WHEEL_ARCH_LIST
     arch_flags = cpp_extension._get_cuda_arch_flags()
+    if not chosen:  # an editable install asks first for metadata, as if for a wheel
+        os.environ.pop("TORCH_CUDA_ARCH_LIST", None)
     return cuda.find_toolkit(torch.version.cuda, arch_flags), arch_flags
 
 
