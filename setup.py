@@ -105,7 +105,8 @@ def cuda_extension(toolkit: cuda.Toolkit, arch_flags: list[str]) -> Extension:
 def find_nvcc(inplace: bool) -> tuple[cuda.Toolkit | cuda.Missing, list[str]]:
     """The CUDA toolkit to compile with, or why there is none, and nvcc's flags for the GPUs."""
     if cuda.parse_switch(os.environ.get("GANKERNELS_CUDA")) == "0":
-        return cuda.Missing("GANKERNELS_CUDA=0 was set", "build with GANKERNELS_CUDA=1"), []
+        cure = "install a wheel with CUDA kernels, or build with GANKERNELS_CUDA=1"
+        return cuda.Missing("this is a CPU build, of GANKERNELS_CUDA=0", cure), []
     chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if not chosen and not torch.cuda.is_available():
         os.environ["TORCH_CUDA_ARCH_LIST"] = INPLACE_ARCH_LIST if inplace else WHEEL_ARCH_LIST

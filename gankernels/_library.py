@@ -100,6 +100,15 @@ def build_info() -> dict[str, Any] | None:
     return dict(module.BUILD_INFO)
 
 
+def why_missing(name: str, build: dict[str, Any] | None) -> tuple[str | None, str | None]:
+    """Why a module was not loaded, and the cure: what the record of the build says, if anything."""
+    status = EXTENSIONS[name]
+    left_out = (build or {}).get("cuda", {})
+    if not status.loaded and name == "_C_cuda" and torch.version.cuda and "left_out" in left_out:
+        return f"it was not built: {left_out['left_out']}", left_out["cure"]
+    return status.reason, status.cure
+
+
 def architectures(arch_flags: Sequence[str]) -> list[str]:
     """nvcc's -gencode flags as TORCH_CUDA_ARCH_LIST writes them: ["8.0", "9.0", "9.0+PTX"]."""
     return [f"{major}.{minor}{'+PTX' if ptx else ''}" for major, minor, ptx in _parse(arch_flags)]
@@ -198,7 +207,8 @@ def takes_reference(op: str, tensors: Sequence[Tensor]) -> bool:
         name = {"cpu": "_C", "cuda": "_C_cuda"}.get(device)
         reason = f"there are no kernels for {device} tensors"
         if name is not None:
-            reason = f"gankernels.{name} is missing: {EXTENSIONS[name].reason}"
+            why, cure = why_missing(name, build_info())
+            reason = f"gankernels.{name} is missing: {why}; {cure}"
     elif dtype not in NATIVE_DTYPES:
         reason = f"there are no kernels for {dtype}"
     elif device == "cuda" and (gap := gap_of(first.device)) is not None:
@@ -239,9 +249,10 @@ def is_foreign(tensor: Tensor) -> bool:
 def _log_fallback(op: str, reason: str) -> None:
     if torch.compiler.is_compiling() or (op, reason) in _fallbacks:
         return
-    told = reason in _gaps.values() and any(other == reason for _, other in _fallbacks)
+    everywhere = reason in _gaps.values() or reason.startswith("gankernels._C")
+    told = everywhere and any(other == reason for _, other in _fallbacks)
     _fallbacks.add((op, reason))
-    if told:  # of the GPU, which is so for every operator
+    if told:  # of the GPU or of a module, which is so for every operator
         return
     logger.warning("gankernels.%s takes the slower PyTorch reference: %s", op, reason)
 

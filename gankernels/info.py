@@ -64,10 +64,7 @@ def op_backends() -> dict[str, dict[str, str]]:
 
 def extension(name: str, build: Facts | None) -> Facts:
     status = _library.EXTENSIONS[name]
-    reason, cure = status.reason, status.cure
-    left_out = (build or {}).get("cuda", {})
-    if not status.loaded and name == "_C_cuda" and torch.version.cuda and "left_out" in left_out:
-        reason, cure = f"it was not built: {left_out['left_out']}", left_out["cure"]
+    reason, cure = _library.why_missing(name, build)
     return {"loaded": status.loaded, "path": status.path, "reason": reason, "cure": cure}
 
 

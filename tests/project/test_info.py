@@ -166,6 +166,25 @@ def test_a_gpu_without_kernels_takes_the_reference(monkeypatch, caplog):
     )
 
 
+def test_a_wheel_without_cuda_says_once_what_to_do(monkeypatch, caplog):
+    library = info._library
+    status = library.ExtensionStatus(False, reason="it was not built", cure="build it")
+    left_out = {"left_out": "this is a CPU build", "cure": "install a wheel with CUDA kernels"}
+    monkeypatch.setitem(library.EXTENSIONS, "_C_cuda", status)
+    monkeypatch.setattr(library, "build_info", lambda: {"cuda": left_out})
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    with standing_in(), monkeypatch.context() as patch, library.fallbacks() as fell_back:
+        patch.setattr(library, "NATIVE_DEVICES", frozenset({"cpu"}))
+        patch.setattr(_operator, "kernels", None)  # no kernel is called
+        filtered()
+    assert {op for op, _ in fell_back} == {"image_filter", "gradient_penalty"}
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "gankernels.image_filter takes the slower PyTorch reference: gankernels._C_cuda is "
+        "missing: it was not built: this is a CPU build; install a wheel with CUDA kernels"
+    )
+
+
 def test_a_gpu_with_kernels_takes_them(monkeypatch):
     with standing_in(), info._library.fallbacks() as fell_back:
         without_kernels(monkeypatch, "A10", 8, 6)
