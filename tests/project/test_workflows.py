@@ -8,8 +8,6 @@ from support import ROOT
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 
-pytestmark = pytest.mark.skipif(not WORKFLOWS, reason="the source distribution has no workflows")
-
 
 def targets() -> set[str]:
     """Those of the Makefile."""
