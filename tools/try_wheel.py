@@ -1,21 +1,20 @@
 """Installs a wheel in an environment of its own and uses it: tools/try_wheel.py WHEEL [TORCH ...]
 
-A TORCH is a version, which pip installs, or "here", that of this interpreter; default: "here". No
-compiler is on PATH, no GPU is visible, and the current folder is an empty one. What runs is the
+A TORCH is a version that pip installs, "newest", or "here", that of this interpreter, the default.
+No compiler is on PATH, no GPU is visible, and the current folder is an empty one. What runs is the
 self-test of `python -m gankernels.info` and the quick start of the README.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import subprocess
 import sys
 import tempfile
 import venv
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,9 +68,10 @@ def try_wheel(wheel: Path, version: str) -> None:
             # Before torch is seen: beside it may be another gankernels.
             _run([*install, "--no-deps", wheel])
             (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-            (site / "torch.pth").write_text(f"{Path(torch.__file__).parent.parent}\n")
+            (found,) = importlib.util.find_spec("torch").submodule_search_locations
+            (site / "torch.pth").write_text(f"{Path(found).parent}\n")
         else:
-            _run([*install, f"torch=={version}", wheel])
+            _run([*install, "torch" if version == "newest" else f"torch=={version}", wheel])
         (folder / "empty").mkdir()
         environ = {
             "PATH": str(folder / "empty"),

@@ -56,7 +56,7 @@ def test_wheels_are_for_every_architecture():
     from build_support import cuda_report
     from gankernels import _library
 
-    (listed,) = re.findall(r'TORCH_CUDA_ARCH_LIST: "(.*)"', (FOLDER / "release.yml").read_text())
+    (listed,) = re.findall(r'TORCH_CUDA_ARCH_LIST="(.*)"', (ROOT / "Makefile").read_text())
     (default,) = re.findall(r'WHEEL_ARCH_LIST = "(.*)"', (ROOT / "setup.py").read_text())
     assert listed == default == "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
     flags = [f"code=sm_{arch.replace('.', '')}" for arch in re.findall(r"[\d.]+", listed)]
