@@ -46,8 +46,8 @@ BAR_COLORS = {
 STATUS_CLASS = {"passed": "yes", "failed": "no", "skipped": "no"}
 MORE_CSS = """
 .banner { background: #fff4d6; border: 1px solid #e0b84c; border-radius: 10px; padding: 12px 18px;
-  font-weight: 600; } pre { white-space: pre-wrap; font-size: 12px; }
-td { white-space: normal; } td.l { max-width: 60ch; }
+  color: #20262e; font-weight: 600; } pre { white-space: pre-wrap; font-size: 12px; }
+td.l { max-width: 60ch; }
 """
 
 
@@ -217,7 +217,7 @@ def chart(rows: list[Facts]) -> str:
     return (
         "<p class=dim>Times faster than the first of each group; longer is better.</p>"
         f"<div class=card><svg viewBox='0 0 {left + width} {y + 6}' width={left + width} "
-        "font-family='system-ui, sans-serif' font-size=12 fill='#20262e'>"
+        "font-family='system-ui, sans-serif' font-size=12 fill='currentColor'>"
         f"{''.join(parts)}</svg></div>"
     )
 

@@ -1,21 +1,13 @@
-"""The report's charts, as matplotlib figures. Blue is ours, gray is torch's."""
+"""The report's charts, of HTML and SVG: they have the width, and light or dark, of their page."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FormatStrFormatter, LogLocator
-
-from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, OURS, PLAIN
+from benchmarks.core.contest import BACKWARD, FORWARD, PLAIN
 from benchmarks.core.environment import DEFAULT, TUNED
 from benchmarks.core.events import (
     AUGMENTATION,
@@ -28,312 +20,374 @@ from benchmarks.core.events import (
     TrainingStep,
     only,
 )
-from benchmarks.report.bars import AUGMENT_BARS, FUSED_BARS, PENALTY_BARS, PENALTY_SHAPES
+from benchmarks.core.harness import Spread
+from benchmarks.report import words
+from benchmarks.report.findings import OURS_IN, Ratio, ratios
 from benchmarks.suites import critics
-from benchmarks.suites.augmentation import KORNIA, MULTI_PASS, R1
-from benchmarks.suites.gradient_penalty import EAGER, USUAL
-from benchmarks.suites.registry import SUITES, Suite
-from benchmarks.suites.spectral_norm import BASELINE, FUSED, HOOK, LAYER
+from benchmarks.suites.augmentation import PASSES
+from benchmarks.suites.first_order import DIFFERENCE, NOISE
+from benchmarks.suites.registry import SUITES, Suite, who
+from benchmarks.suites.spectral_norm import LAYER
 
-COLORS = {
-    HOOK: "#c9ced6",
-    COMPILED: "#8a94a3",
-    BASELINE: "#5b6675",
-    LAYER: "#8fc1f0",
-    FUSED: "#1769c7",
-    USUAL: "#5b6675",
-    EAGER: "#c9ced6",
-    MULTI_PASS: "#5b6675",
-    KORNIA: "#c9ced6",
-    OURS: "#1769c7",
-    critics.R1: "#1769c7",
-    critics.R1_R2: "#5b6675",
-    critics.WGAN_GP: "#8fc1f0",
-    critics.APPROXIMATE_R1: "#c9ced6",
-}
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9aa3af",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ebef",
-    "svg.fonttype": "none",
-    "legend.frameon": False,
-}
+CSS = """
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
+  gap: 4px 32px; } figure { margin: 12px 0; } figcaption { max-width: 78ch; }
+figcaption b { color: var(--ink); } .chart { font-size: 12px; }
+.group { font-weight: 600; margin-top: 8px; }
+.bar { display: grid; grid-template-columns: minmax(0, 12em) 1fr minmax(5em, max-content);
+  gap: 8px; align-items: center; line-height: 1.35; }
+.track { position: relative; height: 12px; } .track i { position: absolute; top: 0; bottom: 0; }
+.fill { left: 0; border-radius: 2px; background: var(--other); }
+.fill.ours { background: var(--blue); } .fill.layer { background: var(--layer); }
+.fill.disturbed { opacity: 0.35; } .range { border-top: 1px solid var(--ink); margin-top: 6px; }
+.at { border-left: 2px solid var(--ink); } .beyond { right: 0; }
+svg text { fill: var(--ink); font: 11px system-ui, sans-serif; } .grid { stroke: var(--line); }
+.one { stroke: var(--dim); } .key { white-space: nowrap; margin-right: 14px; }
+:root { --other: #98a2af; --layer: #8fc1f0; --second: #b4531a; --third: #1a7f4b; }
+@media (prefers-color-scheme: dark) { :root { --other: #6b7683; --layer: #2f6ea8;
+  --second: #f0a46b; --third: #5fcf95; } }
+"""
 
 
-def _rows(
-    events: list[Event], suite: Suite, which: str, allocator: str, threads: int = 2
-) -> list[Row]:
-    return only(events, Row, suite=suite.name, which=which, allocator=allocator, threads=threads)
+@dataclass(frozen=True)
+class Chart:
+    """What is shown, what its numbers count, and what to conclude from them."""
+
+    title: str
+    unit: str
+    conclusion: str
+    body: str
+
+    def html(self) -> str:
+        """A figure; who cannot see it is told its subject, unit and conclusion."""
+        said = f"{self.title}. {self.unit} {self.conclusion}"
+        return (
+            f"<figure><figcaption>{escape(self.unit)} <b>{escape(self.conclusion)}</b></figcaption>"
+            f'<div class="card chart" role=img aria-label="{escape(said)}">{self.body}</div>'
+            "</figure>"
+        )
 
 
-def _networks(rows: list[Row]) -> list[str]:
-    """Names, smallest network first."""
-    size = {row.network: row.nbytes for row in rows}
-    return sorted(size, key=lambda name: size[name])
+# --- bars ----------------------------------------------------------------------------------------
 
 
-def _barh(
-    axes: Axes,
-    groups: list[str],
-    kinds: list[str],
-    value: Callable[[str, str], tuple[float, float, float] | None],
-    text: Callable[[float], str],
-) -> None:
-    """Grouped horizontal bars with their quartiles; `value` gives (median, q25, q75)."""
-    height = 0.8 / max(len(kinds), 1)
-    for k, kind in enumerate(kinds):
-        for g, group in enumerate(groups):
-            found = value(group, kind)
-            if found is None:
-                continue
-            median, low, high = found
-            y = g + (k - (len(kinds) - 1) / 2) * height
-            axes.barh(y, median, height * 0.92, color=COLORS[kind])
-            axes.plot([low, high], [y, y], color="#20262e", lw=0.9)
-            axes.annotate(
-                text(median),
-                (max(median, high), y),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                color="#39424e",
-            )
-    axes.set_yticks(range(len(groups)), groups)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.margins(x=0.12)
+@dataclass(frozen=True)
+class Bar:
+    """A median with its quartiles; `at` marks a number to compare it with."""
+
+    group: str
+    label: str
+    spread: Spread
+    text: str
+    look: str = ""
+    calm: bool = True
+    at: float | None = None
 
 
-def _legend(figure: Figure, kinds: list[str], labels: dict[str, str]) -> None:
-    handles = [Rectangle((0, 0), 1, 1, color=COLORS[kind]) for kind in kinds]
-    names = [labels.get(kind, kind) for kind in kinds]
-    figure.legend(handles, names, loc="outside upper left", ncols=len(kinds), fontsize=9)
+def bars(panels: dict[str, list[Bar]]) -> str:
+    """Horizontal bars, on one axis; what others disturbed is pale, and may reach beyond it."""
+    found = [bar for panel in panels.values() for bar in panel]
+    # Neither a disturbed row nor a long whisker sets the axis.
+    calm = [bar for bar in found if bar.calm] or found
+    limit = 1.1 * max(max(bar.spread.median, bar.at or 0.0) for bar in calm) or 1.0
+    parts = []
+    for title, panel in panels.items():
+        parts.append(f"<div><h3>{escape(title)}</h3>" if title else "<div>")
+        for group in dict.fromkeys(bar.group for bar in panel):
+            parts.append(f"<div class=group>{escape(group)}</div>")
+            parts += [_bar(bar, limit) for bar in panel if bar.group == group]
+        parts.append("</div>")
+    return f"<div class=panels>{''.join(parts)}</div>"
+
+
+def _bar(bar: Bar, limit: float) -> str:
+    def percent(value: float) -> float:
+        return round(100 * min(max(value / limit, 0.0), 1.0), 1)
+
+    low, high = percent(bar.spread.q25), percent(bar.spread.q75)
+    look = " ".join(filter(None, ["fill", bar.look, "" if bar.calm else "disturbed"]))
+    at = "" if bar.at is None else f'<i class=at style="left:{percent(bar.at)}%"></i>'
+    beyond = "<i class=beyond>&#9656;</i>" if bar.spread.median > limit else ""
+    return (
+        f"<div class=bar><span>{escape(bar.label)}</span><span class=track>"
+        f'<i class="{look}" style="width:{percent(bar.spread.median)}%"></i>'
+        f'<i class=range style="left:{low}%;width:{round(high - low, 1)}%"></i>{at}{beyond}</span>'
+        f"<span>{escape(bar.text)}{'' if bar.calm else ' *'}</span></div>"
+    )
+
+
+def _look(suite: Suite, kind: str) -> str:
+    return "ours" if kind == suite.ours else "layer" if kind == LAYER else ""
+
+
+def conclude(found: Iterable[Ratio], other: str) -> str:
+    """One sentence about ratios to one alternative."""
+    calm = [ratio for ratio in found if ratio.calm]
+    if not calm:
+        return "Others disturbed all of it: nothing is concluded."
+    medians = [ratio.spread.median for ratio in calm]
+    low, high = words.times(min(medians)), words.times(max(medians))
+    faster, lost = ([r for r in calm if r.verdict == v] for v in ("faster", "slower"))
+    said = f"{calm[0].ours} is {low if low == high else f'{low} to {high}'} as fast as {other}"
+    if len(faster) == len(calm):
+        return f"{said}, faster in all {len(calm)}."
+    worst = min(lost, key=lambda r: r.spread.median, default=None)
+    where = f" ({worst.where}: {words.times(worst.spread.median)})" if worst else ""
+    within = len(calm) - len(faster) - len(lost)
+    return (
+        f"{said}: faster in {len(faster)} of {len(calm)}, slower in {len(lost)}{where}, "
+        f"within noise in {within}."
+    )
 
 
 def speedups(
-    suite: Suite, panels: dict[str, list[Row]], bar: Callable[[Row, str], float | None]
-) -> Figure | None:
-    """Times faster than the baseline, a panel for each title; `bar(row, title)` is marked."""
-    panels = {title: rows for title, rows in panels.items() if rows}
-    rows = [row for found in panels.values() for row in found]
-    networks = _networks(rows)
-    present = {row.kind for row in rows} - {suite.baseline}
-    kinds = [kind for kind in suite.labels if kind in present]
-    if not kinds:
+    events: list[Event],
+    suite: Suite,
+    title: str,
+    panels: dict[str, tuple[str, int]],
+    allocator: str = TUNED,
+) -> Chart | None:
+    """Times faster than the baseline: panels by title, each a pass and a number of threads."""
+    shown: dict[str, list[Bar]] = {}
+    rows: list[Row] = []
+    for name, (which, threads) in panels.items():
+        wanted = {"which": which, "threads": threads, "allocator": allocator}
+        mine = only(events, Row, suite=suite.name, **wanted)
+        mine = sorted(mine, key=lambda r: (r.nbytes, r.network, list(suite.labels).index(r.kind)))
+        made = []
+        for row in mine:
+            ratio = row.times_faster_than.get(suite.baseline)
+            if row.kind == suite.baseline or ratio is None:
+                continue
+            text = f"{words.times(ratio.median)} ({words.quartiles(ratio)})"
+            look = _look(suite, row.kind)
+            made.append(Bar(row.network, who(row), ratio, text, look, row.calm, 1.0))
+        if made:
+            shown[name] = made
+            rows += mine
+    if not shown:
         return None
-    figure, (columns,) = plt.subplots(
-        1,
-        len(panels),
-        figsize=(11, 1.2 + 0.22 * len(networks) * (len(kinds) + 1)),
-        layout="constrained",
-        squeeze=False,
+    baseline = suite.labels[suite.baseline]
+    found = [
+        r for r in ratios([*rows]) if (r.ours, r.other) == (suite.labels[suite.ours], baseline)
+    ]
+    unit = (
+        f"Times as fast as {baseline}, which the upright line marks: medians of the ratios within "
+        "interleaved rounds, and quartiles; longer is better."
     )
-    for axes, (title, found) in zip(columns, panels.items(), strict=True):
-        by_key = {(row.network, row.kind): row for row in found}
-
-        def value(
-            network: str, kind: str, by_key: dict[tuple[str, str], Row] = by_key
-        ) -> tuple[float, float, float] | None:
-            row = by_key.get((network, kind))
-            ratio = row.times_faster_than.get(suite.baseline) if row else None
-            return (ratio.median, ratio.q25, ratio.q75) if ratio else None
-
-        _barh(axes, networks, kinds, value, lambda x: f"{x:.1f}")
-        axes.axvline(1, color=COLORS[suite.baseline], lw=1.2)
-        for y, network in enumerate(networks):
-            row = by_key.get((network, suite.ours))
-            at = bar(row, title) if row else None
-            if at is not None:
-                axes.plot([at, at], [y - 0.42, y + 0.42], color="#d4572a", lw=1.4, ls=":")
-        axes.set_title(title)
-        axes.set_xlabel(f"times faster than {suite.labels[suite.baseline]}")
-        axes.set_xlim(left=0)
-    for axes in columns[1:]:
-        axes.set_yticklabels([])
-    _legend(figure, kinds, suite.labels)
-    return figure
+    return Chart(title, unit, conclude(found, baseline), bars(shown))
 
 
-def _spectral_speedups(events: list[Event], allocator: str) -> Figure | None:
-    def bar(row: Row, which: str) -> float | None:
-        bars = FUSED_BARS.get(row.network) if allocator == TUNED else None
-        return bars[which == BACKWARD] if bars else None
-
-    suite = SUITES[SPECTRAL_NORM]
-    panels = {which: _rows(events, suite, which, allocator) for which in (FORWARD, BACKWARD)}
-    return speedups(suite, panels, bar)
-
-
-def _penalty_speedups(events: list[Event]) -> Figure | None:
-    def bar(row: Row, _title: str) -> float:
-        return PENALTY_BARS[USUAL][row.shape != PENALTY_SHAPES[0]]
-
-    suite = SUITES[GRADIENT_PENALTY]
-    panels = {f"{n} thread(s)": _rows(events, suite, BACKWARD, TUNED, n) for n in (2, 1)}
-    return speedups(suite, panels, bar)
-
-
-def _augment_speedups(events: list[Event]) -> Figure | None:
-    def bar(row: Row, which: str) -> float | None:
-        return AUGMENT_BARS.get(row.network, {}).get(which)
-
-    suite = SUITES[AUGMENTATION]
-    panels = {which: _rows(events, suite, which, TUNED) for which in (FORWARD, BACKWARD, R1)}
-    return speedups(suite, panels, bar)
-
-
-def bandwidth(events: list[Event], suite: Suite) -> Figure | None:
+def bandwidth(events: list[Event], suite: Suite) -> Chart | None:
     """Bytes a fused pass must move, per second, against what a copy reaches here."""
     pair = (suite.baseline, suite.ours)
-    rows = [r for r in _rows(events, suite, BACKWARD, TUNED) if r.kind in pair]
-    networks = _networks(rows)
-    if not networks:
+    wanted = {"suite": suite.name, "which": BACKWARD, "allocator": TUNED, "threads": 2}
+    rows = [r for r in only(events, Row, **wanted) if r.kind in pair]
+    if not rows:
         return None
-    kinds = [kind for kind in pair if any(r.kind == kind for r in rows)]
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.5 * len(networks)), layout="constrained")
-    by_key = {(row.network, row.kind): row for row in rows}
-
-    def value(network: str, kind: str) -> tuple[float, float, float] | None:
-        row = by_key.get((network, kind))
-        if row is None:
-            return None
-        seconds, moved = row.seconds, row.floor_bytes / 1e9
-        return moved / seconds.median, moved / seconds.q75, moved / seconds.q25
-
-    _barh(axes, networks, kinds, value, lambda x: f"{x:.0f}")
-    for y, network in enumerate(networks):
-        row = next(r for r in rows if r.network == network)
-        copy = row.floor_bytes / row.floor_seconds / 1e9
-        axes.plot([copy, copy], [y - 0.42, y + 0.42], color="#d4572a", lw=2)
-    axes.set_xlabel(f"GB/s: {suite.moved}, over the measured time")
-    axes.set_title("Forward + backward against the memory (red: floor at the measured bandwidth)")
-    _legend(figure, kinds, suite.labels)
-    return figure
-
-
-def layers(events: list[Event]) -> Figure | None:
-    """The per-layer drop-in on every weight shape."""
-    found = only(events, Layer)
-    if not found:
-        return None
-    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    marks = {FORWARD: ("o", COLORS[LAYER]), BACKWARD: ("s", COLORS[FUSED])}
-    for which, (marker, color) in marks.items():
-        points = [e for e in found if e.which == which]
-        x = [e.nbytes for e in points]
-        middle = [e.times_faster.median for e in points]
-        low = [m - e.times_faster.q25 for m, e in zip(middle, points, strict=True)]
-        high = [e.times_faster.q75 - m for m, e in zip(middle, points, strict=True)]
-        axes.errorbar(
-            x, middle, [low, high], fmt=marker, ms=4, lw=0.8, color=color, label=which, alpha=0.85
-        )
-    axes.axhline(1, color=COLORS[BASELINE], lw=1.2)
-    axes.set_xscale("log")
-    medians = [e.times_faster.median for e in found]
-    axes.set_yscale("log")
-    axes.set_ylim(0.8 * min(0.8, *medians), 1.25 * max(4.0, *medians))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    ticks = {2**10: "1 KiB", 2**14: "16 KiB", 2**18: "256 KiB", 2**22: "4 MiB", 2**26: "64 MiB"}
-    axes.set_xticks(list(ticks), list(ticks.values()))
-    axes.minorticks_off()
-    axes.set_xlabel("size of the weight")
-    axes.set_ylabel("times faster than torch's")
-    axes.set_title("Per-layer drop-in, every weight shape by itself (line: as fast as torch)")
-    axes.legend(loc="upper left")
-    return figure
+    rows = sorted(rows, key=lambda r: (r.nbytes, r.network, pair.index(r.kind)))
+    made, reached = [], []
+    for row in rows:
+        moved, s = row.floor_bytes / 1e9, row.seconds
+        speed = Spread(moved / s.median, moved / s.q75, moved / s.q25, s.count)
+        most = moved / row.floor_seconds
+        look = _look(suite, row.kind)
+        text = f"{speed.median:.0f} of {most:.0f}"
+        made.append(Bar(row.network, who(row), speed, text, look, row.calm, most))
+        if row.kind == suite.ours and row.calm:
+            reached.append(100 * speed.median / most)
+    conclusion = (
+        f"{suite.labels[suite.ours]} reaches {min(reached):.0f} % to {max(reached):.0f} % of what "
+        "the memory allows."
+        if reached
+        else "Others disturbed all of it: nothing is concluded."
+    )
+    unit = (
+        f"GB/s: {suite.moved}, the least a fused pass moves, over the time it took; the upright "
+        "line is what the memory allows, as measured beside it. What fits in the caches is bound "
+        "by the overhead of calls."
+    )
+    title = f"{suite.title}: against the memory, forward + backward"
+    return Chart(title, unit, conclusion, bars({"": made}))
 
 
-def shares(events: list[Event], suite: Suite) -> Figure | None:
+def shares(events: list[Event], suite: Suite) -> Chart | None:
     """Share of a whole step that goes into the suite's subject."""
     found = [e for e in only(events, TrainingStep, suite=suite.name) if e.kind != PLAIN]
     if not found:
         return None
-    titles = list(dict.fromkeys(_step_title(e) for e in found))
-    kinds = list(dict.fromkeys(e.kind for e in found))
-    by_key = {(_step_title(e), e.kind): e for e in found}
-    figure, axes = plt.subplots(figsize=(9, 1.0 + 0.75 * len(titles)), layout="constrained")
+    made = []
+    for e in found:
+        count = e.seconds.count
+        spread = Spread(100 * e.share, 100 * e.share_q25, 100 * e.share_q75, count)
+        group = f"{e.title}, batch {e.batch}, {e.threads} threads"
+        look = _look(suite, e.kind if e.kind != critics.R1 else suite.ours)
+        made.append(Bar(group, who(e), spread, words.share(e), look, e.calm))
+    ours = [e for e in found if e.kind in OURS_IN[suite.name]] or found
+    clear = [100 * e.share for e in ours if e.calm and e.share_q25 > 0]
+    said = f"With gankernels it is more than noise in {len(clear)} of {len(ours)} measurements"
+    if clear:
+        said += f", {min(clear):.1f} % to {max(clear):.1f} % of a step there"
+    unit = (
+        "% of a whole step (D(real), D(fake), backward, SGD): what it takes more than a step "
+        "without, paired by round, and quartiles; shorter is better."
+    )
+    title = f"{suite.title}: in a whole step"
+    return Chart(title, unit, said + ".", bars({"": made}))
 
-    def value(title: str, kind: str) -> tuple[float, float, float] | None:
-        e = by_key.get((title, kind))
-        return (100 * e.share, 100 * e.share_q25, 100 * e.share_q75) if e else None
 
-    _barh(axes, titles, kinds, value, lambda x: f"{x:.1f} %")
-    axes.axvline(0, color="#9aa3af", lw=0.8)
-    axes.set_xlabel(f"% of a whole step (D(real), D(fake), backward, SGD): {suite.title.lower()}")
-    _legend(figure, kinds, suite.labels)
-    return figure
+# --- points --------------------------------------------------------------------------------------
 
 
-def accuracy(events: list[Event]) -> Figure | None:
+@dataclass(frozen=True)
+class Series:
+    """Points of one look, (x, y), and for each whether it was calm."""
+
+    label: str
+    color: str
+    points: list[tuple[float, float]]
+    line: str = ""  # stroke-dasharray of what joins them; "" for points alone
+    calm: list[bool] = field(default_factory=list)
+
+
+def plot(series: Sequence[Series], x_name: str, y_name: str, x_ticks: dict[float, str]) -> str:
+    """Points on logarithmic axes, as wide as a phone, with their legend."""
+    left, top, right, bottom = 46.0, 22.0, 350.0, 218.0
+    ys = [y for s in series for i, (_, y) in enumerate(s.points) if not s.calm or s.calm[i]]
+    ys = ys or [y for s in series for _, y in s.points]
+    low, high = min(ys) / 1.3, max(ys) * 1.3
+    x_low, x_high = min(x_ticks) / 1.3, max(x_ticks) * 1.3
+
+    def at(value: float, of: tuple[float, float], to: tuple[float, float]) -> float:
+        share = math.log(value / of[0]) / math.log(of[1] / of[0])
+        return to[0] + min(max(share, 0.0), 1.0) * (to[1] - to[0])
+
+    def x(value: float) -> str:
+        return f"{at(value, (x_low, x_high), (left, right)):.1f}"
+
+    def y(value: float) -> str:
+        return f"{at(value, (low, high), (bottom, top)):.1f}"
+
+    parts = [f"<text x=2 y=11>{escape(y_name)}</text>"]
+    parts.append(f"<text x={right} y=250 text-anchor=end>{escape(x_name)}</text>")
+    for tick in _ticks(low, high):
+        parts.append(f"<path class=grid d='M{left} {y(tick)}H{right}'/>")
+        parts.append(f"<text x={left - 6} y={y(tick)} dy=4 text-anchor=end>{tick:g}</text>")
+    for value, name in x_ticks.items():
+        parts.append(f"<text x={x(value)} y=234 text-anchor=middle>{escape(name)}</text>")
+    if low < 1 < high:
+        parts.append(f"<path class=one d='M{left} {y(1)}H{right}'/>")
+    for s in series:
+        if s.line:
+            path = "L".join(f"{x(a)} {y(b)}" for a, b in s.points)
+            look = f"stroke='{s.color}' stroke-dasharray='{s.line}'"
+            parts.append(f"<path d='M{path}' fill='none' {look}/>")
+        for i, (a, b) in enumerate(s.points):
+            pale = "" if not s.calm or s.calm[i] else " fill-opacity=0.25"
+            parts.append(f"<circle cx={x(a)} cy={y(b)} r=3 fill='{s.color}'{pale}/>")
+    keys = "".join(
+        f"<span class=key><span style='color:{s.color}'>{'&#9473;' if s.line == '0' else '&#9679;'}"
+        f"</span> {escape(s.label)}</span> "
+        for s in series
+    )
+    return f"<svg viewBox='0 0 360 256' width=560>{''.join(parts)}</svg><div>{keys}</div>"
+
+
+def _ticks(low: float, high: float) -> Iterator[float]:
+    """1, 2 and 5 of every power of ten; of many powers every second one alone."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for power in powers[:: 2 if len(powers) > 5 else 1]:
+        for digit in (1, 2, 5) if len(powers) < 4 else (1,):
+            if low <= digit * 10.0**power <= high:
+                yield digit * 10.0**power
+
+
+def layers(events: list[Event]) -> Chart | None:
+    """The per-layer drop-in on every weight shape."""
+    found = only(events, Layer)
+    if not found:
+        return None
+    series = []
+    for which, color in ((FORWARD, "var(--layer)"), (BACKWARD, "var(--blue)")):
+        of = [e for e in found if e.which == which]
+        points = [(float(e.nbytes), e.times_faster.median) for e in of]
+        if points:
+            series.append(Series(which, color, points, calm=[e.calm for e in of]))
+    ticks = {2.0**10: "1 KiB", 2.0**15: "32 KiB", 2.0**20: "1 MiB", 2.0**25: "32 MiB"}
+    suite = SUITES[SPECTRAL_NORM]
+    baseline = suite.labels[suite.baseline]
+    unit = (
+        f"Times as fast as {baseline}, every weight shape by itself, over its size; only the "
+        "import line changed. On the line both are as fast; pale points were disturbed."
+    )
+    body = plot(series, "size of the weight", "times as fast", ticks)
+    return Chart("Spectral norm: without fusing", unit, conclude(ratios([*found]), baseline), body)
+
+
+def accuracy(events: list[Event]) -> Chart | None:
     """Errors of gradients over sigma: a panel for each precision, a color for each critic."""
     found = only(events, GradientAccuracy)
     if not found:
         return None
-    precisions = list(dict.fromkeys(e.precision for e in found))
-    figure, panels = plt.subplots(
-        1, len(precisions), figsize=(11, 4), layout="constrained", sharey=True, squeeze=False
+    colors = dict(
+        zip(
+            dict.fromkeys(e.critic for e in found),
+            ("var(--third)", "var(--blue)", "var(--second)"),
+            strict=False,
+        )
     )
-    for axes, precision in zip(panels[0], precisions, strict=True):
-        for color, critic in zip(
-            ("#1a7f4b", "#2f6fb2", "#c0392b"), dict.fromkeys(e.critic for e in found), strict=False
-        ):
-            for method, style in (("difference", "o-"), ("noise", "x--")):
-                points = [
-                    (e.sigma, e.error)
-                    for e in found
-                    if (e.precision, e.critic, e.method) == (precision, critic, method)
-                ]
-                label = f"{critic}, {method}"
-                axes.loglog(*zip(*points, strict=True), style, color=color, label=label)
-        axes.axhline(1, color="#9aa3af", lw=0.8)
-        axes.set_title(precision)
-        axes.set_xlabel("sigma: root mean square of the step, an element")
-    panels[0][0].set_ylabel("relative error of the gradient")
-    panels[0][-1].legend(fontsize=8, loc="lower left")
-    return figure
+    panels = []
+    for precision in dict.fromkeys(e.precision for e in found):
+        series = []
+        for critic, color in colors.items():
+            for method, line in ((DIFFERENCE, "0"), (NOISE, "4 3")):
+                of = {"precision": precision, "critic": critic, "method": method}
+                points = [(e.sigma, e.error) for e in only(found, GradientAccuracy, **of)]
+                if points:
+                    series.append(Series(f"{critic}, {method}", color, points, line))
+        ticks = {e.sigma: f"{e.sigma:g}" for e in found}
+        drawn = plot(series, "sigma: root mean square of a step, an element", "error", ticks)
+        panels.append(f"<div><h3>{escape(precision)}</h3>{drawn}</div>")
+
+    def worst(method: str, pick: Callable[[list[float]], float]) -> float:
+        return pick([e.error for e in found if e.method == method])
+
+    conclusion = (
+        f"By differences the error is {worst(DIFFERENCE, min):.1e} to {worst(DIFFERENCE, max):.1e} "
+        f"of the gradient, by noise {worst(NOISE, min):.1e} to {worst(NOISE, max):.1e}."
+    )
+    unit = (
+        "Relative error of R1's gradient by all parameters, without second derivatives, against "
+        "that of second derivatives in float64; 1 is as large as the gradient; lower is better."
+    )
+    title = "Gradient penalties: gradients without second derivatives"
+    return Chart(title, unit, conclusion, f"<div class=panels>{''.join(panels)}</div>")
 
 
-def _step_title(event: TrainingStep) -> str:
-    return f"{event.title}\nbatch {event.batch}, {event.threads} threads"
-
-
-def all_charts(events: list[Event]) -> dict[str, Figure]:
-    """Name to figure, of every chart for which something was measured."""
-    spectral_norm, penalty = SUITES[SPECTRAL_NORM], SUITES[GRADIENT_PENALTY]
-    made = {
-        "speedup": _spectral_speedups(events, TUNED),
-        "bandwidth": bandwidth(events, spectral_norm),
-        "default_malloc": _spectral_speedups(events, DEFAULT),
-        "layers": layers(events),
-        "shares": shares(events, spectral_norm),
-        "penalty_speedup": _penalty_speedups(events),
-        "penalty_bandwidth": bandwidth(events, penalty),
-        "penalty_shares": shares(events, penalty),
-        "penalty_accuracy": accuracy(events),
-        "augment_speedup": _augment_speedups(events),
-    }
-    return {name: figure for name, figure in made.items() if figure is not None}
-
-
-def styled() -> Any:
-    """The look of every chart, as a context manager."""
-    return plt.rc_context(_STYLE)
-
-
-def svg(figure: Figure) -> str:
-    """A figure as an <svg> element to stand inside a page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def all_charts(events: list[Event]) -> list[Chart]:
+    """Every chart for which something was measured."""
+    norms, penalties, augmentation = (
+        SUITES[name] for name in (SPECTRAL_NORM, GRADIENT_PENALTY, AUGMENTATION)
+    )
+    both = {which: (which, 2) for which in (FORWARD, BACKWARD)}
+    threads = {f"{n} thread(s)": (BACKWARD, n) for n in (2, 1)}
+    of_given = "Gradient penalties: of given gradients, forward + backward"
+    default = "Spectral norm: with default malloc, whose large outputs page-fault in every call"
+    made = [
+        speedups(events, norms, "Spectral norm: every network, no page faults", both),
+        bandwidth(events, norms),
+        speedups(events, norms, default, both, DEFAULT),
+        layers(events),
+        shares(events, norms),
+        speedups(events, penalties, of_given, threads),
+        bandwidth(events, penalties),
+        shares(events, penalties),
+        accuracy(events),
+        speedups(
+            events,
+            augmentation,
+            "Augmentation: all of it, random parameters included",
+            {which: (which, 2) for which in PASSES},
+        ),
+    ]
+    return [chart for chart in made if chart is not None]

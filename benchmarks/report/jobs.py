@@ -9,7 +9,7 @@ from benchmarks.core.contest import BACKWARD, COMPILED, FORWARD, OURS, PLAIN, sh
 from benchmarks.core.environment import DEFAULT, TUNED
 from benchmarks.core.events import AUGMENTATION, GRADIENT_PENALTY, SPECTRAL_NORM
 from benchmarks.suites import augmentation, critics, gradient_penalty, workloads
-from benchmarks.suites.augmentation import KORNIA, AugmentCase
+from benchmarks.suites.augmentation import BILINEAR, KORNIA_COMPILED, AugmentCase
 from benchmarks.suites.gradient_penalty import EAGER, SHAPES, USUAL, PenaltyCase
 from benchmarks.suites.networks import NETWORKS
 from benchmarks.suites.spectral_norm import FUSED, HOOK, LAYER, PASSES, TORCH
@@ -104,6 +104,7 @@ def full_jobs() -> Iterator[Job]:
     yield method_job(compiled=True, budget_s=30.0, cost_s=180.0)
     for name in NETWORKS:  # whose compilation is longer than quick mode has for a job
         yield compiled_step_job(name, quick=True, budget_s=12.0, cost_s=100.0)
+    yield compiled_augment_job(augmentation.GEOMETRY[-1], 5.0)
 
 
 def host_job(budget_s: float) -> Job:
@@ -162,16 +163,24 @@ def method_job(**more: Any) -> Job:
 
 
 def augment_job(case: AugmentCase, passes: list[str], threads: int, budget_s: float) -> Job:
+    others = (KORNIA_COMPILED, *(() if case in augmentation.GEOMETRY else BILINEAR))
     return job_of(
         "augment",
         network=case.name,
         case=(case.preset, case.p, case.batch, case.size),
-        kinds=[k for k in augmentation.LABELS if k != KORNIA or case in augmentation.GEOMETRY],
+        kinds=[kind for kind in augmentation.LABELS if kind not in others],
         passes=passes,
         threads=threads,
         budget_s=budget_s,
         cost_s=4.0 + budget_s * len(passes),
     )
+
+
+def compiled_augment_job(case: AugmentCase, budget_s: float) -> Job:
+    """kornia compiled: it takes a minute, and has no second derivative; the others are shown."""
+    kinds = [augmentation.MULTI_PASS, KORNIA_COMPILED, OURS]
+    job = augment_job(case, [FORWARD, BACKWARD], 2, budget_s)
+    return job | {"kinds": kinds, "show": [KORNIA_COMPILED], "cost_s": 90.0}
 
 
 def augment_figures_job() -> Job:
@@ -226,19 +235,20 @@ def step_job(name: str, quick: bool, threads: int, budget_s: float) -> Job:
 
 
 def title(job: Job) -> str:
-    """What a job measures, for the progress bar."""
+    """What a job measures, for a line of progress of 80 columns."""
     what = {
         "network": "weights",
         "step": "whole step",
         "memory": "peak memory",
         "penalty": "penalty",
-        "penalty step": "whole step with penalties",
-        "penalty memory": "peak memory of the penalty",
-        "penalty accuracy": "gradients without second derivatives",
-        "compiled step": "whole step, compiled",
-        "penalty methods": "whole step without second derivatives",
+        "penalty step": "step with penalties",
+        "penalty memory": "peak memory",
+        "penalty accuracy": "gradients",
+        "compiled step": "step, compiled",
+        "penalty methods": "step, no second derivatives",
         "augment": "augmentation",
-        "augment figures": "cycles, accuracy, memory",
+        "augment figures": "cycles, memory",
     }
     name = job.get("network", "every weight shape")
-    return f"{name} ({what.get(job['work'], 'per layer')}, {job['allocator']} malloc)"
+    malloc = ", default malloc" if job["allocator"] == DEFAULT else ""
+    return f"{name}: {what.get(job['work'], 'per layer')}{malloc}"

@@ -4,28 +4,139 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.core.contest import FORWARD, OURS, PLAIN
+from benchmarks.core.contest import OURS, PLAIN
 from benchmarks.core.events import (
-    AUGMENTATION,
     CompiledStep,
     Event,
     GradientAccuracy,
+    LeftOut,
     MethodStep,
     Reduction,
-    Row,
     StepMemory,
     TrainingStep,
     only,
 )
-from benchmarks.suites import augmentation
+from benchmarks.core.harness import MIN_ROUNDS, Spread
+from benchmarks.report.findings import Against, Ratio
 from benchmarks.suites.first_order import CENTRAL, DIFFERENCE, EXACT, NOISE, ONE_SIDED
 from benchmarks.suites.gradient_penalty import USUAL
+from benchmarks.suites.registry import who
 
 Facts = dict[str, Any]
 
+#: What long names become where the width is short, in this order.
+SHORT = {
+    "gankernels.compile_step": "compile_step",
+    "gankernels, eager": "eager mode",
+    "gankernels per layer": "per layer",
+    "gankernels fused": "fused",
+    "torch parametrization": "torch",
+    "torch hook": "hook",
+    "torch.compile of it": "compiled",
+    "torch.compile of that": "compiled",
+    "view, norm(2, 1)": "norm(2, 1)",
+    "fastest eager form": "eager",
+    "published pipeline": "published",
+    "kornia, bilinear, compiled": "kornia c.",
+    "kornia, bilinear": "kornia",
+    "torchvision, one by one": "torchvis.",
+    "forward, no_grad": "no_grad",
+    "forward + backward": "fwd+bwd",
+    "R1 double backward": "R1",
+    "forward": "fwd",
+    " channels_last": " NHWC",
+    " at p = ": " ",
+    "convolutions": "conv",
+    " autocast": "",
+    "difference, ": "",
+    " (in full: ": " (",
+    "Spectral norm: ": "norm: ",
+    "Gradient penalties: ": "penalties: ",
+    "exact, second derivatives": "exact",
+    "times faster": "faster",
+}
+
+
+def short(text: str) -> str:
+    """The same with the short names."""
+    for long, brief in SHORT.items():
+        text = text.replace(long, brief)
+    return text
+
 
 def milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}"
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
+
+
+def times(ratio: float) -> str:
+    """1.24x, 3.4x, 20x."""
+    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
+def quartiles(spread: Spread) -> str:
+    return f"{times(spread.q25)[:-1]} to {times(spread.q75)[:-1]}"
+
+
+def range_of(group: Against) -> str:
+    """From the lowest median to the highest."""
+    if group.range is None:
+        return "not known: all disturbed"
+    low, high = map(times, group.range)
+    return low if low == high else f"{low} to {high}"
+
+
+AGAINST_COLUMNS = ["gankernels", "against", "as fast", "slower", "faster", "same", "disturbed"]
+
+
+def against_rows(groups: list[Against]) -> list[list[str]]:
+    """By alternative: the range, and how many measurements say what."""
+    return [
+        [
+            f"{group.suite}: {group.ours}",
+            group.other,
+            range_of(group),
+            str(group.count("slower")),
+            *(str(group.count(verdict) or "") for verdict in AGAINST_COLUMNS[4:]),
+        ]
+        for group in groups
+    ]
+
+
+def loss(ratio: Ratio) -> str:
+    """Where gankernels is slower, and by how much."""
+    found = f"{times(ratio.spread.median)} ({quartiles(ratio.spread)})"
+    return f"{ratio.ours} is slower than {ratio.other}, {ratio.where}: {found}"
+
+
+def mark(calm: bool, seconds: Spread) -> str:
+    """What a reader must know of a time that little stands behind."""
+    few = f" ({seconds.count} samples)" if seconds.count < MIN_ROUNDS else ""
+    return ("" if calm else " *") + few
+
+
+def share(step: TrainingStep) -> str:
+    """What of a step the suite's subject takes; no number where that may as well be nothing."""
+    if step.kind == PLAIN:
+        return ""
+    low, high = 100 * step.share_q25, 100 * step.share_q75
+    if low <= 0 <= high:
+        return f"within noise ({low:.1f} to {high:.1f} %)"
+    return f"{100 * step.share:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def left_out_lines(events: list[Event]) -> list[str]:
+    """Who was left out, and why: a line for all missing packages, and one for each other reason."""
+    missing: dict[str, None] = {}
+    others: dict[tuple[str, str], list[str]] = {}
+    for event in only(events, LeftOut):
+        if event.reason.startswith("ModuleNotFoundError"):
+            missing[event.reason.rpartition("'")[0].rpartition("'")[2]] = None
+        else:
+            others.setdefault((who(event), event.reason), []).append(event.network)
+    lines = [f"Not compared, as not installed: {', '.join(missing)}"] if missing else []
+    for (contestant, reason), networks in others.items():
+        lines.append(f"Left out: {contestant} ({'; '.join(dict.fromkeys(networks))}): {reason}")
+    return lines
 
 
 def verdict_mark(bar: Facts) -> str:
@@ -80,14 +191,14 @@ def method_rows(events: list[Event]) -> list[list[str]]:
     return rows
 
 
-METHOD_COLUMNS = ["R1 + R2", "ms", "x exact", "ms, compiled", "x exact", "peak MB"]
+METHOD_COLUMNS = ["R1 + R2", "ms", "over exact", "compiled ms", "over exact", "peak MB"]
 
 
 def compiled_rows(events: list[Event]) -> list[list[str]]:
     """By network: a whole step in eager mode and compiled, and what the first call takes."""
     return [
         [
-            e.title + ("" if e.calm else " *"),
+            e.title + mark(e.calm, e.compiled_seconds),
             batch(e),
             milliseconds(e.eager_seconds.median),
             milliseconds(e.compiled_seconds.median),
@@ -98,7 +209,7 @@ def compiled_rows(events: list[Event]) -> list[list[str]]:
     ]
 
 
-COMPILED_COLUMNS = ["critic", "batch", "ms, eager", "ms, compiled", "times faster", "first call, s"]
+COMPILED_COLUMNS = ["critic", "batch", "eager ms", "compiled ms", "times faster", "first call s"]
 COMPILED_TITLE = "A whole step with R1 of a spectrally normalized critic, as one compiled graph"
 
 
@@ -116,24 +227,14 @@ def accuracy_rows(events: list[Event]) -> list[list[str]]:
     return rows
 
 
-ACCURACY_COLUMNS = ["critic", "precision", "sigma", "difference: error", "cosine", "noise: error"]
-ACCURACY_COLUMNS += ["cosine"]
+ACCURACY_COLUMNS = ["critic", "precision", "sigma", "error", "cosine", "noise: error", "its cosine"]
 
 
-def augmentation_sentences(events: list[Event]) -> list[str]:
-    """What a reader must know of augmentation's rows and figures."""
-    case = augmentation.GEOMETRY[-1]
-    found = [
-        f"{milliseconds(e.seconds.median)} ms ({e.threads} thr.)"
-        for e in only(events, Row, suite=AUGMENTATION, kind=augmentation.MULTI_PASS)
-        if e.calm and (e.network, e.which) == (case.name, FORWARD)
-    ]
-    here = f" It takes {', '.join(found)} for {case.name}, {FORWARD}." if found else ""
-    return [
-        "The plain PyTorch that ratios are against is gankernels' own composition of the published "
-        f"passes; the bars were set with a slower one.{here}",
-        "kornia's RandomAffine interpolates bilinearly and does not anti-alias: it does less work, "
-        "and another.",
-        "Cycles a pixel are for all 3 channels: processor seconds of one thread times the frequency"
-        " in /proc/cpuinfo, which on virtual machines is that of the time-stamp counter.",
-    ]
+AUGMENTATION_SENTENCES = (
+    "The published pipeline is composed of its passes in plain PyTorch, as benchmarks/published "
+    "has it, without its own CUDA operators.",
+    "kornia and torchvision interpolate bilinearly and do not anti-alias: they do less work, and "
+    "another. torchvision takes images one by one, as it draws one transform a call.",
+    "Cycles a pixel are for all 3 channels: processor seconds of one thread times the frequency "
+    "in /proc/cpuinfo, which on virtual machines is that of the time-stamp counter.",
+)

@@ -35,12 +35,17 @@ from gankernels.reference.ada_parameters import NORMALS, UNIFORMS, Parameters
 from gankernels.reference.ada_parameters import ada_parameters as reference_ada_parameters
 from gankernels.reference.affine_resample import affine_resample as reference_affine_resample
 
-MULTI_PASS, KORNIA = "multi-pass", "kornia"
+MULTI_PASS, KORNIA, KORNIA_COMPILED = "multi-pass", "kornia", "kornia compiled"
+TORCHVISION = "torchvision"
 LABELS = {
-    MULTI_PASS: "multi-pass PyTorch",
-    KORNIA: "kornia, bilinear",  # which does not anti-alias: less work than the others'
+    MULTI_PASS: "published pipeline",
+    # These do not anti-alias: less work than the others'.
+    KORNIA: "kornia, bilinear",
+    KORNIA_COMPILED: "kornia, bilinear, compiled",
+    TORCHVISION: "torchvision, one by one",
     OURS: "gankernels",
 }
+BILINEAR = (KORNIA, KORNIA_COMPILED, TORCHVISION)  # of geometry at p = 1 only; where installed
 R1 = "R1 double backward"
 PASSES = (FORWARD, BACKWARD, R1)
 CHANNELS = 3
@@ -166,10 +171,8 @@ def _exact(kind: str, case: AugmentCase, images: Tensor) -> Tensor:
     )
 
 
-def _kornia(case: AugmentCase) -> Pipe:
+def _kornia() -> Pipe:
     """Flips and quarter turns are missing, the fractions of the shifts are uniform."""
-    if (case.preset, case.p) != ("bg", 1.0):
-        raise ValueError("it is entered for geometry at p = 1 only")
     module = importlib.import_module("kornia.augmentation")
     pipe: Pipe = module.RandomAffine(
         degrees=180.0,
@@ -183,11 +186,37 @@ def _kornia(case: AugmentCase) -> Pipe:
     return pipe
 
 
+def _torchvision() -> Any:
+    """As kornia's, with zeros beyond the border, and one scale for both axes."""
+    module = importlib.import_module("torchvision.transforms.v2")
+    return module.RandomAffine(
+        180.0,
+        translate=(0.125, 0.125),
+        scale=(0.75, 1.33),
+        interpolation=module.InterpolationMode.BILINEAR,
+        fill=None,  # a number would fade out the border a second time
+    )
+
+
+def _one_by_one(transform: Pipe, images: Tensor) -> Tensor:
+    """A call draws one transform, so each image needs one of its own."""
+    return torch.stack([transform(image) for image in images])
+
+
 def pipe_of(kind: str, case: AugmentCase) -> Pipe:
     """What augments a batch; it draws from torch's generator in every call."""
     if kind == OURS:
         return ADAPipe(case.preset, p=case.p).to(case.device)
-    return _kornia(case) if kind == KORNIA else partial(_multi_pass, case)
+    if kind == MULTI_PASS:
+        return partial(_multi_pass, case)
+    if (case.preset, case.p) != ("bg", 1.0):
+        raise ValueError("it is entered for geometry at p = 1 only")
+    if kind == TORCHVISION:
+        return partial(_one_by_one, _torchvision())
+    if kind == KORNIA:
+        return _kornia()
+    torch._dynamo.reset()
+    return torch.compile(_kornia())
 
 
 # --- contestants ---------------------------------------------------------------------------------
@@ -209,8 +238,8 @@ def check(kind: str, case: AugmentCase) -> float:
 
     It is relative to the largest number wanted. Gradients are of `CHECKED_SIZE` pixels at most.
     """
-    if kind == KORNIA:
-        return _check_kornia(replace(case, batch=1))
+    if kind in BILINEAR:
+        return _check_bilinear(kind, replace(case, batch=1))
     full = replace(case, p=1.0, batch=1)
     small = replace(full, batch=2, size=min(case.size, CHECKED_SIZE))
     errors = [_error(kind, full, FORWARD), *(_error(kind, small, which) for which in PASSES)]
@@ -226,16 +255,30 @@ def _error(kind: str, case: AugmentCase, which: str) -> float:
     return relative_error(actual.result(which).detach(), wanted)
 
 
-def _check_kornia(case: AugmentCase) -> float:
-    """It draws other maps: those it says it drew, interpolated linearly in float64."""
-    pipe: Any = _kornia(case)
-    found = pipe(case.images()).detach()
-    forward = pipe.transform_matrix.double()
-    last = torch.eye(3, dtype=torch.float64)
-    last[:2, 2] = (case.size - 1) / 2  # centered pixels to those counted from a corner
-    maps = (last.inverse() @ forward.inverse() @ last)[:, :2]
-    wanted = reference_affine_resample(case.images(torch.float64), maps, filter="bilinear")
-    return tolerated(relative_error(found, wanted), WRONG, LABELS[KORNIA])
+def _check_bilinear(kind: str, case: AugmentCase) -> float:
+    """They draw other maps: those they say they drew, interpolated linearly in float64."""
+    exact, options = case.images(torch.float64), {"filter": "bilinear"}
+    if kind == TORCHVISION:
+        transform = _torchvision()
+        torch.manual_seed(SEED)
+        said = transform.make_params([case.images()[0]])
+        torch.manual_seed(SEED)
+        found = _one_by_one(transform, case.images()).detach()
+        turn = math.radians(said["angle"])
+        sine, cosine = math.sin(turn) / said["scale"], math.cos(turn) / said["scale"]
+        linear = torch.tensor([[cosine, sine], [-sine, cosine]], dtype=torch.float64)
+        shift = torch.tensor(said["translate"], dtype=torch.float64)
+        maps = torch.cat([linear, -(linear @ shift)[:, None]], 1)[None]
+        options["padding_mode"] = "zeros"
+    else:
+        pipe: Any = pipe_of(kind, case)
+        found = pipe(case.images()).detach()
+        forward = pipe.transform_matrix.double()
+        last = torch.eye(3, dtype=torch.float64)
+        last[:2, 2] = (case.size - 1) / 2  # centered pixels to those counted from a corner
+        maps = (last.inverse() @ forward.inverse() @ last)[:, :2]
+    wanted = reference_affine_resample(exact, maps, **options)
+    return tolerated(relative_error(found, wanted), WRONG, LABELS[kind])
 
 
 # --- what is not a ratio -------------------------------------------------------------------------
