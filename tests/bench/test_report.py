@@ -1,0 +1,447 @@
+"""What the report says of made-up measurements: in any width nothing is cut, losses are said."""
+
+import itertools
+import re
+
+import pytest
+
+pytest.importorskip("rich")
+
+from rich.console import Console
+
+from benchmarks.core.contest import BACKWARD, FORWARD, OURS, PLAIN, shape_name
+from benchmarks.core.environment import DEFAULT, TUNED
+from benchmarks.core.events import (
+    AUGMENTATION,
+    GRADIENT_PENALTY,
+    SPECTRAL_NORM,
+    CompiledStep,
+    Figure,
+    GradientAccuracy,
+    Layer,
+    LeftOut,
+    MethodStep,
+    Reduction,
+    Row,
+    TrainingStep,
+    only,
+)
+from benchmarks.core.harness import Spread
+from benchmarks.report import __main__ as command
+from benchmarks.report import bars, charts, findings, jobs, page, processes, terminal, words
+from benchmarks.suites import augmentation, critics, first_order, networks, workloads
+from benchmarks.suites import gradient_penalty as penalties
+from benchmarks.suites import spectral_norm as norms
+from benchmarks.suites.registry import SUITES
+
+WIDTHS = (60, 80, 120)
+
+
+def spread(median, around=0.1, count=40):
+    return Spread(median, median * (1 - around), median * (1 + around), count)
+
+
+def rows_of(suite, network, which, seconds, **more):
+    """A row of every contestant; `seconds` by kind."""
+    for kind, taken in seconds.items():
+        yield Row(
+            suite=suite,
+            network=network,
+            which=which,
+            kind=kind,
+            seconds=spread(taken),
+            times_faster_than={other: spread(t / taken) for other, t in seconds.items()},
+            **{
+                "nbytes": 1 << 20,
+                "allocator": TUNED,
+                "threads": 2,
+                "error": 1e-7,
+                "floor_bytes": 1 << 22,
+                "floor_seconds": 1e-4,
+                "bytes_per_second": (1 << 22) / taken,
+                "copy_bandwidth": 4e10,
+                "form": "square().sum of all" if kind == penalties.EAGER else "",
+            }
+            | more,
+        )
+
+
+def everything():
+    """What a full run finds, with its longest names; times grow from case to case."""
+    found = []
+    for i, workload in enumerate(workloads.load().values()):
+        for which, allocator in itertools.product((FORWARD, BACKWARD), (TUNED, DEFAULT)):
+            scale = 1e-3 * 1.9**i
+            took = dict(zip(norms.LABELS, (4.4, 4.0, 2.2, 2.0, 1.0 + 0.1 * i), strict=True))
+            took = {kind: scale * t for kind, t in took.items()}
+            size = {"nbytes": workload.nbytes, "allocator": allocator}
+            found += rows_of(SPECTRAL_NORM, workload.name, which, took, **size)
+    for i, case in enumerate(penalties.cases()):
+        took = dict(zip(penalties.LABELS, (3.0, 1.3, 1.1, 1.0), strict=True))
+        took = {kind: 1e-4 * 1.4**i * t for kind, t in took.items()}
+        shape = shape_name(case.shape)
+        found += rows_of(
+            GRADIENT_PENALTY, case.name, BACKWARD, took, shape=shape, nbytes=case.nbytes
+        )
+    for case in (*augmentation.GEOMETRY, augmentation.COLOR):
+        for which in augmentation.PASSES:
+            took = {kind: 1e-2 * (9 - i) for i, kind in enumerate(augmentation.LABELS)}
+            took[OURS] = 4e-3
+            found += rows_of(AUGMENTATION, case.name, which, took, nbytes=case.nbytes)
+    for shape, which in itertools.product(workloads.unique_shapes(), (FORWARD, BACKWARD)):
+        numel = 1
+        for n in shape:
+            numel *= n
+        found.append(
+            Layer(
+                suite=SPECTRAL_NORM,
+                allocator=TUNED,
+                threads=2,
+                shape=list(shape),
+                nbytes=4 * numel,
+                which=which,
+                torch_seconds=spread(2e-4),
+                our_seconds=spread(1e-4),
+                times_faster=spread(1.2 + 4 / len(str(numel))),
+                error=1e-7,
+                calm=True,
+            )
+        )
+    steps = [
+        (SPECTRAL_NORM, networks.NETWORKS, (PLAIN, norms.TORCH, norms.LAYER, norms.FUSED)),
+        (GRADIENT_PENALTY, critics.CRITICS, critics.STEPS),
+    ]
+    for suite, of, kinds in steps:
+        for name, network in of.items():
+            for i, kind in enumerate(kinds):
+                found.append(step_of(suite, name, network, kind, 0.0 if i == 0 else 0.3 / i))
+    found.append(
+        Reduction(
+            suite=GRADIENT_PENALTY,
+            network="dcgan_64",
+            title="DCGAN, 64 pixels",
+            batch=8,
+            shares={penalties.USUAL: 0.0016, OURS: 0.0009},
+        )
+    )
+    for i, kind in enumerate(first_order.STEPS):
+        for compiled in (False, True):
+            if not (compiled and kind == first_order.EXACT):
+                found.append(
+                    MethodStep(
+                        suite=GRADIENT_PENALTY,
+                        kind=kind,
+                        compiled=compiled,
+                        seconds=spread(0.5),
+                        over_exact=spread(0.4 + 0.3 * i),
+                        peak_bytes=10**8,
+                        calm=True,
+                    )
+                )
+    for critic, precision, sigma, method in itertools.product(
+        first_order.CRITICS,
+        (first_order.FLOAT32, first_order.BFLOAT16),
+        first_order.SIGMAS,
+        (first_order.DIFFERENCE, first_order.NOISE),
+    ):
+        found.append(
+            GradientAccuracy(
+                suite=GRADIENT_PENALTY,
+                critic=critic,
+                precision=precision,
+                method=method,
+                sigma=sigma,
+                error=sigma * (100 if method == first_order.NOISE else 1),
+                cosine=0.9876,
+            )
+        )
+    for name, network in networks.NETWORKS.items():
+        found.append(
+            CompiledStep(
+                suite=GRADIENT_PENALTY,
+                network=name,
+                title=network.title,
+                batch=8,
+                full_batch=network.batch,
+                eager_seconds=spread(0.3),
+                compiled_seconds=spread(0.2),
+                times_faster=spread(1.5),
+                first_seconds=60.0,
+                calm=True,
+            )
+        )
+    found.append(
+        Figure(
+            suite=AUGMENTATION,
+            network="bg at p = 1, 16x3x256x256",
+            kind=OURS,
+            what="cycles a pixel",
+            value=48.0,
+        )
+    )
+    return found
+
+
+def step_of(suite, name, network, kind, share, calm=True, around=0.1):
+    return TrainingStep(
+        suite=suite,
+        threads=2,
+        network=name,
+        title=network.title,
+        batch=network.quick_batch,
+        full_batch=network.batch,
+        kind=kind,
+        seconds=spread(0.3),
+        share=share,
+        share_q25=share - around * abs(share) - (around - 0.1),
+        share_q75=share + around * abs(share) + (around - 0.1),
+        calm=calm,
+    )
+
+
+def report_of(found, **more):
+    return {
+        "mode": "quick",
+        "started": "2020-01-01T00:00:00+00:00",
+        "seconds": 1.0,
+        "environment": {"cpu": "some cpu", "cores": 2, "torch": "2.0"},
+        "events": found,
+        **more,
+    }
+
+
+# --- the terminal --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return report_of(everything())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_name_and_no_number_is_cut(whole, width):
+    lines = list(itertools.chain(*terminal.tables(whole, width)))
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    for row in only(whole["events"], Row):
+        mine = [line for line in lines if line.startswith((row.network, words.short(row.network)))]
+        assert mine
+        suite = SUITES[row.suite]
+        ratio = row.times_faster_than[suite.baseline]
+        number = words.times(ratio.median)
+        if row.kind == suite.baseline:
+            number = f"{words.milliseconds(row.seconds.median)} ms"
+        assert number in text
+        for name in (row.which, suite.labels[row.kind]):
+            assert name in text or words.short(name) in text
+    for step in only(whole["events"], TrainingStep):
+        assert f"{step.network}, {step.batch}" in text
+        assert words.share(step) in text
+    for group in findings.against(whole["events"]):
+        assert words.range_of(group) in text
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bars_are_shown_to_whom_asks(whole, width):
+    judged = [verdict.to_dict() for verdict in bars.verdicts(whole["events"])]
+    for of, shown in ((whole, False), (whole | {"bars": judged}, True)):
+        lines = list(itertools.chain(*terminal.tables(of, width)))
+        assert ("Bars" in lines) == shown
+        assert max(map(len, lines)) <= width
+        assert any("reached" in line for line in lines) == shown
+        assert ("The bars" in page.render(of)) == shown
+
+
+def test_a_table_takes_fewer_columns_before_it_stacks_its_rows():
+    header, row = ["what", "times faster", "quartiles"], ["one name", "2.0x", "1.9 to 2.1"]
+    wide = terminal.table("T", header, [row], 40, optional=["quartiles"])
+    assert wide[2:] == ["what      times faster   quartiles", "one name          2.0x  1.9 to 2.1"]
+    shorter = terminal.table("T", header, [row], 30, optional=["quartiles"])
+    assert shorter[2:] == ["what      faster   quartiles", "one name    2.0x  1.9 to 2.1"]
+    fewer = terminal.table("T", header, [row], 20, optional=["quartiles"])
+    assert fewer[2:] == ["what      faster", "one name    2.0x"]
+    stacked = terminal.table("T", header, [row], 14, optional=["quartiles"])
+    assert stacked[2:] == ["one name", "  faster 2.0x"]
+
+
+def test_words_are_not_broken():
+    (path,) = terminal.wrap("64x3x1024x1024_WGAN-GP/without-a-space", 10)
+    assert path.endswith("space")
+
+
+FILES = ("benchmarks/results/report.html", "benchmarks/results/results.json")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_last_lines_are_a_summary_of_ten_at_most(whole, width):
+    lines = terminal.summary(whole, FILES, width)
+    assert len(lines) <= 10
+    assert max(map(len, lines)) <= width
+    assert lines[-2:] == list(FILES)
+    text = " ".join(lines)
+    assert "Spectral norm: 2.1x to 4.0x as fast as torch parametrization" in text
+    assert "Slower in 2 of" in text
+    assert "R1 + R2, difference, central is slower than exact R1 + R2" in text
+    assert "0.77x (0.70 to 0.85)" in text
+
+
+def test_nothing_measured_has_a_summary():
+    assert terminal.summary(report_of([]), FILES, 80) == list(FILES)
+
+
+def test_a_log_has_a_line_every_ten_seconds():
+    now, said = [0.0], []
+    log = processes.Log(said.append, lambda: now[0])
+    for second in range(61):
+        now[0] = float(second)
+        log.tell(second / 60, "biggan_128: weights")
+    assert len(said) == 6
+    assert said[0] == " 17%  0:10  biggan_128: weights"
+    assert all("\r" not in line for line in said)
+
+
+def test_a_pipe_gets_lines_while_a_job_runs(monkeypatch, capsys):
+    def run(job, limit_s, waiting):
+        waiting()
+        return []
+
+    monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr(processes, "LINE_EVERY_S", 0.0)
+    processes.measure(list(jobs.quick_jobs())[:2], 60.0, Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if line.strip()] == ["weights", "weights"]
+
+
+def test_a_line_of_progress_fits_80_columns():
+    for job in (*jobs.quick_jobs(), *jobs.full_jobs()):
+        assert len(jobs.title(job)) <= 50  # and 30 for times
+
+
+def test_waiting_is_told_while_a_process_runs():
+    told = []
+    todo = jobs.job_of("network", cost_s=1.0, network="no such network")
+    found = list(processes.run(todo, 600.0, lambda: told.append(1)))
+    assert [type(event) for event in found] == [LeftOut]
+    assert told
+
+
+# --- what is concluded ---------------------------------------------------------------------------
+
+
+def ratio_of(median, calm=True, around=0.1):
+    return findings.Ratio("Suite", "ours", "theirs", "here", spread(median, around), calm)
+
+
+def test_verdicts_are_by_quartiles():
+    assert ratio_of(2.0).verdict == "faster"
+    assert ratio_of(0.5).verdict == "slower"
+    assert ratio_of(1.05).verdict == "same"
+    assert ratio_of(0.5, calm=False).verdict == "disturbed"
+
+
+def test_conclusions_follow_the_data():
+    fast, even, slow = ratio_of(2.0), ratio_of(1.0), ratio_of(0.5)
+    said = charts.conclude([fast, ratio_of(3.0)], "theirs")
+    assert said == "ours is 2.0x to 3.0x as fast as theirs, faster in all 2."
+    said = charts.conclude([fast, even, slow], "theirs")
+    assert "faster in 1 of 3, slower in 1 (here: 0.50x), within noise in 1" in said
+    assert "nothing is concluded" in charts.conclude([ratio_of(2.0, calm=False)], "theirs")
+
+
+def test_a_disturbed_row_is_in_no_range_and_counted():
+    took = {norms.TORCH: 2.0, norms.FUSED: 1.0}
+    calm = rows_of(SPECTRAL_NORM, "calm", FORWARD, took)
+    wild = rows_of(SPECTRAL_NORM, "wild", FORWARD, {**took, norms.TORCH: 30.0}, calm=False)
+    (group,) = findings.against([*calm, *wild])
+    assert words.range_of(group) == "2.0x"
+    assert [group.count(v) for v in ("faster", "disturbed")] == [1, 1]
+
+
+def test_page_faults_of_default_malloc_are_in_no_range():
+    took = {norms.TORCH: 20.0, norms.FUSED: 1.0}
+    (group,) = findings.against(
+        [
+            *rows_of(SPECTRAL_NORM, "n", FORWARD, {**took, norms.TORCH: 2.0}),
+            *rows_of(SPECTRAL_NORM, "n", FORWARD, took, allocator=DEFAULT),
+        ]
+    )
+    assert words.range_of(group) == "2.0x"
+    assert group.count("faster") == 2
+
+
+def test_ours_may_be_shown_by_the_others_row_alone():
+    took = {norms.COMPILED: 2.0, norms.FUSED: 1.0}
+    rows = [r for r in rows_of(SPECTRAL_NORM, "n", FORWARD, took) if r.kind == norms.COMPILED]
+    (ratio,) = findings.ratios(rows)
+    assert ratio.spread.median == pytest.approx(2.0)
+    assert ratio.spread.q25 < ratio.spread.q75
+    assert len(list(findings.ratios([*rows_of(SPECTRAL_NORM, "n", FORWARD, took)]))) == 1
+
+
+def test_noise_is_no_share():
+    network = networks.NETWORKS["dcgan_64"]
+    noise = step_of(SPECTRAL_NORM, "dcgan_64", network, norms.FUSED, 0.02, around=0.2)
+    assert words.share(noise) == "within noise (-8.4 to 12.4 %)"
+    clear = step_of(SPECTRAL_NORM, "dcgan_64", network, norms.FUSED, 0.2)
+    assert words.share(clear) == "20.0 % (18.0 to 22.0)"
+    assert words.mark(False, spread(1.0, count=3)) == " * (3 samples)"
+
+
+def test_missing_packages_are_one_line():
+    gone = [
+        LeftOut(
+            suite=AUGMENTATION,
+            network=n,
+            kind=k,
+            reason=f"ModuleNotFoundError: No module named '{k}'",
+        )
+        for n, k in itertools.product("ab", ("kornia", "torchvision"))
+    ]
+    wrong = LeftOut(suite=AUGMENTATION, network="c", kind=OURS, reason="WrongResultError: off")
+    assert words.left_out_lines([*gone, wrong]) == [
+        "Not compared, as not installed: kornia, torchvision",
+        "Left out: gankernels (c): WrongResultError: off",
+    ]
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_every_chart_says_its_unit_and_what_to_conclude(whole):
+    made = charts.all_charts(whole["events"])
+    assert len(made) == 10
+    for chart in made:
+        assert chart.unit.endswith(".")
+        assert re.search(r"\d", chart.conclusion)
+        assert f'role=img aria-label="{chart.title}.' in chart.html()
+        assert chart.conclusion.split("(")[0] in chart.html()
+
+
+def test_a_disturbed_row_does_not_set_the_axis():
+    calm = charts.Bar("a", "ours", spread(2.0), "2.0x")
+    wild = charts.Bar("b", "ours", spread(40.0), "40x", calm=False)
+    drawn = charts.bars({"": [calm, wild]})
+    assert re.findall(r'style="width:([\d.]+)%"', drawn) == ["90.9", "100.0"]
+    assert drawn.count("disturbed") == drawn.count("class=beyond") == 1
+    series = charts.Series("s", "blue", [(1.0, 2.0), (10.0, 500.0)], calm=[True, False])
+    plotted = charts.plot([series], "x", "y", {1.0: "1", 10.0: "10"})
+    assert "500" not in plotted
+    assert plotted.count("fill-opacity") == 1
+
+
+def test_the_page_has_contents_and_stands_alone(whole):
+    text = page.render(whole)
+    targets = re.findall(r"href='#(\w+)'", text)
+    assert targets == re.findall(r"<h2 id=(\w+)>", text)
+    assert len(targets) > 15
+    assert "http" not in text
+    assert "prefers-color-scheme: dark" in text
+    names = re.findall(r'<td[^>]* data-name="[^"]+">', text)
+    assert len(names) > 1000  # on a phone a cell stands beside its name
+    assert "R1 + R2, difference, central is slower than exact R1 + R2" in text
+
+
+def test_a_path_below_the_working_folder_is_short(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(command.shorter(tmp_path / "results" / "x.json")) == "results/x.json"
