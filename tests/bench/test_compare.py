@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("rich")
 
-from support.measurements import everything, report_of, spread
+from measurements import everything, report_of, spread
 
 from benchmarks.core import harness
 from benchmarks.core.events import Row, to_dict

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("rich")
 
+from measurements import everything, report_of, rows_of, spread, step_of
 from rich.console import Console
-from support.measurements import everything, report_of, rows_of, spread, step_of
 
 from benchmarks.core.contest import FORWARD, OURS
 from benchmarks.core.environment import DEFAULT
