@@ -11,7 +11,8 @@
 #   make wheel     into dist/: the source distribution, and built from it the wheel for every Linux from
 #                  glibc 2.28 on, without CUDA; make wheel CUDA=1: into dist/cuda/, with it
 #   make try-wheel install that wheel beside the torches of TRY in environments of their own, and use it
-#   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them)
+#   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them;
+#                  BENCH=--bars: also the bars this project set itself)
 #   make docs      the site, build/docs/index.html: of docs/ and the docstrings; warnings are errors
 #   make lint      ruff, mypy, typos, clang-format
 #   make format    let ruff and clang-format rewrite the sources

@@ -23,7 +23,6 @@ from benchmarks.core.events import (
 from benchmarks.core.harness import Spread
 from benchmarks.report import words
 from benchmarks.report.findings import OURS_IN, Ratio, ratios
-from benchmarks.suites import critics
 from benchmarks.suites.augmentation import PASSES
 from benchmarks.suites.first_order import DIFFERENCE, NOISE
 from benchmarks.suites.registry import SUITES, Suite, who
@@ -192,12 +191,12 @@ def bandwidth(events: list[Event], suite: Suite) -> Chart | None:
         speed = Spread(moved / s.median, moved / s.q75, moved / s.q25, s.count)
         most = moved / row.floor_seconds
         look = _look(suite, row.kind)
-        text = f"{speed.median:.0f} of {most:.0f}"
+        text = f"{speed.median:.3g} of {most:.3g}"
         made.append(Bar(row.network, who(row), speed, text, look, row.calm, most))
         if row.kind == suite.ours and row.calm:
             reached.append(100 * speed.median / most)
     conclusion = (
-        f"{suite.labels[suite.ours]} reaches {min(reached):.0f} % to {max(reached):.0f} % of what "
+        f"{suite.labels[suite.ours]} reaches {min(reached):.2g} % to {max(reached):.2g} % of what "
         "the memory allows."
         if reached
         else "Others disturbed all of it: nothing is concluded."
@@ -221,7 +220,7 @@ def shares(events: list[Event], suite: Suite) -> Chart | None:
         count = e.seconds.count
         spread = Spread(100 * e.share, 100 * e.share_q25, 100 * e.share_q75, count)
         group = f"{e.title}, batch {e.batch}, {e.threads} threads"
-        look = _look(suite, e.kind if e.kind != critics.R1 else suite.ours)
+        look = _look(suite, e.kind) if e.kind in suite.labels else "ours"  # penalties all are
         made.append(Bar(group, who(e), spread, words.share(e), look, e.calm))
     ours = [e for e in found if e.kind in OURS_IN[suite.name]] or found
     clear = [100 * e.share for e in ours if e.calm and e.share_q25 > 0]
@@ -246,16 +245,20 @@ class Series:
     label: str
     color: str
     points: list[tuple[float, float]]
-    line: str = ""  # stroke-dasharray of what joins them; "" for points alone
+    line: str = ""  # stroke-dasharray of what joins them; "" for points alone, "0" for no gaps
     calm: list[bool] = field(default_factory=list)
+
+
+DASHED = "4 3"
+_KEYS = {"": "&#9679;", "0": "&#9473;", DASHED: "&#9549;"}
 
 
 def plot(series: Sequence[Series], x_name: str, y_name: str, x_ticks: dict[float, str]) -> str:
     """Points on logarithmic axes, as wide as a phone, with their legend."""
-    left, top, right, bottom = 46.0, 22.0, 350.0, 218.0
+    left, top, right, bottom = 46.0, 22.0, 335.0, 218.0
     ys = [y for s in series for i, (_, y) in enumerate(s.points) if not s.calm or s.calm[i]]
     ys = ys or [y for s in series for _, y in s.points]
-    low, high = min(ys) / 1.3, max(ys) * 1.3
+    low, high = min(1.0, *ys) / 1.3, max(1.0, *ys) * 1.3
     x_low, x_high = min(x_ticks) / 1.3, max(x_ticks) * 1.3
 
     def at(value: float, of: tuple[float, float], to: tuple[float, float]) -> float:
@@ -275,8 +278,7 @@ def plot(series: Sequence[Series], x_name: str, y_name: str, x_ticks: dict[float
         parts.append(f"<text x={left - 6} y={y(tick)} dy=4 text-anchor=end>{tick:g}</text>")
     for value, name in x_ticks.items():
         parts.append(f"<text x={x(value)} y=234 text-anchor=middle>{escape(name)}</text>")
-    if low < 1 < high:
-        parts.append(f"<path class=one d='M{left} {y(1)}H{right}'/>")
+    parts.append(f"<path class=one d='M{left} {y(1)}H{right}'/>")
     for s in series:
         if s.line:
             path = "L".join(f"{x(a)} {y(b)}" for a, b in s.points)
@@ -286,7 +288,7 @@ def plot(series: Sequence[Series], x_name: str, y_name: str, x_ticks: dict[float
             pale = "" if not s.calm or s.calm[i] else " fill-opacity=0.25"
             parts.append(f"<circle cx={x(a)} cy={y(b)} r=3 fill='{s.color}'{pale}/>")
     keys = "".join(
-        f"<span class=key><span style='color:{s.color}'>{'&#9473;' if s.line == '0' else '&#9679;'}"
+        f"<span class=key><span style='color:{s.color}'>{_KEYS[s.line]}"
         f"</span> {escape(s.label)}</span> "
         for s in series
     )
@@ -340,7 +342,7 @@ def accuracy(events: list[Event]) -> Chart | None:
     for precision in dict.fromkeys(e.precision for e in found):
         series = []
         for critic, color in colors.items():
-            for method, line in ((DIFFERENCE, "0"), (NOISE, "4 3")):
+            for method, line in ((DIFFERENCE, "0"), (NOISE, DASHED)):
                 of = {"precision": precision, "critic": critic, "method": method}
                 points = [(e.sigma, e.error) for e in only(found, GradientAccuracy, **of)]
                 if points:

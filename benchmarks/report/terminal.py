@@ -69,8 +69,9 @@ def table(
 
 def wrap(text: str, width: int, indent: str = "") -> list[str]:
     """Lines of whole words: neither a long one nor one with a hyphen is broken."""
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, width, subsequent_indent=indent, **whole)
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _width(lines: list[list[str]]) -> int:

@@ -257,7 +257,7 @@ def _error(kind: str, case: AugmentCase, which: str) -> float:
 
 def _check_bilinear(kind: str, case: AugmentCase) -> float:
     """They draw other maps: those they say they drew, interpolated linearly in float64."""
-    exact, options = case.images(torch.float64), {"filter": "bilinear"}
+    exact, padding_mode = case.images(torch.float64), "reflection"
     if kind == TORCHVISION:
         transform = _torchvision()
         torch.manual_seed(SEED)
@@ -269,7 +269,7 @@ def _check_bilinear(kind: str, case: AugmentCase) -> float:
         linear = torch.tensor([[cosine, sine], [-sine, cosine]], dtype=torch.float64)
         shift = torch.tensor(said["translate"], dtype=torch.float64)
         maps = torch.cat([linear, -(linear @ shift)[:, None]], 1)[None]
-        options["padding_mode"] = "zeros"
+        padding_mode = "zeros"
     else:
         pipe: Any = pipe_of(kind, case)
         found = pipe(case.images()).detach()
@@ -277,7 +277,7 @@ def _check_bilinear(kind: str, case: AugmentCase) -> float:
         last = torch.eye(3, dtype=torch.float64)
         last[:2, 2] = (case.size - 1) / 2  # centered pixels to those counted from a corner
         maps = (last.inverse() @ forward.inverse() @ last)[:, :2]
-    wanted = reference_affine_resample(exact, maps, **options)
+    wanted = reference_affine_resample(exact, maps, filter="bilinear", padding_mode=padding_mode)
     return tolerated(relative_error(found, wanted), WRONG, LABELS[kind])
 
 

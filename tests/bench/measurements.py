@@ -136,7 +136,7 @@ def everything():
                 precision=precision,
                 method=method,
                 sigma=sigma,
-                error=sigma * (100 if method == first_order.NOISE else 1),
+                error=sigma * len(critic) * (100 if method == first_order.NOISE else 1) / 10,
                 cosine=0.9876,
             )
         )
