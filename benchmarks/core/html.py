@@ -35,7 +35,8 @@ details summary { cursor: pointer; margin: 8px 0; }
   td, td.l { display: flex; justify-content: space-between; gap: 16px; border: 0; padding: 1px 0;
     text-align: right; overflow-wrap: anywhere; }
   td:empty { display: none; }
-  td::before { content: attr(data-name); color: var(--dim); text-align: left; } }
+  td::before { content: attr(data-name); color: var(--dim); text-align: left; flex: none;
+    max-width: 50%; } }
 """
 
 

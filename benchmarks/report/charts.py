@@ -33,8 +33,10 @@ CSS = """
   gap: 4px 32px; } figure { margin: 12px 0; } figcaption { max-width: 78ch; }
 figcaption b { color: var(--ink); } .chart { font-size: 12px; }
 .group { font-weight: 600; margin-top: 8px; }
-.bar { display: grid; grid-template-columns: minmax(0, 12em) 1fr minmax(5em, max-content);
+.bar { display: grid; grid-template-columns: 12em 1fr 11em;
   gap: 8px; align-items: center; line-height: 1.35; }
+.bar > :last-child { text-align: right; }
+@media (max-width: 700px) { .bar { grid-template-columns: 8.5em 1fr 10em; } }
 .track { position: relative; height: 12px; } .track i { position: absolute; top: 0; bottom: 0; }
 .fill { left: 0; border-radius: 2px; background: var(--other); }
 .fill.ours { background: var(--blue); } .fill.layer { background: var(--layer); }
@@ -273,7 +275,7 @@ def plot(series: Sequence[Series], x_name: str, y_name: str, x_ticks: dict[float
 
     parts = [f"<text x=2 y=11>{escape(y_name)}</text>"]
     parts.append(f"<text x={right} y=250 text-anchor=end>{escape(x_name)}</text>")
-    for tick in _ticks(low, high):
+    for tick in {*_ticks(low, high), 1.0}:
         parts.append(f"<path class=grid d='M{left} {y(tick)}H{right}'/>")
         parts.append(f"<text x={left - 6} y={y(tick)} dy=4 text-anchor=end>{tick:g}</text>")
     for value, name in x_ticks.items():

@@ -70,7 +70,7 @@ def milliseconds(seconds: float) -> str:
 
 def times(ratio: float) -> str:
     """1.24x, 3.4x, 20x."""
-    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+    return f"{ratio:.{2 if ratio < 1.995 else 1 if ratio < 9.95 else 0}f}x"
 
 
 def quartiles(spread: Spread) -> str:
