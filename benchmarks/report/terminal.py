@@ -210,7 +210,8 @@ def summary(report: Facts, files: Sequence[Path], width: int) -> list[str]:
         mine = suite.title, suite.labels[suite.ours], suite.labels[suite.baseline]
         for group in groups:
             if (group.suite, group.ours, group.other) == mine:
-                lines.append(f"{group.suite}: {words.range_of(group)} as fast as {group.other}")
+                known = f" as fast as {group.other}" if group.range else ""
+                lines.append(f"{group.suite}: {words.range_of(group)}{known}")
     lost, judged = findings.slower(groups), [r for g in groups for r in g.ratios if r.calm]
     if judged:
         lines.append(f"Slower in {len(lost)} of {len(judged)} comparisons")

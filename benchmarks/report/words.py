@@ -80,7 +80,7 @@ def quartiles(spread: Spread) -> str:
 def range_of(group: Against) -> str:
     """From the lowest median to the highest."""
     if group.range is None:
-        return "not known: all disturbed"
+        return "all disturbed"
     low, high = map(times, group.range)
     return low if low == high else f"{low} to {high}"
 

@@ -175,6 +175,9 @@ def test_a_disturbed_row_is_in_no_range_and_counted():
     (group,) = findings.against([*calm, *wild])
     assert words.range_of(group) == "2.0x"
     assert [group.count(v) for v in ("faster", "disturbed")] == [1, 1]
+    wild = list(rows_of(SPECTRAL_NORM, "wild", FORWARD, took, calm=False))
+    lines = terminal.summary(report_of(wild), FILES, 80)
+    assert lines[0] == "Spectral norm: all disturbed"
 
 
 def test_page_faults_of_default_malloc_are_in_no_range():
