@@ -222,7 +222,9 @@ def contact_sheet(
                 shown = transform(image[None])[0]
                 label = row.say({name: x.item() for name, x in transform.named().items()})
                 size = 7 * min(1, across / 80)  # a caption has the width of its picture
-                write(left + width / 2, top + height + 11, label, size, ha="center", color="#5b6675")
+                write(
+                    left + width / 2, top + height + 11, label, size, ha="center", color="#5b6675"
+                )
             sheet[:, top : top + height, left : left + width] = shown
     pixels = ((sheet.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
     data = bytes(pixels.flatten().tolist())
