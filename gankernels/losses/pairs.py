@@ -49,6 +49,14 @@ class _Published(Loss):
     def __repr__(self) -> str:
         return f"losses.{self._op}"
 
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """There is none: TypeError."""
+        raise TypeError(
+            f"{self._op}: expected a call of one of its two losses, got one of both; call "
+            f"losses.{self._op}.discriminator(real_logits, fake_logits) or "
+            f"losses.{self._op}.generator(fake_logits)"
+        )
+
 
 # --- losses with sides ---------------------------------------------------------------------------
 

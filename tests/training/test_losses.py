@@ -633,6 +633,12 @@ def test_refuses_logits(name, bad, error, message):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_a_loss_says_which_two_it_is(name):
+    with pytest.raises(TypeError, match=rf"^{name}: .*losses\.{name}\.discriminator\(real_logits"):
+        getattr(losses, name)(*logits(6))
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_generators_refuse_the_discriminators_order(name):
     """Where it would train nothing: only the real logits have a gradient."""
     loss = getattr(losses, name)
