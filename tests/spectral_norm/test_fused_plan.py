@@ -397,6 +397,32 @@ def exchanges(*ends):
     return run
 
 
+def exchanges_a_parameter_for_its_twin(net, x):
+    """In the same memory; gradients are the new one's."""
+    weight, _, _ = net.kind.parts(net.b)
+    owner = net.b.parametrizations.weight if hasattr(net.b, "parametrizations") else net.b
+    name = "original" if owner is not net.b else "weight_orig"
+    twin = nn.Parameter(weight.data)
+    setattr(owner, name, twin)
+    out = plainly(net, x)
+    (gradient,) = torch.autograd.grad(out.sum(), twin, retain_graph=True)
+    return out + gradient.sum()
+
+
+def writes(part):
+    """In place, which torch counts."""
+
+    def run(net, x):
+        h = net.a(x).tanh()
+        with torch.no_grad():
+            x = net.kind.parts(net.b)[part]
+            x.copy_(torch.arange(1.0, x.numel() + 1, dtype=x.dtype).view_as(x) / 10)
+        return net.c(net.b(h).tanh())
+
+    run.__name__ = f"writes_{'Wuv'[part]}"
+    return run
+
+
 def evaluates_one(net, x):
     net.b.eval()
     return plainly(net, x)
@@ -422,6 +448,7 @@ RUNS = [
     *(writes_vectors, replaces_memory, reads_without_a_gradient),
     *(differentiates_a_recomputed_part, takes_a_state_after_writing, exchanges_a_parameter),
     *(exchanges("_u"), exchanges("_v"), exchanges("_u", "_v"), evaluates_one, calls_one_twice),
+    *(exchanges_a_parameter_for_its_twin, writes(0), writes(1), writes(2)),
     saves_through_hooks,
     differentiates_with_a_hook_that_reads,
 ]

@@ -53,13 +53,12 @@ class Group:
         return version_of(u) == known[2 * i] and version_of(v) == known[2 * i + 1]
 
     def restore(self, i: int, layer: Layer) -> None:
-        """Put u and v of a layer back, unless somebody has written them since."""
-        if not self.is_moved(i):
-            return
+        """Put u and v of a layer back, each unless somebody has written it since."""
         parts = self.before.split([x.numel() for x in self.vectors])
         with torch.no_grad():
-            layer.u.copy_(parts[2 * i])
-            layer.v.copy_(parts[2 * i + 1])
+            for k, x in ((2 * i, layer.u), (2 * i + 1, layer.v)):
+                if version_of(x) == self.versions[k]:
+                    x.copy_(parts[k])
             if self.skipped is not None and layer.skipped is not None:
                 layer.skipped.sub_(self.skipped[i])
 

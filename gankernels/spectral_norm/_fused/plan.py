@@ -100,7 +100,6 @@ class Planned:
             and v._version == moved[2 * i + 1]
             and weight.data_ptr() == self.pointers[i]
             and torch.is_grad_enabled()
-            and not torch.is_inference_mode_enabled()
             and frame.runs(norm.memory)
             and not is_watched()
         ):
