@@ -131,9 +131,10 @@ class _Sided(_Published):
         return reduce_terms([self._wanted(x) for x in fakes], scales, weight)
 
     def _read_generated(self, fake_logits: Logits, real_logits: Logits | None) -> list[Tensor]:
+        # Real logits are not used, but refused like those of other losses.
+        reals = [] if real_logits is None else read(self._op, "real_logits", real_logits)
         fakes = read(self._op, "fake_logits", fake_logits)
-        if real_logits is not None:  # refuse what other losses would refuse
-            check_order(self._op, fakes, read(self._op, "real_logits", real_logits))
+        check_order(self._op, fakes, reals)
         return fakes
 
 

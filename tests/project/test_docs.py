@@ -13,6 +13,7 @@ import torch
 from project import documents
 from support import ROOT, bad_arguments
 from torch import distributed as dist
+from torch.distributed.fsdp._fully_shard import _fully_shard
 
 import gankernels
 from tools import check_site
@@ -43,8 +44,9 @@ BLOCKS = [
 
 
 @pytest.fixture
-def one_process(tmp_path):
-    """A group of one, for what needs a group."""
+def one_process(tmp_path, monkeypatch):
+    """A group of one, for what needs a group; other tests must not find a process that shards."""
+    monkeypatch.setattr(_fully_shard, "cls_to_fsdp_cls", {})
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
