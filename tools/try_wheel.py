@@ -2,7 +2,7 @@
 
 A TORCH is a version that pip installs, "newest", or "here", that of this interpreter, the default.
 No compiler is on PATH, no GPU is visible, and the current folder is an empty one. What runs is the
-self-test of `python -m gankernels.info` and the quick start of the README.
+self-test of `python -m gankernels.info` and what the README shows under "Use".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: What the blocks of the quick start use and do not define.
+#: What the blocks of the README use and do not define.
 BEFORE = """
 import sys
 import torch
@@ -40,18 +40,16 @@ AFTER = """
     loss.backward()
 assert all(p.grad.isfinite().all() for p in discriminator.parameters())
 assert not found, found
-print("the quick start runs under torch", torch.__version__)
+print("what the README shows runs under torch", torch.__version__)
 """
 
 
-def quick_start(readme: str) -> str:
-    """A program of the Python blocks of the README's quick start; none may take the reference."""
-    section = readme.partition("## Quick start")[2].partition("\n## ")[0]
+def program_of(readme: str) -> str:
+    """A program of the README's blocks of Python; none may take the reference."""
+    section = readme.partition("\n## Use\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     if len(blocks) < 3:
-        raise ValueError(
-            f"README.md: expected a quick start of 3 blocks of Python, got {len(blocks)}"
-        )
+        raise ValueError(f"README.md: expected 3 blocks of Python under Use, got {len(blocks)}")
     lines = "".join(blocks).splitlines()
     body = "\n".join(f"    {line}" for line in ["", *lines])
     return f"{BEFORE}\nwith _library.fallbacks() as found:{body}{AFTER}"
@@ -78,7 +76,7 @@ def try_wheel(wheel: Path, version: str) -> None:
             "HOME": str(folder),
             "CUDA_VISIBLE_DEVICES": "",
         }
-        program = quick_start((ROOT / "README.md").read_text())
+        program = program_of((ROOT / "README.md").read_text())
         for arguments in (["-m", "gankernels.info"], ["-c", program]):
             _run([python, *arguments], cwd=folder / "empty", env=environ)
 

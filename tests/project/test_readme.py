@@ -9,6 +9,7 @@ from support import ROOT
 
 import gankernels
 from gankernels import losses
+from tools import try_wheel
 
 README = (ROOT / "README.md").read_text()
 TABLE = (ROOT / "docs" / "papers.md").read_text().partition("\n\nThings that go wrong")[0]
@@ -41,6 +42,13 @@ def test_line(names, code):
 def test_block(names, code):
     names["d_loss"] = losses.hinge.discriminator
     documents.run(code, names, "README.md")
+
+
+def test_the_program_that_tries_a_wheel():
+    """But for where it is installed."""
+    lines = try_wheel.program_of(README).splitlines()
+    program = "\n".join(line for line in lines if "sys.prefix" not in line)
+    exec(compile(program, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("name", ["minimax", "hinge", "relativistic"])
