@@ -398,11 +398,14 @@ def exchanges(*ends):
 
 
 def exchanges_a_parameter_for_its_twin(net, x):
-    """In the same memory; gradients are the new one's."""
+    """In the same memory; its gradient is its own."""
     weight, _, _ = net.kind.parts(net.b)
     owner = net.b.parametrizations.weight if hasattr(net.b, "parametrizations") else net.b
     name = "original" if owner is not net.b else "weight_orig"
     twin = nn.Parameter(weight.data)
+    with torch.no_grad():
+        while twin._version < weight._version:  # written as often
+            twin.add_(0)
     setattr(owner, name, twin)
     out = plainly(net, x)
     (gradient,) = torch.autograd.grad(out.sum(), twin, retain_graph=True)
