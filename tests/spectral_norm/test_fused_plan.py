@@ -259,7 +259,18 @@ def test_reading_calls_nothing(monkeypatch):
     assert not called
 
 
-def test_another_link_in_a_running_forward():
+def adds_a_link(net, x):
+    net.b.parametrizations.weight.append(nn.Tanh())
+    return plainly(net, x)
+
+
+def caches(net, x):
+    with parametrize.cached():
+        return net.b(plainly(net, x)) + net.b.weight.sum()
+
+
+@pytest.mark.parametrize("run", [adds_a_link, caches])
+def test_a_running_forward_changes_how_weights_are_read(run):
     found = []
     for fused in (False, True):
         net = Runs(PARAMETRIZATION.ours, plainly)
@@ -267,44 +278,8 @@ def test_another_link_in_a_running_forward():
             gk.fuse_spectral_norm(net)
         for seed in range(3):
             net(draw(seed))
-
-        def registers(net, x):
-            net.b.parametrizations.weight.append(nn.Tanh())
-            return plainly(net, x)
-
-        net.run = registers
+        net.run = run
         found.append([net(draw(3)).detach(), states(net)])
-    assert_same(*found)
-
-
-def test_a_cache_in_a_running_forward():
-    found = []
-    for fused in (False, True):
-        net = Runs(PARAMETRIZATION.ours, plainly)
-        if fused:
-            gk.fuse_spectral_norm(net)
-        for seed in range(3):
-            net(draw(seed))
-
-        def caches(net, x):
-            with parametrize.cached():
-                return net.b(plainly(net, x)) + net.b.weight.sum()
-
-        net.run = caches
-        found.append([net(draw(3)).detach(), states(net)])
-    assert_same(*found)
-
-
-def test_within_a_cache():
-    found = []
-    for fused in (False, True):
-        net = Net(PARAMETRIZATION.ours)
-        if fused:
-            gk.fuse_spectral_norm(net)
-        net(draw(0))
-        with parametrize.cached():
-            out = net(draw(1)) + net(draw(2))
-        found.append([out.detach(), states(net)])
     assert_same(*found)
 
 
