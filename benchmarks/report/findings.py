@@ -37,8 +37,13 @@ class Ratio:
     other: str
     where: str
     spread: Spread
+    seconds: Spread | None  # ours, where they were kept
     calm: bool
     ranged: bool = True  # counts in the range: page faults of default malloc would widen it
+
+    @property
+    def name(self) -> str:
+        return f"{self.suite}: {self.ours} over {self.other}, {self.where}"
 
     @property
     def verdict(self) -> str:
@@ -82,16 +87,18 @@ def ratios(events: list[Event]) -> Iterator[Ratio]:
     for e in only(events, Layer):
         where = f"one layer of {'x'.join(map(str, e.shape))}, {e.which}"
         of = norms.title, norms.labels[LAYER], norms.labels[TORCH]
-        yield Ratio(*of, where + _threads(e), e.times_faster, e.calm)
+        yield Ratio(*of, where + _threads(e), e.times_faster, e.our_seconds, e.calm)
     yield from _of_steps(only(events, TrainingStep, suite=SPECTRAL_NORM), norms)
     for c in only(events, CompiledStep):
         of = penalties.title, "gankernels.compile_step", "gankernels, eager"
-        yield Ratio(*of, f"whole step of {c.network}", c.times_faster, c.calm)
+        where = f"whole step of {c.network}, batch {c.batch}"
+        yield Ratio(*of, where, c.times_faster, c.compiled_seconds, c.calm)
     for m in only(events, MethodStep):
         if m.kind not in (PLAIN, first_order.EXACT):
             ours = f"{m.kind}, {COMPILED}" if m.compiled else m.kind
             of = penalties.title, f"R1 + R2, {ours}", "exact R1 + R2"
-            yield Ratio(*of, "whole step of a transformer", inverse(m.over_exact), m.calm)
+            spread = inverse(m.over_exact)
+            yield Ratio(*of, "whole step of a transformer", spread, m.seconds, m.calm)
 
 
 def _threads(event: Event) -> str:
@@ -101,18 +108,21 @@ def _threads(event: Event) -> str:
 def _of_rows(rows: list[Row], suite: Suite) -> Iterator[Ratio]:
     """From our row, or from the other's where ours is not shown."""
     mine, seen = OURS_IN[suite.name], set()
+    seconds: Spread | None
     for row in sorted(rows, key=lambda row: row.kind not in mine):
         than = row.times_faster_than
         if row.kind in mine:
             found = [(row.kind, other, than[other]) for other in than if other not in mine]
+            seconds = row.seconds
         else:
             found = [(ours, row.kind, inverse(than[ours])) for ours in mine if ours in than]
+            seconds = None
         tuned = row.allocator == TUNED
         where = f"{row.network}, {row.which}" + ("" if tuned else ", default malloc")
         for ours, other, spread in found:
             of = suite.title, suite.labels[ours], suite.labels[other], where + _threads(row)
             if of not in seen:
-                yield Ratio(*of, spread, row.calm, tuned)
+                yield Ratio(*of, spread, seconds, row.calm, tuned)
             seen.add(of)
 
 
@@ -130,7 +140,8 @@ def _of_steps(steps: list[TrainingStep], suite: Suite) -> Iterator[Ratio]:
             min(step.seconds.count, other.seconds.count),
         )
         of = suite.title, f"whole step, {suite.labels[step.kind]}", suite.labels[TORCH]
-        yield Ratio(*of, step.network + _threads(step), spread, step.calm and other.calm)
+        where = f"{step.network}, batch {step.batch}{_threads(step)}"
+        yield Ratio(*of, where, spread, step.seconds, step.calm and other.calm)
 
 
 def against(events: list[Event]) -> list[Against]:

@@ -105,7 +105,9 @@ def _figures_table(events: list[Event]) -> str:
 def _environment_table(facts: Facts) -> str:
     body = []
     for key, value in facts.items():
-        if isinstance(value, dict):
+        if key == "gankernels":  # all of it is in the JSON
+            value = ", ".join(filter(None, (value.get(key), value.get("error"))))
+        elif isinstance(value, dict):
             value = ", ".join(f"{k}: {v}" for k, v in value.items())
         elif isinstance(value, float):
             value = f"{value:.1f}"

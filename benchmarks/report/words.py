@@ -1,26 +1,31 @@
-"""What the page and the terminal say alike."""
+"""What the pages and the terminal say alike: sentences, and tables as rows of text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.core.contest import OURS, PLAIN
 from benchmarks.core.events import (
     CompiledStep,
     Event,
+    Figure,
     GradientAccuracy,
     LeftOut,
     MethodStep,
     Reduction,
+    Row,
     StepMemory,
     TrainingStep,
     only,
 )
 from benchmarks.core.harness import MIN_ROUNDS, Spread
+from benchmarks.report import findings
 from benchmarks.report.findings import Against, Ratio
-from benchmarks.suites.first_order import CENTRAL, DIFFERENCE, EXACT, NOISE, ONE_SIDED
+from benchmarks.suites.first_order import CENTRAL, DIFFERENCE, EXACT, NOISE, ONE_SIDED, STEP_TITLE
 from benchmarks.suites.gradient_penalty import USUAL
-from benchmarks.suites.registry import who
+from benchmarks.suites.registry import SUITES, Suite, who
 
 Facts = dict[str, Any]
 
@@ -238,3 +243,158 @@ AUGMENTATION_SENTENCES = (
     "Cycles a pixel are for all 3 channels: processor seconds of one thread times the frequency "
     "in /proc/cpuinfo, which on virtual machines is that of the time-stamp counter.",
 )
+
+
+DISTURBED = "* others used the processors during most samples"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a title: the first `left` columns are names, optional ones can go."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+    optional: Sequence[str] = ()
+
+
+def rows_table(events: list[Event], suite: Suite, allocator: str, threads: int) -> Table:
+    """A line for each network and pass: the baseline's time, then times faster than that."""
+    rows = only(events, Row, suite=suite.name, allocator=allocator, threads=threads)
+    present = {row.kind for row in rows}
+    kinds = [kind for kind in suite.labels if kind in present]
+    passes = dict.fromkeys(row.which for row in rows)
+    only_pass = f", {next(iter(passes))}" if len(passes) == 1 else ""
+    header = ["what", *([] if only_pass else ["pass"]), *(suite.labels[kind] for kind in kinds)]
+    optional = ["quartiles", "GB/s (copy)", "eager form"]
+    forms = any(row.form for row in rows)
+    body = []
+    for network, which in dict.fromkeys((row.network, row.which) for row in rows):
+        found = {r.kind: r for r in rows if (r.network, r.which) == (network, which)}
+        cells = [network, *([] if only_pass else [which])]
+        cells += [_cell(found.get(kind), suite) for kind in kinds]
+        ours = found.get(suite.ours)
+        ratio = ours.times_faster_than.get(suite.baseline) if ours else None
+        cells.append(quartiles(ratio) if ratio else "")
+        speeds = (ours.bytes_per_second / 1e9, ours.copy_bandwidth / 1e9) if ours else None
+        cells.append(f"{speeds[0]:.0f} ({speeds[1]:.0f})" if speeds else "")
+        body.append(cells + [next((r.form for r in found.values() if r.form), "")] * forms)
+    title = (
+        f"{suite.subject}{only_pass}, {allocator} malloc, {threads} thread(s): "
+        f"ms of {suite.labels[suite.baseline]}, times faster than it of the others; quartiles of "
+        f"{suite.labels[suite.ours]}"
+    )
+    header += [*optional[:2], *optional[2:][:forms]]
+    return Table(title, header, body, 1 if only_pass else 2, optional)
+
+
+def _cell(row: Row | None, suite: Suite) -> str:
+    if row is None:
+        return "-"
+    ratio = row.times_faster_than.get(suite.baseline)
+    if row.kind == suite.baseline or ratio is None:
+        text = f"{milliseconds(row.seconds.median)} ms"
+    else:
+        text = times(ratio.median)
+    return text + ("" if row.calm else "*")
+
+
+def inexact(rows: list[Row], suite: Suite) -> Iterator[str]:
+    """Who is off by more than gankernels may be."""
+    wrong = {who(row): row for row in rows if row.error > suite.tolerance}
+    for name, row in wrong.items():
+        yield f"{name} is off by {row.error:.0e} at {row.network}"
+
+
+def steps_table(events: list[Event], suite: Suite) -> Table:
+    """Whole steps: time, share of the suite's subject, and peak memory where it was measured."""
+    peaks = step_peaks([event for event in events if event.suite == suite.name])
+    body = []
+    for step in only(events, TrainingStep, suite=suite.name):
+        peak = peaks.get((step.network, step.kind))
+        body.append(
+            [
+                f"{step.network}, {step.batch}",
+                suite.labels.get(step.kind, step.kind) + mark(step.calm, step.seconds),
+                milliseconds(step.seconds.median),
+                share(step),
+                "" if peak is None else f"{peak / 1e6:.0f}",
+            ]
+        )
+    title = f"A whole critic step, and the share in it. {suite.title}"
+    return Table(title, ["network, batch", "who", "ms", "share (quartiles)", "peak MB"], body, 2)
+
+
+def bars_table(verdicts: list[Facts]) -> Table:
+    """Every bar, as measured."""
+    body = []
+    for bar in verdicts:
+        measured = "" if bar["measured"] is None else f"{bar['measured']:.2f}"
+        sign = "<=" if bar["at_most"] else ">="
+        what = f"{bar['group']}: {bar['subject']}"
+        body.append([what, f"{sign} {bar['bar']:g}", measured, verdict_mark(bar)])
+    return Table("Bars", ["what", "bar", "measured", ""], body)
+
+
+def against_table(groups: list[Against]) -> Table:
+    title = "Against each alternative: lowest to highest median, and what the quartiles say"
+    optional = AGAINST_COLUMNS[4:]
+    return Table(title, AGAINST_COLUMNS, against_rows(groups), 2, optional)
+
+
+def of_suite(events: list[Event], suite: Suite) -> Iterator[Table | str]:
+    """What was measured of a suite."""
+    rows = only(events, Row, suite=suite.name)
+    for allocator, threads in dict.fromkeys((row.allocator, row.threads) for row in rows):
+        yield rows_table(events, suite, allocator, threads)
+    yield from inexact(rows, suite)
+    if only(events, TrainingStep, suite=suite.name):
+        yield steps_table(events, suite)
+    for event in only(events, Reduction, suite=suite.name):
+        yield reduction_sentence(event)
+    if only(events, MethodStep, suite=suite.name):
+        title = f"A whole step without second derivatives: {STEP_TITLE}"
+        yield Table(title, METHOD_COLUMNS, method_rows(events))
+    if only(events, CompiledStep, suite=suite.name):
+        found = compiled_rows(events)
+        yield Table(COMPILED_TITLE, COMPILED_COLUMNS, found, 1, ["first call s"])
+    if only(events, GradientAccuracy, suite=suite.name):
+        title = "R1's gradient without second derivatives: error and cosine against the exact one"
+        found = accuracy_rows(events)
+        yield Table(title, ACCURACY_COLUMNS, found, 2, ["its cosine"])
+    if only(events, Figure, suite=suite.name):
+        yield from AUGMENTATION_SENTENCES
+
+
+def contents(report: Facts) -> Iterator[Table | str]:
+    """All that is shown, but for the summary."""
+    events = report["events"]
+    for suite in SUITES.values():
+        yield from of_suite(events, suite)
+    if "bars" in report:
+        yield bars_table(report["bars"])
+    if groups := findings.against(events):
+        yield against_table(groups)
+        yield from map(loss, findings.slower(groups))
+    yield from left_out_lines(events)
+    if not all(row.calm for row in only(events, Row)):
+        yield DISTURBED
+
+
+def headlines(report: Facts) -> Iterator[str]:
+    """What is faster by how much, in how much it is slower, and where the most."""
+    groups = findings.against(report["events"])
+    for suite in SUITES.values():
+        mine = suite.title, suite.labels[suite.ours], suite.labels[suite.baseline]
+        for group in groups:
+            if (group.suite, group.ours, group.other) == mine:
+                known = f" as fast as {group.other}" if group.range else ""
+                yield f"{group.suite}: {range_of(group)}{known}"
+    lost, judged = findings.slower(groups), [r for g in groups for r in g.ratios if r.calm]
+    if judged:
+        yield f"Slower in {len(lost)} of {len(judged)} comparisons"
+    if lost:
+        yield f"The most: {loss(lost[0])}"
+    if disturbed := sum(group.count("disturbed") for group in groups):
+        yield f"Disturbed by others, and not counted: {disturbed}"

@@ -1,7 +1,9 @@
 """Two runs are compared: a slowdown is found, noise is not."""
 
+import itertools
 import json
 import random
+import re
 
 import pytest
 
@@ -9,21 +11,37 @@ pytest.importorskip("rich")
 
 from measurements import everything, report_of, spread
 
-from benchmarks.core import harness
-from benchmarks.core.events import Row, to_dict
-from benchmarks.report import compare
+from benchmarks.core import events, harness
+from benchmarks.core.contest import FORWARD, OURS
+from benchmarks.core.environment import TUNED
+from benchmarks.core.events import AUGMENTATION, Row, to_dict
+from benchmarks.report import compare, findings, history, site, words
+from benchmarks.suites import augmentation
+from benchmarks.suites.spectral_norm import FUSED
 
 GANKERNELS = {"gankernels": {"gankernels": "0.1.0"}}
 
 
+WHERE = {"suite": AUGMENTATION, "allocator": TUNED, "threads": 2, "which": FORWARD}
+
+
 def kept(rows, machine="some cpu, 2 cores"):
-    """A file of rows: name to (seconds, ratio), or these and whether it was calm."""
-    made = {}
-    for name, (seconds, ratio, *calm) in rows.items():
-        numbers = [[s.median, s.q25, s.q75, s.count] for s in (seconds, ratio)]
-        made[name] = {"seconds": numbers[0], "ratio": numbers[1], "calm": all(calm)}
+    """A report of rows: name to (seconds, ratio), or these and whether it was calm."""
+    found = [
+        Row(
+            **WHERE,
+            network=name,
+            kind=OURS,
+            nbytes=1,
+            seconds=seconds,
+            times_faster_than={augmentation.MULTI_PASS: ratio},
+            error=0.0,
+            calm=all(calm),
+        )
+        for name, (seconds, ratio, *calm) in rows.items()
+    ]
     versions = {"gankernels": "0.1.0", "torch": "2.0"}
-    return {"machine": machine, "versions": versions, "started": "2020", "rows": made}
+    return {"machine": machine, "versions": versions, "started": "2020", "events": found}
 
 
 def measured(seed, ours=1.0, theirs=3.0, load=1.0, rounds=40):
@@ -34,7 +52,11 @@ def measured(seed, ours=1.0, theirs=3.0, load=1.0, rounds=40):
 
 
 def changed(old, new, **more):
-    return [c.name for c in compare.slower(kept({"row": old}), kept({"row": new}, **more))]
+    return names(compare.slower(kept({"row": old}), kept({"row": new}, **more)))
+
+
+def names(changes):
+    return [re.search(r", (\w+), forward$", change.name)[1] for change in changes]
 
 
 def test_a_slowdown_is_found():
@@ -67,7 +89,7 @@ def test_what_is_faster_or_disturbed_is_not_found():
 def test_the_worst_comes_first():
     old = kept({name: measured(i) for i, name in enumerate("abc")})
     new = kept({name: measured(9 + i, ours=2.0 + i) for i, name in enumerate("abc")})
-    assert [c.name for c in compare.slower(old, new)] == ["c", "b", "a"]
+    assert names(compare.slower(old, new)) == ["c", "b", "a"]
 
 
 @pytest.fixture
@@ -81,46 +103,90 @@ def results(tmp_path):
 
 
 def test_history_is_small_and_says_the_same(results, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare.keep, "__defaults__", (tmp_path / "history",))
-    assert compare.main(["--keep", str(results)]) == 0
+    monkeypatch.setattr(history.keep, "__defaults__", (tmp_path / "history",))
+    history.main([str(results)])
     (path,) = (tmp_path / "history").iterdir()
     assert str(path) in capsys.readouterr().out
     assert path.name == "some-cpu-2-cores-0.1.0.json"
-    assert path.stat().st_size < results.stat().st_size / 5
-    assert compare.load(path) == compare.load(results)
+    assert path.stat().st_size < results.stat().st_size / 2
+    assert history.load(path) == history.load(results)
     assert compare.main([str(path), str(results)]) == 0
     assert "0 of" in capsys.readouterr().out
 
 
+def test_what_was_kept_is_what_was_found(results, tmp_path):
+    """But for digits that say nothing."""
+    before = events.parse(results.read_text())["events"]
+    after = history.load(history.keep(events.parse(results.read_text()), tmp_path))["events"]
+    for old, new in zip(before, after, strict=True):
+        assert type(old) is type(new)
+        for name, value in (to_dict(old) | to_dict(new)).items():
+            if name != "times_faster_than" and name not in history.SPARED:
+                assert history._rounded(to_dict(old)[name]) == history._rounded(value), name
+    for old, new in zip(findings.against(before), findings.against(after), strict=True):
+        assert (old.ours, old.other) == (new.ours, new.other)
+        assert [ratio.verdict for ratio in old.ratios] == [ratio.verdict for ratio in new.ratios]
+        assert old.range == pytest.approx(new.range, rel=1e-3)
+
+
+def test_the_newest_report_comes_first(results, tmp_path):
+    report = events.parse(results.read_text())
+    for day in ("02", "03", "01"):
+        of = report["environment"] | {"cpu": f"cpu {day}"}
+        history.keep(report | {"environment": of, "started": f"2026-01-{day}"}, tmp_path / "kept")
+    started = [found["started"] for found in history.kept(tmp_path / "kept")]
+    assert started == ["2026-01-03", "2026-01-02", "2026-01-01"]
+
+
 def test_exit_status_is_1_where_something_is_slower(results, tmp_path, capsys):
-    facts = compare.load(results)
-    name = next(name for name in facts["rows"] if "fused" in name)
-    row = facts["rows"][name]
-    row["seconds"] = [2 * x for x in row["seconds"][:3]] + [40]
-    row["ratio"] = [x / 2 for x in row["ratio"][:3]] + [40]
+    report = json.loads(results.read_text())
+    row = next(e for e in report["events"] if e["event"] == "row" and e["kind"] == FUSED)
+    for spread_of, factor in ((row["seconds"], 2), (row["times_faster_than"]["torch"], 1 / 2)):
+        spread_of |= {name: factor * spread_of[name] for name in ("median", "q25", "q75")}
     new = tmp_path / "new.json"
-    new.write_text(json.dumps(facts))
+    new.write_text(json.dumps(report))
     assert compare.main([str(results), str(new)]) == 1
     shown = capsys.readouterr().out
-    assert f"slower: {name}: 4.0x (3.6 to 4.4) before, 2.0x (1.80 to 2.2) now" in shown
+    name = f"gankernels fused over torch parametrization, {row['network']}, {row['which']}"
+    assert f"{name}: 4.0x (3.6 to 4.4) before, 2.0x (1.80 to 2.2) now" in shown
     assert compare.main([str(new), str(results)]) == 0
 
 
-def test_rows_of_ours_are_kept():
-    report = report_of(everything())
-    report["environment"] |= GANKERNELS
-    names = compare.condense(report)["rows"]
-    ours = [e for e in report["events"] if isinstance(e, Row) and e.kind in ("fused", "layer")]
-    assert len([name for name in names if name.startswith("spectral norm: ")]) > len(ours)
-    assert any("R1 + R2" in name for name in names)
-    assert not any("torch," in name for name in names if "step" not in name)
+def test_every_alternative_is_compared(results):
+    found = history.load(results)
+    assert {(r.ours, r.other) for r, _ in compare.common(found, found)} == {
+        (group.ours, group.other) for group in findings.against(found["events"])
+    }
+    names = [ratio.name for ratio, _ in compare.common(found, found)]
+    assert len(names) == len(set(names))
 
 
 def test_nothing_in_common_is_an_error(tmp_path, capsys):
     for name in "ab":
-        (tmp_path / name).write_text(json.dumps(kept({name: measured(0)})))
+        environment = {"cpu": "a cpu", "cores": 2} | GANKERNELS
+        report = kept({name: measured(0)}) | {"environment": environment, "mode": "quick"}
+        del report["machine"]
+        (tmp_path / name).write_text(json.dumps(report, default=to_dict))
     with pytest.raises(SystemExit):
         compare.main([str(tmp_path / "a"), str(tmp_path / "b")])
     assert "nothing can be compared" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         compare.main([str(tmp_path / "a")])
+
+
+def test_the_site_and_the_readme_say_what_was_kept():
+    """``python -m benchmarks.report.site``."""
+    reports = history.kept()
+    assert reports
+    for path, text in ((site.PAGE, site.page(reports)), (site.README, site.readme(reports))):
+        assert f"{site.BEGIN}\n{text}\n{site.END}" in path.read_text()
+
+
+def test_a_page_has_all_that_the_terminal_has(results):
+    report = history.load(results)
+    report["environment"] |= {"caches": {}, "memory_gib": 1.0, "libc": "", "torch_isa": ""}
+    text = site.page([report])
+    for part in words.contents(report):
+        cells = itertools.chain(*part.rows) if isinstance(part, words.Table) else [part]
+        for cell in filter(None, cells):
+            assert site._text(cell) in text

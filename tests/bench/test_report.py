@@ -22,6 +22,7 @@ from benchmarks.core.events import (
 )
 from benchmarks.report import __main__ as command
 from benchmarks.report import bars, charts, findings, jobs, page, processes, terminal, words
+from benchmarks.report.words import Table
 from benchmarks.suites import networks
 from benchmarks.suites import spectral_norm as norms
 from benchmarks.suites.registry import SUITES
@@ -39,7 +40,7 @@ def whole():
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_name_and_no_number_is_cut(whole, width):
-    lines = list(itertools.chain(*terminal.tables(whole, width)))
+    lines = list(itertools.chain(*terminal.lines_of(whole, width)))
     text = "\n".join(lines)
     assert max(map(len, lines)) <= width
     assert "…" not in text
@@ -65,7 +66,7 @@ def test_no_name_and_no_number_is_cut(whole, width):
 def test_bars_are_shown_to_whom_asks(whole, width):
     judged = [verdict.to_dict() for verdict in bars.verdicts(whole["events"])]
     for of, shown in ((whole, False), (whole | {"bars": judged}, True)):
-        lines = list(itertools.chain(*terminal.tables(of, width)))
+        lines = list(itertools.chain(*terminal.lines_of(of, width)))
         assert ("Bars" in lines) == shown
         assert max(map(len, lines)) <= width
         assert any("reached" in line for line in lines) == shown
@@ -74,13 +75,14 @@ def test_bars_are_shown_to_whom_asks(whole, width):
 
 def test_a_table_takes_fewer_columns_before_it_stacks_its_rows():
     header, row = ["what", "times faster", "quartiles"], ["one name", "2.0x", "1.9 to 2.1"]
-    wide = terminal.table("T", header, [row], 40, optional=["quartiles"])
+    of_one = Table("T", header, [row], optional=["quartiles"])
+    wide = terminal.drawn(of_one, 40)
     assert wide[2:] == ["what      times faster   quartiles", "one name          2.0x  1.9 to 2.1"]
-    shorter = terminal.table("T", header, [row], 30, optional=["quartiles"])
+    shorter = terminal.drawn(of_one, 30)
     assert shorter[2:] == ["what      faster   quartiles", "one name    2.0x  1.9 to 2.1"]
-    fewer = terminal.table("T", header, [row], 20, optional=["quartiles"])
+    fewer = terminal.drawn(of_one, 20)
     assert fewer[2:] == ["what      faster", "one name    2.0x"]
-    stacked = terminal.table("T", header, [row], 14, optional=["quartiles"])
+    stacked = terminal.drawn(of_one, 14)
     assert stacked[2:] == ["one name", "  faster 2.0x"]
 
 
@@ -149,7 +151,7 @@ def test_waiting_is_told_while_a_process_runs():
 
 
 def ratio_of(median, calm=True, around=0.1):
-    return findings.Ratio("Suite", "ours", "theirs", "here", spread(median, around), calm)
+    return findings.Ratio("Suite", "ours", "theirs", "here", spread(median, around), None, calm)
 
 
 def test_verdicts_are_by_quartiles():
