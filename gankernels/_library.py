@@ -28,8 +28,11 @@ from gankernels._torch import FakeTensor, in_forward_ad, in_functorch
 
 logger = logging.getLogger("gankernels")
 
+#: The package and the namespace of its operators: another name where several versions live in one
+#: process (``tools/hub.py``).
+NAME = __package__
 #: The namespace that ``gankernels/ops`` defines its schemas in.
-LIBRARY = torch.library.Library("gankernels", "DEF")
+LIBRARY = torch.library.Library(NAME, "DEF")
 
 #: The folder that the package was imported from.
 PACKAGE = Path(__file__).resolve().parent
@@ -42,7 +45,7 @@ def hidden_copy() -> Path | None:
     the sources, which were perhaps never compiled, hide what ``pip install .`` has installed.
     """
     others = [entry for entry in sys.path if Path(entry).resolve() != PACKAGE.parent]
-    spec = importlib.machinery.PathFinder.find_spec("gankernels", others)
+    spec = importlib.machinery.PathFinder.find_spec(NAME, others)
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).resolve().parent
@@ -61,7 +64,7 @@ class ExtensionStatus:
 
 def _load(name: str, cure: str) -> tuple[ModuleType | None, ExtensionStatus]:
     try:
-        module = importlib.import_module(f"gankernels.{name}")
+        module = importlib.import_module(f"{NAME}.{name}")
     except ImportError as error:
         if not isinstance(error, ModuleNotFoundError):
             return None, ExtensionStatus(False, reason=f"it does not load: {error}", cure=cure)
@@ -94,7 +97,7 @@ NATIVE_DEVICES = frozenset(
 def build_info() -> dict[str, Any] | None:
     """The record that setup.py wrote when it compiled the extensions; None if it never did."""
     try:
-        module = importlib.import_module("gankernels._build_info")
+        module = importlib.import_module(f"{NAME}._build_info")
     except ModuleNotFoundError:
         return None
     return dict(module.BUILD_INFO)

@@ -24,7 +24,8 @@ def warn_once(key: str, message: str) -> None:
 def warn(message: str) -> None:
     """Warn at the line of the caller, however many functions and modules are between."""
     level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in ("gankernels", "torch"):
+    libraries = (__package__, "torch")
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in libraries:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
 

@@ -92,4 +92,4 @@ def _is_users(path: str) -> bool:
     return not any(inside) and not path.endswith(">")
 
 
-_LIBRARIES = ("torch", "gankernels")
+_LIBRARIES = ("torch", __name__.partition(".")[0])
