@@ -39,12 +39,16 @@ class Message:
 
 
 def messages() -> list[Message]:
-    """Those of every module of the package, and of its installation."""
+    """Those of every module of the package, of its installation, and of the extension modules."""
     installs = [ROOT / "setup.py", ROOT / "build_support" / "cuda.py"]
     found = []
     for path in [*sorted((ROOT / "gankernels").rglob("*.py")), *installs]:
         if path.name != "_build_info.py":
             found += messages_of(path.read_text(), str(path.relative_to(ROOT)))
+    for folder in ("bindings", "common", "cpu", "cuda"):
+        for path in sorted((ROOT / "csrc" / folder).rglob("*.*")):
+            if path.suffix != ".md":
+                found += cpp_messages_of(path.read_text(), str(path.relative_to(ROOT)))
     return found
 
 
@@ -56,6 +60,46 @@ def messages_of(source: str, name: str) -> list[Message]:
         for scope, node in nodes(tree)
         for text in dict.fromkeys(texts(scope, node))
     ]
+
+
+#: What says something in C++, up to its first argument: a check, a result, an error of Python.
+SAYS = re.compile(r'STD_TORCH_CHECK\(|PyErr_(?:SetString|Format)\(|return (?=")')
+LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def cpp_messages_of(source: str, name: str) -> list[Message]:
+    """Those of a file of C++: of checks, of what launchers return, and of Python's errors."""
+    found = []
+    for match in SAYS.finditer(source):
+        parts = arguments(source[match.end() :])
+        skipped = 0 if match[0].startswith("return") else 1  # the condition, or the type
+        text = "".join(
+            "".join(LITERAL.findall(part)) if LITERAL.match(part) else HOLE
+            for part in parts[skipped:]
+        )
+        # A word alone is a name; and there are words besides what all begin with.
+        if " " in text.strip() and re.search("[a-z]{2}", text.replace("expected", "")):
+            line = source.count("\n", 0, match.start()) + 1
+            found.append(Message(f"{name}:{line}", without_name(text)))
+    return found
+
+
+def arguments(source: str) -> list[str]:
+    """The expressions up to the parenthesis, or the semicolon, that ends them."""
+    parts, depth, begin, i = [], 0, 0, 0
+    while True:
+        if source[i] == '"':
+            literal = LITERAL.match(source, i)
+            assert literal is not None
+            i = literal.end()
+            continue
+        depth += (source[i] in "([{") - (source[i] in ")]}")
+        if depth < 0 or (depth == 0 and source[i] in ",;"):
+            parts.append(source[begin:i].strip())
+            begin = i + 1
+        if depth < 0 or (depth == 0 and source[i] == ";"):
+            return parts
+        i += 1
 
 
 Scope = tuple[ast.AST, ...]

@@ -13,11 +13,12 @@ FOUND = messages.messages()
 ENTRIES = messages.entries(messages.PAGE.read_text())
 #: Said by Python code that has no such string: by a loop over names, or from C++.
 COMPOSED = {
-    "...: out of memory",
     "the kernels were compiled for ..., and ... is of architecture ...",
     "expected latents that require a gradient, got ones that do not...",
     "expected images that require a gradient, got ones that do not...",
     "expected device to ...",
+    "expected ... multipliers",
+    "expected ... constants",
 }
 
 
@@ -89,6 +90,26 @@ def test_messages_are_read_from_source():
             "it was not built",
         ]
     )
+
+
+CPP_SOURCE = """
+  STD_TORCH_CHECK(x.dim() == 1 && fits(x, y), op, ": expected ", name,
+                  " of, at most, ", kMost + f(1, 2), " \\"elements\\"");
+  STD_TORCH_CHECK(status == nullptr, op, ": ", status);
+  if (n > 3) return "too many; cut them";
+  return "float32";
+  PyErr_SetString(PyExc_ValueError, "expected a name");
+"""
+
+
+def test_messages_are_read_from_cpp():
+    found = messages.cpp_messages_of(CPP_SOURCE, "x.cpp")
+    hole = messages.HOLE
+    assert [(m.where, m.text) for m in found] == [
+        ("x.cpp:2", f'expected {hole} of, at most, {hole} \\"elements\\"'),
+        ("x.cpp:5", "too many; cut them"),
+        ("x.cpp:7", "expected a name"),
+    ]
 
 
 def test_entries_are_read_from_a_page():
