@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gankernels._checks import check_strided, kind
 from gankernels._dtypes import NATIVE_DTYPES
+from gankernels._torch import in_dispatch_mode, in_functorch
+from gankernels._warnings import is_turn, warn_once
 from gankernels.augment._settings import Settings
 
 _INTEGERS = (
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
 )
+#: Beyond what standardized images, or those of a generator at its start, ever have.
+_FAR = 16.0
 
 
 def is_integer(x: Tensor) -> bool:
@@ -93,6 +97,31 @@ def _conversion(x: Tensor) -> str:
         f"bring them to [-1, 1] first, as in (images.float() + 0.5) / {half} where they fill the "
         f"range of {name}, or images.float() / 127.5 - 1 where they are from 0 to 255"
     )
+
+
+def warn_of_range(module: nn.Module, images: Tensor) -> None:
+    """Tell of images that are far from [-1, 1], such as those in 0..255. Only on the CPU: elsewhere
+    to look would wait for the device.
+    """
+    op = type(module).__name__
+    if (
+        not images.is_cpu
+        or images.numel() == 0
+        or torch.compiler.is_compiling()
+        or in_functorch()
+        or in_dispatch_mode()
+        or type(images) is not Tensor
+        or not is_turn("range", module)
+    ):
+        return
+    largest = float(images.detach().amax())
+    if largest > _FAR:
+        warn_once(
+            f"range {op}",
+            f"{op}: expected images in [-1, 1], for which the strengths of color and noise are "
+            f"meant, got values up to {largest:.6g}; where they are from 0 to 255, take "
+            "images / 127.5 - 1",
+        )
 
 
 def check_images(op: str, images: object, settings: Settings, device: torch.device) -> int:

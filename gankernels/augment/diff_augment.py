@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gankernels import ops
 from gankernels._checks import kind
 from gankernels._dtypes import accumulation_dtype
-from gankernels.augment._checks import check_pixels, check_views
+from gankernels.augment._checks import check_pixels, check_views, warn_of_range
 from gankernels.augment._clips import clips_of, frames_of, is_clip, rows_of_frames
 from gankernels.augment._strength import number_of, source
 from gankernels.ops.affine_resample import augment_about_mean
@@ -54,8 +54,9 @@ class DiffAugment(nn.Module):
     A call, ``augment(images, generator=None)``, takes images (B, C, H, W) of float32, float64,
     bfloat16 or float16, of any number of channels, and gives images of the same shape, dtype and
     memory format; color is computed in float32 at least, and rounded once. Offsets are those of
-    images in [-1, 1]. A list of images, several sizes of the same samples, gives a list: what is
-    drawn for a sample holds for all of them, in fractions of each size.
+    images in [-1, 1]; a warning tells of those in 0 to 255, on the CPU. A list of images, several
+    sizes of the same samples, gives a list: what is drawn for a sample holds for all of them, in
+    fractions of each size.
 
     Clips (B, C, T, H, W) are given one transform each: every frame is what it would be as an image
     by itself, with the clip's numbers; contrast is about the frame's own mean. Channels-last clips
@@ -113,6 +114,8 @@ class DiffAugment(nn.Module):
         views = [images] if isinstance(images, Tensor) else check_views(op, "images", images)
         for x in views:
             check_pixels(op, x, views[0].device)
+        if "color" in self.policy:
+            warn_of_range(self, views[0])
         options: dict[str, Any] = source(op, generator, views[0].device)
         options["dtype"] = torch.float64
         found = views

@@ -22,7 +22,7 @@ from gankernels._checks import (
     kind,
     raised_in,
 )
-from gankernels.augment._checks import check_images, check_views
+from gankernels.augment._checks import check_images, check_views, warn_of_range
 from gankernels.augment._clips import is_clip
 from gankernels.augment._settings import (
     Settings,
@@ -78,9 +78,10 @@ class ADAPipe(Strength):
             of imgfilter; ``yflip``, which is in no preset: upside down, of the group blit, and as
             with xflip every other of the images that it happens to), and how strong they are
             (``xint_max``, ``scale_std``, ``rotate_max``, ...): the fields of
-            :class:`gankernels.ops.ada_parameters.AdaMultipliers` and ``AdaConstants``. Standard
-            deviations of factors (``scale_std``, ``aniso_std``, ``contrast_std``,
-            ``saturation_std``, ``imgfilter_std``) are at most 8, other strengths at most 1e6.
+            :class:`gankernels.ops.ada_parameters.AdaMultipliers` and
+            :class:`gankernels.ops.ada_parameters.AdaConstants`. Standard deviations of factors
+            (``scale_std``, ``aniso_std``, ``contrast_std``, ``saturation_std``, ``imgfilter_std``)
+            are at most 8, other strengths at most 1e6.
 
     The strength is the buffer ``p``, float32, a scalar or (6,) for the groups, and the one thing in
     the state_dict. ``pipe.p = 0.3``, or a dict of groups, or a tensor, writes into it, as do
@@ -90,9 +91,10 @@ class ADAPipe(Strength):
     A call, ``pipe(images, generator=None)``, takes images (B, C, H, W) of float32, float64,
     bfloat16 or float16 and gives images of the same shape, dtype and memory format, in training and
     in evaluation alike. Values are nominally from -1, black, to 1, white: brightness, noise and
-    lumaflip, which is a reflection at 0, mean that range, and images in 0 to 255 or 0 to 1 are not
-    told apart from it. Nothing is clamped. A list of images, several sizes of the same samples,
-    gives a list: each sample has one transform for all sizes, shifts in fractions of each.
+    lumaflip, which is a reflection at 0, mean that range. A warning tells of images in 0 to 255, on
+    the CPU; those in 0 to 1 cannot be told apart from it. Nothing is clamped. A list of images,
+    several sizes of the same samples, gives a list: each sample has one transform for all sizes,
+    shifts in fractions of each.
 
     Clips (B, C, T, H, W) are given one transform each: every frame is what the transform makes of
     it as an image, cutout and noise included, whose pattern stands still. What is 5-D is taken for
@@ -101,9 +103,8 @@ class ADAPipe(Strength):
 
     Random numbers come from ``generator``, on the images' device, or from torch's own: the same
     state gives the same result, and every p and preset takes as many of them; yflip takes two more
-    a sample, after these. Differentiable to any
-    order in the images. Nothing waits for the device. :meth:`sample` gives the transform as an
-    object, to apply it more than once.
+    a sample, after these. Differentiable to any order in the images. Nothing waits for the device.
+    :meth:`sample` gives the transform as an object, to apply it more than once.
 
     Raises:
         TypeError: if a setting is of another type or unknown, or images are not real tensors.
@@ -159,8 +160,10 @@ class ADAPipe(Strength):
             views = check_views(op, "images", images)
             for x in views:
                 check_images(op, x, self.settings, self.p.device)
+            self._warn_of_range(views[0])
             return self._sampled(op, views[0].shape[0], views[0].shape[1], generator)(views)
         channels = check_images(op, images, self.settings, self.p.device)
+        self._warn_of_range(images)
         if is_clip(images) or self.settings.yflip > 0:
             return self._sampled(op, images.shape[0], images.shape[1], generator)(images)
         uniforms, normals = self._draw(op, images.shape[0], images.shape[1], generator)
@@ -177,6 +180,10 @@ class ADAPipe(Strength):
             margins=self.settings.mode != "ideal",
         )
         return augment(images, parameters, self.settings)
+
+    def _warn_of_range(self, images: Tensor) -> None:
+        if self.settings.multipliers.color(3) or self.settings.multipliers.noise:
+            warn_of_range(self, images)
 
     def sample(
         self,

@@ -2,10 +2,12 @@
 
 import math
 import re
+import warnings
 from functools import partial
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import gankernels
 from gankernels import ops, regularizers
@@ -178,3 +180,69 @@ def test_channels_are_integers():
         options = {"color": color, "color_channels": channels}
         call = partial(ops.affine_augment, IMAGE, MAPS, **options)
         refused(TypeError, "affine_augment", call, "color_channels")
+
+
+# --- images in 0 to 255 ---------------------------------------------------------------------------
+
+BYTES = 255 * torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+COLORED = {
+    "bgc": lambda: ADAPipe("bgc", p=0.0),
+    "noise": lambda: ADAPipe("noise", p=0.5),
+    "diff": lambda: DiffAugment("color"),
+}
+RANGE = r"expected images in \[-1, 1\], .* got values up to 25\d"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", COLORED)
+@pytest.mark.parametrize("views", [False, True], ids=["images", "views"])
+def test_images_in_0_to_255_are_told_once(name, views, dtype):
+    pipe, images = COLORED[name](), BYTES.to(dtype)
+    given = [images, images[..., ::2, ::2]] if views else images
+    with pytest.warns(UserWarning, match=RANGE) as found:
+        pipe(given)
+    assert len(found) == 1
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe(given)
+        COLORED[name]()(given)
+
+
+def test_clips_in_0_to_255_are_told():
+    with pytest.warns(UserWarning, match=RANGE):
+        ADAPipe("bgc", p=0.0)(BYTES.unsqueeze(2))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [IMAGE, 3 * IMAGE, -15 * IMAGE, IMAGE[:0], IMAGE * math.nan],
+    ids=["ones", "standardized", "wild", "empty", "nan"],
+)
+@pytest.mark.parametrize("name", COLORED)
+def test_other_images_are_not(name, images, recwarn):
+    COLORED[name]()(images)
+    assert list(recwarn) == []
+
+
+def test_transforms_that_know_no_range_say_nothing(recwarn):
+    for pipe in (ADAPipe("bg", p=0.5), ADAPipe("filter"), DiffAugment("translation,cutout")):
+        pipe(BYTES)
+    assert list(recwarn) == []
+
+
+def test_a_later_call_tells_as_well(recwarn):
+    """The first images of a run may be black."""
+    pipe = ADAPipe("bgc", p=0.0)
+    pipe(torch.zeros_like(BYTES))
+    pipe(BYTES)
+    assert len(recwarn) == 1
+
+
+def test_traced_and_mapped_images_are_not_looked_at(recwarn):
+    pipe = ADAPipe("bgc", p=0.0)
+    torch.func.vmap(pipe, randomness="different")(BYTES[None])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        pipe(torch.empty(2, 3, 8, 8))
+    torch.compile(lambda x: pipe(x), backend="eager")(BYTES)
+    assert list(recwarn) == []
