@@ -11,6 +11,8 @@
 #   make wheel     into dist/: the source distribution, and built from it the wheel for every Linux from
 #                  glibc 2.28 on, without CUDA; make wheel CUDA=1: into dist/cuda/, with it
 #   make try-wheel install that wheel beside the torches of TRY in environments of their own, and use it
+#   make hub       into build/hub/: the same in the layout of the Hugging Face kernels hub, CUDA=1 as above;
+#                  it is loaded as the hub's users load it. Nothing is uploaded
 #   make bench     install, compile, run the benchmarks   (make bench BENCH=--full: all of them;
 #                  BENCH=--bars: also the bars this project set itself)
 #   make docs      the site, build/docs/index.html: of docs/ and the docstrings; warnings are errors
@@ -55,7 +57,7 @@ CXX_SOURCES = $(shell find csrc tests/cpp tests/ptx -name '*.h' -o -name '*.inc'
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-fast test-pretended test-torch emu ptx sdist wheel try-wheel bench docs lint format sanitize \
+.PHONY: help test test-fast test-pretended test-torch emu ptx sdist wheel try-wheel hub bench docs lint format sanitize \
     fuzz aarch64 coverage cuda-check cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
@@ -121,6 +123,14 @@ wheel: sdist $(if $(filter 1,$(CUDA)),$(STAMPS)/nvcc)
 
 try-wheel: wheel
 	$(BIN)/python tools/try_wheel.py $(DIST)/*-$(MANYLINUX).whl $(TRY)
+
+# A wheel of its own: the operators' namespace is the build's name there.
+HUB := build/hub
+hub: $(STAMPS)/installed
+	define="-Dgankernels=$$($(BIN)/python tools/hub.py name $(if $(filter 1,$(CUDA)),cuda,cpu))" && \
+	  CFLAGS="$$define" CXXFLAGS="$$define" NVCC_APPEND_FLAGS="$$define" $(MAKE) wheel DIST=$(HUB)/wheel
+	$(BIN)/python tools/hub.py make $(HUB)/wheel/*-$(MANYLINUX).whl $(HUB)
+	$(BIN)/python tools/hub.py use $(HUB)
 
 bench: $(STAMPS)/installed
 	$(BIN)/python -m benchmarks.report $(BENCH)
@@ -189,7 +199,7 @@ gpu-check: $(if $(filter 0,$(VENV)),,$(STAMPS)/installed)
 	  $(if $(PART),--part $(PART)) $(GPU_CHECK)
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf build dist docs/examples *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	rm -f gankernels/*.so gankernels/_build_info.py $(STAMPS)/installed
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 

@@ -16,16 +16,30 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
     "mathml",
     "public_names",
 ]
-exclude_patterns = ["_ext"]
+exclude_patterns = ["_ext", "examples/*.py", "examples/*.ipynb"]
 
 # Markdown
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_dmath_double_inline = False
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # parts of other files begin at the level they have there
+
+# Examples: a page of each program. They train for minutes, so tests run them and not this.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "examples",
+    "plot_gallery": False,
+    "image_scrapers": (),
+    "reset_modules": (),
+    "notebook_extensions": set(),
+    "download_all_examples": False,
+    "write_computation_times": False,
+    "show_signature": False,
+}
 
 # Docstrings
 autosummary_generate = False

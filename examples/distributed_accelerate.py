@@ -1,19 +1,23 @@
-"""A GAN on real digits in two processes, by Hugging Face accelerate: DistributedDataParallel.
+"""Two processes, by accelerate
+============================
+
+A GAN on real digits in two processes, by Hugging Face accelerate: DistributedDataParallel.
 
 The images are scikit-learn's 1,797 handwritten digits of 8x8 pixels. Each process has every other
 batch of them. The discriminator is spectrally normalized, all layers in one call, and its loss and
-R1 are of one pass; what is kept is a moving average of the generator. Run it with
+R1 are of one pass; what is kept is a moving average of the generator. Run it with::
 
     pip install ".[distributed]"
     torchrun --standalone --nproc_per_node 2 examples/distributed_accelerate.py --cpu [--epochs 5]
 
-or on two GPUs, which is what accelerate's own command starts several processes for, with
+or on two GPUs, which is what accelerate's own command starts several processes for, with::
 
     accelerate launch --num_processes 2 examples/distributed_accelerate.py
 
 On two cores it takes some ten seconds. It prints the losses, means over the processes, and by how
 much weights, u and v differ between them: not at all.
 """
+# sphinx_gallery_thumbnail_path = "images/sngan_digits.webp"
 
 from __future__ import annotations
 
@@ -121,7 +125,7 @@ def train(epochs: int, cpu: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=5, help="of training (default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     chosen = parser.parse_args(arguments)
     if chosen.epochs < 1:

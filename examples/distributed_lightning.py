@@ -1,9 +1,12 @@
-"""A GAN on real digits in two processes, by Lightning: manual optimization, DDP.
+"""Two processes, by Lightning
+===========================
+
+A GAN on real digits in two processes, by Lightning: manual optimization, DDP.
 
 The images are scikit-learn's 1,797 handwritten digits of 8x8 pixels, of which each process has half
 in an epoch. The discriminator is spectrally normalized, all layers in one call, and its loss and R1
 are of one pass; what is kept is a moving average of the generator, in the checkpoint with the rest.
-Run it with
+Run it with::
 
     pip install ".[distributed]"
     python examples/distributed_lightning.py [--epochs 5] [--processes 2]
@@ -11,6 +14,7 @@ Run it with
 which starts the other processes by itself. On two cores it takes some ten seconds. It prints the
 losses, means over the processes, and by how much weights, u and v differ between them: not at all.
 """
+# sphinx_gallery_thumbnail_path = "images/sngan_digits.webp"
 
 from __future__ import annotations
 
@@ -148,8 +152,8 @@ def train(epochs: int, processes: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=5, help="of training (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="how many (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     for name, value in vars(chosen).items():
         if value < 1:

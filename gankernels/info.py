@@ -122,7 +122,9 @@ def _tensors(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, dict):
         value = value.values()
-    return [t for x in value for t in _tensors(x)] if isinstance(value, Iterable) else []
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return []
+    return [t for x in value for t in _tensors(x)]
 
 
 def _results(op: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:

@@ -148,9 +148,16 @@ def test_distributed(package):
     assert "expected --epochs of at least 1, got 0" in done.stderr
 
 
-def test_the_page_has_every_program():
-    page = (ROOT / "docs" / "examples.md").read_text()
-    named = re.findall(r"^(?:python|torchrun .*?) examples/(\w+)\.py", page, re.MULTILINE)
-    assert sorted(named) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
-    for name in named:
-        assert f"`{name}.py`" in page
+def test_programs_are_pages_of_the_site():
+    """Each begins with its title and says how it is started; the site has a picture of it."""
+    programs = sorted(EXAMPLES.glob("*.py"))
+    assert len(programs) >= 7
+    for path in programs:
+        text = path.read_text()
+        title, underline = text.removeprefix('"""').splitlines()[:2]
+        assert underline == "=" * len(title)
+        assert re.search(rf"^    (python|torchrun .*?) examples/{path.name}", text, re.MULTILINE)
+        pictures = re.findall(r'thumbnail_path = "(.+)"|^\.\. image:: /(.+)$', text, re.MULTILINE)
+        assert pictures
+        for picture in pictures:
+            assert (ROOT / "docs" / "".join(picture)).exists()
