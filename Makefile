@@ -137,7 +137,7 @@ bench: $(STAMPS)/installed
 
 # All pages anew: Sphinx follows no change of a docstring.
 docs: $(STAMPS)/docs
-	rm -rf build/docs
+	rm -rf build/docs docs/examples
 	$(BIN)/sphinx-build -b html -W --keep-going -q -d build/doctrees -E docs build/docs
 	$(BIN)/python tools/check_site.py build/docs
 	@echo "build/docs/index.html"
