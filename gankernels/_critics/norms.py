@@ -367,7 +367,7 @@ class Norms:
         used, but the gradient of the penalty is theirs.
         """
         error = ((found - norms).abs().sum() / norms.sum()).item()
-        spreads = [p.detach().to(torch.float32).std().item() for p in points]
+        spreads = [p.detach().to(torch.float32).std().item() for p in points if p.numel() > 1]
         least = min((x for x in spreads if x > 0), default=math.inf)
         if self.sigma > _LARGEST_STEP * least:
             warn_once(

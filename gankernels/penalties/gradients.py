@@ -509,6 +509,11 @@ def dragan_penalty(
     samples = listed(op, "real", real)
     check_one_kind(op, "real", samples)
     how.check_samples("real", samples)
+    if noise == "uniform" and any(x.numel() == 1 for x in samples):
+        raise ValueError(
+            f"{op}: expected real of more than one number, whose standard deviation is the size of "
+            'uniform noise, got one; take noise="gaussian"'
+        )
     points = []
     for x in samples:
         x = x.detach()

@@ -166,6 +166,16 @@ def test_central_differences_are_exact_of_a_quadratic_critic(name):
     )
 
 
+def test_a_single_number_is_a_sample(recwarn):
+    """It has no standard deviation to compare the step with."""
+    D = nn.Sequential(nn.Linear(1, 8), nn.SiLU(), nn.Linear(8, 1)).double()
+    x = torch.full((1, 1), 0.3, dtype=torch.float64)
+    found, exact = (gk.r1_penalty(D, x, method=m) for m in ("difference", "double_backward"))
+    torch.testing.assert_close(found, exact)
+    assert gk.dragan_penalty(D, x, noise="gaussian").isfinite()
+    assert list(recwarn) == []
+
+
 def test_differences_of_logits_have_one_side():
     """The gradient's error of the first order is that of the second derivative along it."""
     D = Quadratic()
