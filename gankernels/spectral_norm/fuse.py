@@ -313,7 +313,8 @@ def fuse_spectral_norm(
     ``torch.compile`` of a part, below a forward pre-hook of the user's, a later link of a chain of
     parametrizations, complex and foreign tensors. One thing is not seen: a write through ``.data``
     between the start of the model's forward and the call of the layer, by that ``forward`` itself,
-    by a part's forward hook, or by a hook on all modules.
+    by a part's forward hook, or by a hook on all modules. And a forward that reads u and v itself
+    finds them moved from its beginning on.
 
     Under FSDP2 (``fully_shard``, called before or after) weights whose shards are not gathered yet
     when the model's forward begins are iterated on as they lie, by one all-reduce of u and v for
