@@ -206,9 +206,10 @@ def render(facts: Facts) -> str:
         compiled = ", ".join(device["compiled"]) or "none"
         text = f"{device['name']}, architecture {device['architecture']}; compiled: {compiled}"
         lines.append(_row("gpu", text))
-    lines += ["", f"{'operator':<29}" + "".join(f"{d:<12}" for d in ("cpu", "cuda"))]
+    heads = {"cpu": "cpu", "cuda": "cuda" if device else "cuda (not tried: no gpu)"}
+    lines += ["", f"{'operator':<29}{heads['cpu']:<12}{heads['cuda']}"]
     for op, where in facts["backends"].items():
-        lines.append(f"  {op:<27}" + "".join(f"{where.get(d, '-'):<12}" for d in ("cpu", "cuda")))
+        lines.append(f"  {op:<27}{where.get('cpu', '-'):<12}{where.get('cuda', '-')}")
     lines += ["", f"{'self-test':<29}max error (at most {TOLERANCE:.0e})"]
     for test in facts["self_test"]:
         error = "-" if test["max_error"] is None else f"{test['max_error']:.1e}"

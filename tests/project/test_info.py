@@ -251,6 +251,14 @@ def test_a_gpu_without_kernels_is_not_healthy():
     assert [gap["needed"] for gap in info.missing({**facts, "gpu": device})] == [True]
 
 
+def test_without_a_gpu_nothing_looks_tried():
+    facts = info.collect()
+    device = {"name": "GPU", "architecture": "9.0", "compiled": ["9.0"], "covered": True}
+    for gpu, said in ((None, "cuda (not tried: no gpu)"), (device, "cuda")):
+        (head,) = re.findall(r"^operator .*", info.render(facts | {"gpu": gpu}), re.MULTILINE)
+        assert head.endswith(f"cpu         {said}")
+
+
 def test_names_stand_apart_from_what_follows():
     facts = info.collect()
     text = info.render(facts)
