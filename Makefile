@@ -40,7 +40,7 @@ BENCH ?= --quick
 TORCH ?= 2.13.0
 CUDA ?= 0
 TRY ?= 2.13.0 here
-TORCH_TESTS ?= -m "not slow" -k "not emu"
+TORCH_TESTS ?= -m "not slow" -k "not emu" --ignore tests/ptx
 FUZZ_SECONDS ?= 300
 REPORT = $(if $(JUNIT),--junitxml=$(JUNIT))  # where JUNIT names a file
 # A commit has its cases: they repeat where it is tested again, and the next one has others.

@@ -390,7 +390,8 @@ def compile_step(
         A callable that takes the arguments of ``loss``, adds to ``.grad`` as ``backward()`` does,
         hooks included, and returns what ``loss`` does, detached. Its ``graphs`` counts what was
         compiled, its ``reasons`` says why calls are not. Under a torch whose Dynamo has no
-        ``trace_autograd_ops``, they are not, with a warning.
+        ``trace_autograd_ops``, they are not, with a warning; before torch 2.13 that is so where
+        ``loss`` calls ``requires_grad_()``.
 
     Raises:
         TypeError, ValueError: if an argument has an unsupported type or value, or ``loss`` returns
