@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv, then runs. Nothing outside this folder is touched, but by
-# `make aarch64`, which installs two packages of Debian.
+# the targets for AArch64, which install two packages of Debian.
 #
 #   make, make help    this list
 #   make test      install, compile, run the tests; the CUDA kernels on an emulator
@@ -10,6 +10,7 @@
 #                  another torch, which goes into build/torch-2.11.0
 #   make wheel     into dist/: the source distribution, and built from it the wheel for every Linux from
 #                  glibc 2.28 on, without CUDA; make wheel CUDA=1: into dist/cuda/, with it
+#   make wheel-aarch64    the wheel without CUDA for AArch64, cross-compiled
 #   make try-wheel install that wheel beside the torches of TRY in environments of their own, and use it
 #   make hub       into build/hub/: the same in the layout of the Hugging Face kernels hub, CUDA=1 as above;
 #                  it is loaded as the hub's users load it. Nothing is uploaded
@@ -57,8 +58,8 @@ CXX_SOURCES = $(shell find csrc tests/cpp tests/ptx -name '*.h' -o -name '*.inc'
     -o -name '*.cpp' -o -name '*.cu')
 CMAKE := $(BIN)/cmake
 
-.PHONY: help test test-fast test-pretended test-torch emu ptx sdist wheel try-wheel hub bench docs lint format sanitize \
-    fuzz aarch64 coverage cuda-check cuda-report \
+.PHONY: help test test-fast test-pretended test-torch emu ptx sdist wheel wheel-aarch64 try-wheel hub bench docs lint format sanitize \
+    fuzz aarch64 aarch64-tools coverage cuda-check cuda-report \
     gpu-check clean distclean
 .DELETE_ON_ERROR:
 
@@ -121,6 +122,19 @@ wheel: sdist $(if $(filter 1,$(CUDA)),$(STAMPS)/nvcc)
 	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude libgomp.so.1 build/wheel/*.whl
 	ls -l $(DIST)/*.whl
 
+# Cross-compiled, the CPU kernels alone. Of torch the linker needs a name: an empty library has it.
+CROSS := aarch64-linux-gnu-
+A64 := build/aarch64-wheel
+wheel-aarch64: sdist aarch64-tools
+	rm -rf $(A64) dist/*_aarch64.whl && mkdir -p $(A64)/torch
+	echo | $(CROSS)gcc -shared -nostdlib -x c - -Wl,-soname,libtorch_cpu.so -o $(A64)/torch/libtorch_cpu.so
+	export CC=$(CROSS)gcc CXX=$(CROSS)g++ _PYTHON_HOST_PLATFORM=linux-aarch64 GANKERNELS_CUDA=0 && \
+	  export LDFLAGS="-L$(CURDIR)/$(A64)/torch $$($(BIN)/python -m build_support.manylinux $(A64))" && \
+	  $(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir $(A64) dist/*.tar.gz
+	$(BIN)/auditwheel repair --plat auto --only-plat --wheel-dir dist \
+	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude libgomp.so.1 $(A64)/*.whl
+	ls -l dist/*_aarch64.whl
+
 try-wheel: wheel
 	$(BIN)/python tools/try_wheel.py $(DIST)/*-$(MANYLINUX).whl $(TRY)
 
@@ -171,12 +185,14 @@ fuzz: $(STAMPS)/installed
 
 AARCH64_PACKAGES := g++-aarch64-linux-gnu qemu-user
 AARCH64_PRESENT := command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null
-aarch64: $(STAMPS)/installed
+aarch64-tools:
 	@$(AARCH64_PRESENT) || { test "$$(id -u)" = 0 && timeout 120 apt-get -q update && \
 	  DEBIAN_FRONTEND=noninteractive timeout 300 apt-get -qy install --no-install-recommends \
 	    $(AARCH64_PACKAGES); } || true
 	@$(AARCH64_PRESENT) || { echo "make aarch64: expected aarch64-linux-gnu-g++ and qemu-aarch64, which" \
 	  "could not be installed; as root: apt-get install $(AARCH64_PACKAGES)" >&2; exit 1; }
+
+aarch64: $(STAMPS)/installed aarch64-tools
 	$(CMAKE) -S . -B build/aarch64 --toolchain build_support/aarch64.cmake -DGANKERNELS_FUZZ_SECONDS=10
 	$(CMAKE) --build build/aarch64 -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/aarch64 --output-on-failure --no-tests=error -j $(MAX_JOBS)
