@@ -40,7 +40,7 @@ VENV ?= 1
 BENCH ?= --quick
 TORCH ?= 2.13.0
 CUDA ?= 0
-TRY ?= 2.13.0 here
+TRY ?= 2.11.0 2.13.0 here
 TORCH_TESTS ?= -m "not slow" -k "not emu" --ignore tests/ptx
 FUZZ_SECONDS ?= 300
 REPORT = $(if $(JUNIT),--junitxml=$(JUNIT))  # where JUNIT names a file
