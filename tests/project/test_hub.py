@@ -55,14 +55,47 @@ for name in mine:
 """
 
 
-def test_a_package_of_another_name_lives_beside_this_one(tmp_path):
-    """Nothing in it says the usual name to Python."""
+#: The other one alone, as on the hub: warnings, and why something does not compile, are of users.
+ALONE = """
+import sys, warnings, torch
+sys.modules["gankernels"] = None
+import _another
+
+def told(call):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        call()
+    return [(str(w.message), w.filename) for w in found]
+
+((said, where),) = told(lambda: _another.augment.ADAPipe("bgc")(torch.full((2, 3, 8, 8), 255.0)))
+assert said.startswith("ADAPipe: expected images in [-1, 1]") and where == "<string>", where
+
+critic = torch.nn.Linear(3, 1)
+def loss(x):
+    torch._dynamo.graph_break()
+    return critic(x).mean()
+
+step = _another.compile_step(loss, critic, backend="eager")
+((said, where),) = told(lambda: step(torch.ones(2, 3)))
+assert "graph_break" in said and where == "<string>", (said, where)
+"""
+
+
+@pytest.fixture
+def another(tmp_path):
+    """A folder with the package under another name, and without extension modules."""
     for path in (ROOT / "gankernels").rglob("*.py"):
         if path.name != "_build_info.py":
             copy = tmp_path / "_another" / path.relative_to(ROOT / "gankernels")
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(hub.renamed(path.read_text(), "_another"))
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PROGRAM}"
+    return tmp_path
+
+
+@pytest.mark.parametrize("program", [PROGRAM, ALONE], ids=["beside", "alone"])
+def test_a_package_of_another_name(another, program):
+    """Nothing in it says the usual name to Python."""
+    program = f"import sys; sys.path.insert(0, {str(another)!r})\n{program}"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
     )
