@@ -116,8 +116,19 @@ def critic_step(
         TypeError, ValueError: if an argument has an unsupported type or value.
     """
     op = "critic_step"
+    if isinstance(loss, str):
+        raise TypeError(
+            f"{op}: expected loss to be a pair of losses, or a function, got {loss!r}; pass it as "
+            "losses.hinge, without quotes"
+        )
     discriminator = loss.discriminator if isinstance(loss, losses.Loss) else loss
     check_callable(op, "loss", discriminator)
+    owner = getattr(discriminator, "__self__", None)
+    if isinstance(owner, losses.Loss) and discriminator.__name__ != "discriminator":
+        raise ValueError(
+            f"{op}: expected loss to be of the critic, got {owner!r}.{discriminator.__name__}; "
+            f"pass {owner!r}"
+        )
     for name, weight in (("r1", r1), ("r2", r2)):
         check_weight(op, name, weight)
     check_number(op, "fraction", fraction, positive=True)

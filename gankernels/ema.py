@@ -39,7 +39,9 @@ class AveragedModel(TorchAveragedModel):
     Call ``update_parameters(model)`` after every step of the optimizer. It reads ``model``,
     normalized by torch's or our ``spectral_norm``, fused or not, as ``eval()`` would, and leaves u,
     v and the mode as they are. The first call copies, each later one averages; buffers, such as
-    BatchNorm's statistics, are copied at each call.
+    BatchNorm's statistics, are copied at each call. To go on from an average that was made
+    otherwise, load it into ``module`` and write how many updates it is of into ``n_averaged``,
+    which is 0 before the first.
 
     Of shards (FSDP2, tensor parallelism) it averages shards. Under FSDP2 make the average of the
     whole network, and shard both alike. sigma takes one ``all_reduce`` of a number for each of the

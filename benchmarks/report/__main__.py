@@ -9,7 +9,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+try:
+    from rich.console import Console
+except ModuleNotFoundError:
+    sys.exit('benchmarks.report: rich is missing; make bench, or pip install ".[bench]"')
 
 from benchmarks.core import environment
 from benchmarks.report import bars, page, terminal

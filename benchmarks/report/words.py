@@ -389,7 +389,8 @@ def headlines(report: Facts) -> Iterator[str]:
         mine = suite.title, suite.labels[suite.ours], suite.labels[suite.baseline]
         for group in groups:
             if (group.suite, group.ours, group.other) == mine:
-                known = f" as fast as {group.other}" if group.range else ""
+                cases = sum(ratio.calm and ratio.ranged for ratio in group.ratios)
+                known = f" as fast as {group.other} ({cases} cases)" if group.range else ""
                 yield f"{group.suite}: {range_of(group)}{known}"
     lost, judged = findings.slower(groups), [r for g in groups for r in g.ratios if r.calm]
     if judged:

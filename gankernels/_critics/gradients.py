@@ -18,7 +18,7 @@ from gankernels._critics.samples import inference_mode, outside_inference, usabl
 from gankernels._critics.states import graph_nodes, warn_of_coupled
 from gankernels._dtypes import accumulation_dtype
 from gankernels._torch import shards_parameters, traces_autograd_ops
-from gankernels._warnings import warn_once
+from gankernels._warnings import is_turn, warn_once
 
 
 def check_counts(op: str, scores: list[Tensor], groups: Groups, rows: int) -> int:
@@ -241,10 +241,19 @@ def gradients(
                 "very tensor that D was called with"
             )
         sample_grads.append(g)
-    if create_graph and not any(g.requires_grad for g in sample_grads):
+    constant = not any(g.requires_grad for g in sample_grads)
+    if create_graph and (constant or _is_of_samples_alone(op, scores, samples)):
         warn_once(
             "constant",
             f"{op}: the gradients of the scores depend on no parameter, so the penalty trains "
             "nothing; the critic's parameters are frozen, or were detached.",
         )
     return sample_grads
+
+
+def _is_of_samples_alone(op: str, scores: list[Tensor], samples: list[Tensor]) -> bool:
+    """Whether nothing else would get a gradient from the scores; not looked for at every call."""
+    if torch.compiler.is_compiling() or not is_turn("constant", op):
+        return False
+    leaves = (getattr(node, "variable", None) for node in graph_nodes(scores))
+    return all(any(leaf is x for x in samples) for leaf in leaves if leaf is not None)

@@ -69,11 +69,22 @@ def check_pixels(op: str, x: object, device: torch.device | None = None) -> None
             f"{op}: expected images of shape (B, C, H, W) or clips (B, C, T, H, W), with pixels, "
             f"got {tuple(x.shape)}{cure}"
         )
+    if _looks_channels_last(x):
+        warn_once(
+            f"layout {op}",
+            f"{op}: expected images of shape (B, C, H, W), got {tuple(x.shape)}, which look like "
+            "(B, H, W, C); take images.permute(0, 3, 1, 2)",
+        )
     if device is not None and x.device != device:
         raise ValueError(
             f"{op}: expected images on {device}, where p or the transform is, got {x.device}; move "
             "one of them"
         )
+
+
+def _looks_channels_last(x: Tensor) -> bool:
+    """Images three pixels wide, of many channels, hardly exist."""
+    return x.dim() == 4 and x.shape[3] in (1, 3) and min(x.shape[1:3]) >= 8
 
 
 def _conversion(x: Tensor) -> str:
@@ -133,9 +144,12 @@ def check_images(op: str, images: object, settings: Settings, device: torch.devi
     count, channels = images.shape[1], settings.color_channels
     if channels is None:
         if count not in (1, 3):
+            cure = "say which of them are color, as in color_channels=(0, 1, 2)"
+            if _looks_channels_last(images):
+                cure = "where they are (B, H, W, C), take images.permute(0, 3, 1, 2)"
             raise ValueError(
-                f"{op}: expected images of 1 or 3 channels for color transforms, got {count}; say "
-                "which of them are color, as in color_channels=(0, 1, 2)"
+                f"{op}: expected images of 1 or 3 channels for color transforms, got {count}; "
+                f"{cure}"
             )
         return count
     if channels[-1] >= count:

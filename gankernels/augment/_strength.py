@@ -69,7 +69,8 @@ class Strength(nn.Module):
         self.p_max = number_of(op, "p_max", p_max, positive=True)
         if self.p_max > 1:
             raise ValueError(f"{op}: expected p_max to be at most 1, got {p_max}")
-        self.register_buffer("p", torch.zeros(len(GROUPS) if isinstance(p, Mapping) else ()))
+        shape = (len(GROUPS),) if isinstance(p, Mapping) else ()
+        self.register_buffer("p", torch.zeros(shape, dtype=torch.float32))
         self.set_p(p)
 
     def set_p(self, p: float | Mapping[str, float] | Tensor) -> None:

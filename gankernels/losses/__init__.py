@@ -29,6 +29,8 @@ Beside them are what generators' losses are made of: :func:`feature_matching`, :
 :func:`adaptive_weight`, which balances the adversarial loss against a reconstruction.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from gankernels.losses.balance import adaptive_weight
 from gankernels.losses.features import feature_matching, top_k
 from gankernels.losses.pairs import (
@@ -55,3 +57,20 @@ __all__ = [
     "top_k",
     "wasserstein",
 ]
+
+#: What trainers call them.
+_OTHERS = {
+    **dict.fromkeys(("wgan", "wgan_gp"), "wasserstein"),
+    **dict.fromkeys(("lsgan", "mse", "l2"), "least_squares"),
+    **dict.fromkeys(("bce", "gan", "ns", "nsgan", "softplus", "vanilla"), "non_saturating"),
+    **dict.fromkeys(("saturating", "mm"), "minimax"),
+    **dict.fromkeys(("rgan", "rpgan", "rsgan"), "relativistic"),
+    **dict.fromkeys(("ragan", "rasgan"), "relativistic_average"),
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        meant = _OTHERS.get(name.lower())
+        cure = f"losses.{meant} is meant" if meant else f"there are {', '.join(__all__)}"
+        raise AttributeError(f"losses: expected the name of a loss, got {name!r}; {cure}")

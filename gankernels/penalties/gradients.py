@@ -260,7 +260,7 @@ def r1_r2_penalty(
     """R1 + R2 from one pass of the critic over both batches, concatenated.
 
     ``gamma / 2 * (mean ||grad D(x)||^2 + mean ||grad D(G)||^2)``: both terms of Mescheder et al.
-    2018 (arXiv 1801.04406), as R3GAN uses them (Huang et al. 2024, arXiv 2501.05441).
+    2018 (arXiv 1801.04406), as R3GAN uses them (Huang et al. 2025, arXiv 2501.05441).
 
     Args:
         D: the critic; see the module's text.

@@ -12,6 +12,7 @@ from gankernels._checks import check_generator, check_number, check_process_grou
 from gankernels._critics.gradients import check_gathered, check_inv_scale, check_static_graph
 from gankernels._critics.samples import inference_mode
 from gankernels._dtypes import accumulation_dtype
+from gankernels._warnings import warn
 from gankernels.regularizers._arguments import check_samples
 from gankernels.regularizers._averages import KeepsAverages, joint_means
 
@@ -65,12 +66,18 @@ class PathLength(KeepsAverages):
                 f"{op}: expected decay to be at most 1, got {decay}; it is the share of a batch, "
                 "0.01 and not 0.99"
             )
+        if decay > 0.5:
+            warn(
+                f"{op}: expected decay to be the share of a new batch, such as 0.01, got {decay}: "
+                "the mean forgets more than it keeps at each step; where 0.99 is what stays, take "
+                f"decay={1 - decay:.2g}"
+            )
         check_process_group(op, process_group)
         super().__init__()
         self.weight = weight
         self.decay = decay
         self.process_group = process_group
-        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float32))
 
     def forward(
         self,

@@ -92,8 +92,8 @@ class LeCam(KeepsAverages):
         self.of = of
         self.start = start
         self.process_group = process_group
-        self.register_buffer("ema_real", torch.zeros(()))
-        self.register_buffer("ema_fake", torch.zeros(()))
+        self.register_buffer("ema_real", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("ema_fake", torch.zeros((), dtype=torch.float32))
         self.register_buffer("initialized", torch.full((), from_zero))
         # Not among the keys of those that need none.
         calls = torch.zeros((), dtype=torch.int64)

@@ -246,3 +246,28 @@ def test_traced_and_mapped_images_are_not_looked_at(recwarn):
         pipe(torch.empty(2, 3, 8, 8))
     torch.compile(lambda x: pipe(x), backend="eager")(BYTES)
     assert list(recwarn) == []
+
+
+# --- (B, H, W, C) ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "pipe", [lambda: ADAPipe("bg", p=0.0), lambda: DiffAugment("translation")], ids=["ada", "diff"]
+)
+def test_channels_at_the_end_are_told_of(pipe, channels, recwarn):
+    pipe()(torch.ones(2, channels, 8, 8))
+    pipe()(torch.ones(2, 4, 8, channels))  # a map of few rows
+    assert list(recwarn) == []
+    with pytest.warns(UserWarning, match=r"look like \(B, H, W, C\); take images.permute"):
+        pipe()(torch.ones(2, 8, 8, channels))
+
+
+def test_channels_at_the_end_are_no_color_channels():
+    with pytest.warns(UserWarning, match="B, H, W, C"):
+        refused(
+            ValueError,
+            "ADAPipe",
+            lambda: ADAPipe("bgc")(torch.ones(2, 8, 8, 3)),
+            r"got 8; where they are \(B, H, W, C\), take images.permute\(0, 3, 1, 2\)",
+        )

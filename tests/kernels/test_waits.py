@@ -44,7 +44,7 @@ FAULTS = {
     "nonzero": lambda x: x.nonzero(),
     "where": lambda x: torch.where(x > 0),
     "mask": lambda x: x[x > 0],
-    "assigned mask": lambda x: x.__setitem__(x > 0, 1.0),
+    "assigned mask": lambda x: x.__setitem__(x > 0, torch.ones(3)),
     "list": lambda x: x[[0, 1]],
     "masked_select": lambda x: x.masked_select(x > 0),
     "unique": lambda x: x.unique(),

@@ -326,7 +326,7 @@ def never(*args, **kwargs):
 @pytest.mark.parametrize(
     "error, message, call",
     [
-        (TypeError, "loss to be callable, got str",
+        (TypeError, "loss to be a pair of losses, or a function, got",
          lambda: gk.critic_step(never, REAL, FAKE, loss="hinge")),
         (ValueError, "r1 to be finite and not negative, got -1",
          lambda: gk.critic_step(never, REAL, FAKE, r1=-1)),
@@ -356,3 +356,19 @@ def never(*args, **kwargs):
 def test_errors(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("side", ["generator", "real", "fake"])
+def test_another_half_of_a_loss_is_refused(side):
+    """It would train the critic to be wrong, or on one side."""
+    D = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
+    x = torch.randn(4, 12)
+    with pytest.raises(ValueError, match=rf"of the critic, got losses.hinge.{side}; pass losses.h"):
+        gk.critic_step(D, x, x, loss=getattr(losses.hinge, side))
+    step = gk.critic_step(D, x, x, loss=losses.hinge.discriminator)
+    assert torch.equal(step.loss, gk.critic_step(D, x, x, loss=losses.hinge).loss)
+
+
+def test_the_name_of_a_loss_is_none():
+    with pytest.raises(TypeError, match=r"got 'hinge'; pass it as losses\.hinge"):
+        gk.critic_step(nn.Linear(2, 1), torch.ones(2, 2), torch.ones(2, 2), loss="hinge")

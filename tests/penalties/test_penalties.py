@@ -414,6 +414,36 @@ def test_a_penalty_that_trains_nothing():
     assert gk.r1_penalty(D(x), x).requires_grad  # through x
 
 
+FROZEN = {
+    "r1 of logits": lambda D, x: gk.r1_penalty(D(x), x),
+    "r1": lambda D, x: gk.r1_penalty(D, x.detach()),
+    "wgan_gp": lambda D, x: gk.wgan_gp_penalty(D, x.detach(), FAKE),
+    "critic_step": lambda D, x: gk.critic_step(D, x.detach(), FAKE, r1=1.0),
+}
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.ReLU])
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_frozen_critic_is_told_of(name, activation, recwarn):
+    """Its gradients have a graph, which leads to the samples alone."""
+    D = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), activation(), nn.Linear(4, 1)).double()
+    FROZEN[name](D, grown(REAL))
+    assert list(recwarn) == []
+    _warnings._calls.clear()
+    with pytest.warns(UserWarning, match="trains nothing"):
+        FROZEN[name](D.requires_grad_(False), grown(REAL))
+
+
+def test_samples_of_a_generator_are_trained(recwarn):
+    """By a critic that is frozen meanwhile."""
+    D = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.SiLU(), nn.Linear(4, 1)).double()
+    G = nn.Linear(5, 72, dtype=torch.float64)
+    fake = G(draw(4, 5)).view(4, 2, 6, 6)
+    gk.r2_penalty(D.requires_grad_(False)(fake), fake).backward()
+    assert G.weight.grad is not None
+    assert list(recwarn) == []
+
+
 def plain(x):
     return x.flatten(1).sum(1)
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -160,3 +161,27 @@ def test_a_crash_and_a_hang_are_seen(monkeypatch):
     monkeypatch.setattr(bad_arguments, "CPU_SECONDS", 1)
     assert bad_arguments.isolated("crash", None, None) == {"crashed": "SIGABRT"}
     assert bad_arguments.isolated("hang", None, None) in ({"hung": "SIGXCPU"}, {"hung": "SIGKILL"})
+
+
+#: Operators whose example has arguments of the default dtype where they take float32 or float64.
+OF_FLOAT32 = {"ada_control_", "ada_parameters", "affine_augment"}
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", sorted(bad_arguments.CALLS))
+def test_right_arguments_are_taken_under_any_default_dtype(name, default):
+    """Made under it or before, twice in turn where the call can be made again."""
+    once = "spectral_norm" in name
+    for made in (torch.float32, default):
+        if made != torch.float32 and default != torch.float64 and name in OF_FLOAT32:
+            continue
+        try:
+            torch.set_default_dtype(made)
+            function, arguments = bad_arguments.CALLS[name]()
+            torch.set_default_dtype(default)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for _ in range(1 if once else 2):
+                    function(**arguments)
+        finally:
+            torch.set_default_dtype(torch.float32)

@@ -759,3 +759,20 @@ def test_no_labels_where_none_are_defined(name):
         getattr(losses, name).discriminator(X, X, real_label=0.9)
     with pytest.raises(TypeError, match="fake_label"):
         getattr(losses, name).discriminator(X, X, fake_label=0.1)
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [("wgan", "wasserstein"), ("LSGAN", "least_squares"), ("bce", "non_saturating"),
+     ("ragan", "relativistic_average"), ("saturating", "minimax"), ("rpgan", "relativistic")],
+)  # fmt: skip
+def test_other_names_say_which_loss_is_meant(name, meant):
+    with pytest.raises(AttributeError, match=rf"got '{name}'; losses.{meant} is meant"):
+        getattr(losses, name)
+    assert isinstance(getattr(losses, meant), losses.Loss)
+
+
+def test_unknown_names_list_the_losses():
+    with pytest.raises(AttributeError, match=r"there are Loss, .*hinge"):
+        losses.energy  # noqa: B018
+    assert not hasattr(losses, "torch")

@@ -293,3 +293,11 @@ def test_refuses_before_anything_moves():
     assert module.mean.item() == 0
     with torch.inference_mode(), pytest.raises(ValueError, match="outside torch"):
         module(G(w), w)
+
+
+@pytest.mark.parametrize("decay", [0.51, 0.99, 1.0])
+def test_a_decay_that_is_what_stays_is_told_of(decay, recwarn):
+    PathLength(decay=0.5)
+    assert list(recwarn) == []
+    with pytest.warns(UserWarning, match=rf"share of a new batch, such as 0.01, got {decay}"):
+        PathLength(decay=decay)
