@@ -21,6 +21,17 @@ def kind(value: object) -> str:
     return type(value).__name__
 
 
+def instead_of(value: object, name: str) -> str | None:
+    """What to pass where a tensor is expected and this came, if it is known."""
+    if hasattr(value, "__array__"):
+        return f"pass torch.from_numpy({name})"
+    if isinstance(value, torch.nn.Module):
+        return "call it, and pass what it returns"
+    if is_lazy_iterable(value) and not isinstance(value, (list, tuple)):
+        return f"pass list({name})"
+    return None
+
+
 def is_tensors(values: object) -> bool:
     """Whether a value is a list, or another iterable, of tensors."""
     if isinstance(values, Tensor) or not isinstance(values, Iterable):

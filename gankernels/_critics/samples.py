@@ -14,7 +14,7 @@ from gankernels._checks import (
     check_generator,
     describe,
     drawn_by,
-    is_lazy_iterable,
+    instead_of,
     kind,
 )
 
@@ -23,11 +23,10 @@ Samples = Tensor | Sequence[Tensor]
 
 def listed(op: str, name: str, x: Samples) -> list[Tensor]:
     if not isinstance(x, Tensor) and not (isinstance(x, (list, tuple)) and x):
-        cure = f"; pass list({name})" if is_lazy_iterable(x) and not isinstance(x, list) else ""
-        if hasattr(x, "__array__"):
-            cure = f"; pass torch.from_numpy({name})"
+        cure = instead_of(x, name)
         raise TypeError(
-            f"{op}: expected {name} to be a tensor or a list of tensors, got {kind(x)}{cure}"
+            f"{op}: expected {name} to be a tensor or a list of tensors, got {kind(x)}"
+            + (f"; {cure}" if cure else "")
         )
     samples = [x] if isinstance(x, Tensor) else list(x)
     for p in samples:

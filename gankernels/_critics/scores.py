@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankernels._checks import check_callable, check_floats, is_lazy_iterable, kind, raised_in
+from gankernels._checks import check_callable, check_floats, instead_of, kind, raised_in
 from gankernels._warnings import warn_once
 
 #: The part of a critic's results that are its scores: a key or attribute, an index, a function.
@@ -105,8 +105,8 @@ def listed_scores(
     if type(value) not in (list, tuple):  # a NamedTuple has more than scores
         if callable(value):  # the critic itself; an nn.Sequential can be iterated over, too
             cure = "call it on the samples, and pass what it returns"
-        elif not isinstance(value, (tuple, list)) and is_lazy_iterable(value):
-            cure = "make a list of it"
+        elif not isinstance(value, (tuple, list)):
+            cure = instead_of(value, expected.partition(" ")[0]) or cure
         raise TypeError(f"{op}: expected {expected}, got {kind(value)}; {cure}")
     if not value:
         raise ValueError(f"{op}: expected {empty or expected}, got an empty list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gankernels._checks import check_strided, kind
+from gankernels._checks import check_strided, instead_of, kind
 from gankernels._dtypes import NATIVE_DTYPES
 from gankernels._torch import in_dispatch_mode, in_functorch
 from gankernels._warnings import is_turn, warn_once
@@ -26,8 +26,10 @@ def is_integer(x: Tensor) -> bool:
 def check_views(op: str, name: str, views: object) -> list[Tensor]:
     """The tensors of a list, views of the same samples: several sizes, frames."""
     if not isinstance(views, (list, tuple)):
+        cure = instead_of(views, name)
         raise TypeError(
             f"{op}: expected {name} to be a tensor or a list of them, got {kind(views)}"
+            + (f"; {cure}" if cure else "")
         )
     if not views:
         raise ValueError(f"{op}: expected {name} of at least one size, got none")

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gankernels import ops
-from gankernels._checks import check_count, check_real, check_strided, describe, kind
+from gankernels._checks import check_count, check_real, check_strided, describe, instead_of, kind
 from gankernels._critics.scores import AVERAGED, check_alike
 from gankernels._torch import is_capturing
 from gankernels._warnings import warn
@@ -431,9 +431,9 @@ _TAKES: dict[str, tuple[str, ...]] = {
 def _listed(op: str, name: str, logits: Logits, device: torch.device) -> list[Tensor]:
     if not isinstance(logits, Tensor) and type(logits) not in (list, tuple):
         # A NamedTuple has more than scores.
+        cure = instead_of(logits, name) or "give the scores of several scales in a list"
         raise TypeError(
-            f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)}; give the "
-            "scores of several scales in a list"
+            f"{op}: expected {name} to be a tensor or a list of them, got {kind(logits)}; {cure}"
         )
     tensors = [logits] if isinstance(logits, Tensor) else list(logits)
     for x in tensors:

@@ -8,8 +8,9 @@ import pickle
 import pytest
 import torch
 from support.tensors import assert_near, drawer
-from torch import Tensor
+from torch import Tensor, nn
 
+import gankernels as gk
 from gankernels import losses
 
 LABELED = ("minimax", "non_saturating", "least_squares")
@@ -776,3 +777,31 @@ def test_unknown_names_list_the_losses():
     with pytest.raises(AttributeError, match=r"there are Loss, .*hinge"):
         losses.energy  # noqa: B018
     assert not hasattr(losses, "torch")
+
+
+class Array:
+    """As NumPy's, which torch need not have been built with."""
+
+    def __array__(self):
+        raise AssertionError
+
+
+INSTEAD = {
+    "losses": lambda x: losses.hinge.generator(x),
+    "r1": lambda x: gk.r1_penalty(nn.Linear(1, 1), x),
+    "ADAPipe": lambda x: gk.augment.ADAPipe("bgc", p=0.5)(x),
+    "DiffAugment": lambda x: gk.augment.DiffAugment()(x),
+    "ADAController": lambda x: gk.augment.ADAController(gk.augment.ADAPipe("bgc", p=0.0)).update(x),
+    "LeCam": lambda x: gk.regularizers.LeCam()(x, x),
+}
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_what_is_no_tensor_is_told_what_to_pass(name):
+    for x, cure in (
+        (Array(), r"got Array; pass torch.from_numpy\("),
+        (nn.Linear(1, 1), r"got Linear; call it.*, and pass what it returns"),
+        ((x for x in [torch.ones(1)]), r"got generator; pass list\("),
+    ):
+        with pytest.raises(TypeError, match=cure):
+            INSTEAD[name](x)
