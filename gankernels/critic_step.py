@@ -23,7 +23,7 @@ from gankernels._warnings import is_turn, warn_once
 __all__ = ["CriticStep", "critic_step"]
 
 _SETTINGS = (
-    *("loss", "r1", "r2", "central", "augment", "fraction", "concatenate"),
+    *("r1", "r2", "loss", "central", "augment", "fraction", "concatenate"),  # a number is r1
     *(name for name in COMMON if name not in ("heads", "first", "sample_weight", "reduction")),
 )
 

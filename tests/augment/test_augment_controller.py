@@ -393,7 +393,12 @@ def test_bad_settings(error, said, arguments):
         (TypeError, "real_logits .*, got list with int in it", "rt", [[torch.ones(4), 1]]),
         (TypeError, "real_logits .*, got dict; give the", "rt", [{"a": torch.ones(4)}]),
         (TypeError, "real_logits .*, got dict; give the", "rt", [{}]),
-        (TypeError, "real_logits .*, got generator; pass list", "rt", [(torch.ones(4) for _ in "ab")]),
+        (
+            TypeError,
+            "real_logits .*, got generator; pass list",
+            "rt",
+            [(torch.ones(4) for _ in "ab")],
+        ),
         (TypeError, "real_logits .*, got str; give", "rt", ["scores"]),
         (TypeError, "real_logits of a floating-point dtype", "rt", [torch.ones(3).long()]),
         (ValueError, "real_logits whose first dimension", "rt", [torch.ones(())]),

@@ -372,3 +372,9 @@ def test_another_half_of_a_loss_is_refused(side):
 def test_the_name_of_a_loss_is_none():
     with pytest.raises(TypeError, match=r"got 'hinge'; pass it as losses\.hinge"):
         gk.critic_step(nn.Linear(2, 1), torch.ones(2, 2), torch.ones(2, 2), loss="hinge")
+
+
+def test_a_number_after_the_samples_is_taken_for_r1():
+    x = torch.ones(2, 2)
+    with pytest.raises(TypeError, match=r"did you mean r1=10\.0\?"):
+        gk.critic_step(nn.Linear(2, 1), x, x, 10.0)
