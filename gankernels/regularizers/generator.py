@@ -69,8 +69,8 @@ class PathLength(KeepsAverages):
         if decay > 0.5:
             warn(
                 f"{op}: expected decay to be the share of a new batch, such as 0.01, got {decay}: "
-                "the mean forgets more than it keeps at each step; where 0.99 is what stays, take "
-                f"decay={1 - decay:.2g}"
+                "the mean forgets more than it keeps at each step; it is 1 minus the decay of "
+                "other averages"
             )
         check_process_group(op, process_group)
         super().__init__()
