@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,6 +48,8 @@ def run(command: list[str], timeout_s: float, **variables: str) -> tuple[int, st
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # Where it is ignored here, as in a script's background, it would be there, too.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         note = ""
         try:
