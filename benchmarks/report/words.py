@@ -390,7 +390,11 @@ def headlines(report: Facts) -> Iterator[str]:
         for group in groups:
             if (group.suite, group.ours, group.other) == mine:
                 cases = sum(ratio.calm and ratio.ranged for ratio in group.ratios)
-                known = f" as fast as {group.other} ({cases} cases)" if group.range else ""
+                known = (
+                    f" as fast as {group.other} ({cases} case{'s' * (cases > 1)})"
+                    if group.range
+                    else ""
+                )
                 yield f"{group.suite}: {range_of(group)}{known}"
     lost, judged = findings.slower(groups), [r for g in groups for r in g.ratios if r.calm]
     if judged:
